@@ -1,0 +1,1 @@
+"""Scorers of hallucination: text and annotations in, numbers with intervals out. No torch in here."""
