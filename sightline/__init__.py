@@ -1,0 +1,85 @@
+"""Sightline: fewer invented objects from vision-language models, without training.
+
+Pass a processor to ``generate()``, or open a ``with`` block around unchanged code::
+
+    from sightline import M3ID, mitigate
+
+    model.generate(**inputs, logits_processor=[M3ID().processor(model, inputs)])
+    with mitigate(model, M3ID()):
+        model.generate(**inputs)
+
+Importing this package changes nothing anywhere and does not load torch: names are resolved when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "InputError": "sightline.errors",
+    "InvalidParameter": "sightline.errors",
+    "M3ID": "sightline.decoding.m3id",
+    "Method": "sightline.method",
+    "NoImageTokens": "sightline.errors",
+    "ProcessorReused": "sightline.errors",
+    "SightlineError": "sightline.errors",
+    "Target": "sightline.target",
+    "UnknownMethod": "sightline.errors",
+    "UnknownParameter": "sightline.errors",
+    "UnsupportedModel": "sightline.errors",
+    "VCD": "sightline.decoding.vcd",
+    "methods": "sightline.spec",
+    "mitigate": "sightline.attach",
+    "parse": "sightline.spec",
+}
+
+__all__ = [
+    "InputError",
+    "InvalidParameter",
+    "M3ID",
+    "Method",
+    "NoImageTokens",
+    "ProcessorReused",
+    "SightlineError",
+    "Target",
+    "UnknownMethod",
+    "UnknownParameter",
+    "UnsupportedModel",
+    "VCD",
+    "methods",
+    "mitigate",
+    "parse",
+]
+
+if TYPE_CHECKING:
+    from sightline.attach import mitigate
+    from sightline.decoding.m3id import M3ID
+    from sightline.decoding.vcd import VCD
+    from sightline.errors import (
+        InputError,
+        InvalidParameter,
+        NoImageTokens,
+        ProcessorReused,
+        SightlineError,
+        UnknownMethod,
+        UnknownParameter,
+        UnsupportedModel,
+    )
+    from sightline.method import Method
+    from sightline.spec import methods, parse
+    from sightline.target import Target
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sightline' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

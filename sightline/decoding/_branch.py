@@ -1,0 +1,260 @@
+"""The second opinion of a contrastive decoder: one branch with a cache of its own, whatever the search.
+
+A logits processor sees ids and scores, never the cache, the beams' parents or the pictures. What it needs it rebuilds:
+prompt inputs come with the recipe, a beam's parent is the earlier row with the longest common prefix, a shorter text than
+last time is a rejected draft. Positions, masks and special cases are the model's own, from its
+``prepare_inputs_for_generation`` and ``_update_model_kwargs_for_generation``.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import ModelOutput
+
+from sightline.attach import preserving_rope_deltas
+from sightline.errors import ProcessorReused
+from sightline.method import Method
+from sightline.target import IMAGE_KEYS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sightline.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastMethod(Method):
+    """A method that differs from others in what its amateur sees and in one formula; subclasses give those two."""
+
+    @property
+    @abstractmethod
+    def is_off(self) -> bool:
+        """Whether the recipe changes nothing: scores then pass through untouched."""
+
+    @abstractmethod
+    def amateur(self, target: Target) -> dict[str, Any]:
+        """The amateur's model inputs: ``input_ids`` with one row per prompt, its own mask, pictures or none."""
+
+    @abstractmethod
+    def needs_amateur(self, step: int) -> bool:
+        """Whether the amateur matters once ``step`` tokens have been generated."""
+
+    @abstractmethod
+    def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
+        """New scores ``(rows, vocab)`` from float32 expert scores and amateur logits (None where not needed)."""
+
+    def bind(self, target: Target) -> ContrastProcessor:
+        _ = target.image_mask
+        return ContrastProcessor(self, target)
+
+
+class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Contrasts one generation. Made by a recipe, thrown away afterwards.
+
+    Scores come back as log-probabilities: equal to the formula's under argmax and sampling, and comparable between beams.
+
+    Raises:
+        ProcessorReused: it meets a second generation, or another prompt than the one it was made for.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(self, method: ContrastMethod, target: Target) -> None:
+        self.method = method
+        self._prompt_ids = target.input_ids
+        self._length = 0
+        self._branch: Branch | None = None
+        if not method.is_off:
+            self._branch = Branch(target.model, method.amateur(target))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if _drafting():
+            # Any draft is right, the main model has the last word; contrasting drafts costs a full forward for each
+            return scores
+        self._check(input_ids)
+        if self._branch is None:
+            return scores
+        step = input_ids.shape[1] - self._prompt_ids.shape[1]
+        amateur = None
+        if self.method.needs_amateur(step):
+            logits = self._branch(input_ids[:, self._prompt_ids.shape[1] :])
+            amateur = logits.to(device=scores.device, dtype=torch.float32)
+        expert = scores.float()
+        combined = self.method.combine(expert, amateur, step)
+        if combined is not expert:
+            combined = torch.where((combined == expert).all(-1, keepdim=True), expert, combined.log_softmax(-1))
+        return combined.to(scores.dtype)
+
+    def _check(self, input_ids: Tensor) -> None:
+        prompt = self._prompt_ids.shape[1]
+        length = input_ids.shape[1]
+        if self._length == 0:
+            rows = input_ids.shape[0]
+            batch = self._prompt_ids.shape[0]
+            fits = length == prompt and rows % batch == 0
+            if not fits or not torch.equal(input_ids[:: rows // batch], self._prompt_ids.to(input_ids.device)):
+                raise ProcessorReused(
+                    f"this processor was made for a prompt of shape {tuple(self._prompt_ids.shape)} and met another one of"
+                    f" shape {tuple(input_ids.shape)}: build it from the very inputs that go to generate()"
+                )
+        elif not prompt < length <= self._length + 1:
+            raise ProcessorReused(
+                "this processor has served a generation already: build a new one for each generate() with"
+                " METHOD.processor(model, inputs), or use `with mitigate(model, METHOD)`"
+            )
+        self._length = length
+
+
+class Branch:
+    """A model's next-token logits for other prompt inputs than the main ones, followed by the same generated tokens.
+
+    Args:
+        model: the model that also generates.
+        inputs: the branch's prompt, one row for each prompt of the main batch; its own length, mask and pictures.
+    """
+
+    def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+        self.model = model
+        self._ids: Tensor = inputs["input_ids"]
+        self._inputs = {key: value for key, value in inputs.items() if key != "input_ids"}
+        self._cache: DynamicCache | None = None
+        self._first: Tensor | None = None
+        self._base: dict[str, Any] = {}
+        self._kwargs: dict[str, Any] = {}
+        self._seen: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, generated: Tensor) -> Tensor:
+        """``(rows, vocab)`` logits after ``generated`` ``(rows, n)``; rows of one prompt are adjacent."""
+        with preserving_rope_deltas(self.model):
+            if self._seen is None or self._cache is None:
+                self._prefill(generated)
+            else:
+                self._follow(generated)
+            new = generated.shape[1] - self._seen.shape[1]  # type: ignore[union-attr]
+            self._seen = generated
+            return self._first if new == 0 else self._advance(generated, new)  # type: ignore[return-value]
+
+    def _prefill(self, generated: Tensor) -> None:
+        model, ids = self.model, self._ids.to(generated.device)
+        expand = generated.shape[0] // ids.shape[0]
+        kwargs = {key: _to(value, generated.device) for key, value in self._inputs.items()}
+        kwargs["position_ids"] = model._prepare_position_ids_for_generation(ids, kwargs)
+        if bool((kwargs["attention_mask"] == 1).all()):
+            # As generate() does: no mask means no padding, and the kernels know a shorter way
+            kwargs["attention_mask"] = None
+        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        kwargs |= {"past_key_values": cache, "use_cache": True}
+        if model._supports_logits_to_keep():
+            kwargs["logits_to_keep"] = 1
+        prepared = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kwargs)
+        output = model(**prepared, return_dict=True)
+        # The pictures are in the cache now; what masks them per token (Mllama) goes on
+        kwargs = {key: value for key, value in kwargs.items() if key not in IMAGE_KEYS or key == "cross_attention_mask"}
+        _, self._base = model._expand_inputs_for_generation(expand_size=expand, input_ids=None, **kwargs)
+        if expand > 1:
+            cache.batch_repeat_interleave(expand)
+        self._cache = cache
+        self._first = output.logits[:, -1].repeat_interleave(expand, dim=0)
+        self._prompt = ids.repeat_interleave(expand, dim=0)
+        self._kwargs = dict(self._base)
+        self._seen = generated[:, :0]
+
+    def _follow(self, generated: Tensor) -> None:
+        """Bring cache and bookkeeping to a prefix of ``generated`` that lacks at least one token."""
+        seen = self._seen
+        assert seen is not None
+        if generated.shape[1] > seen.shape[1] and generated.shape[0] == self._ids.shape[0]:
+            return  # one row per prompt, and longer than before: nothing was reordered or rejected
+        parents, keep = match_prefixes(seen, generated, self._ids.shape[0])
+        if keep < seen.shape[1]:
+            self._rewind(generated, keep)
+        elif not torch.equal(parents, torch.arange(len(parents), device=parents.device)):
+            self._cache.reorder_cache(parents)  # type: ignore[union-attr]
+        self._seen = generated[:, :keep]
+
+    def _rewind(self, generated: Tensor, keep: int) -> None:
+        """Back to the first ``keep`` generated tokens: by cropping the cache where that is exact, else from the start."""
+        seen = self._seen
+        assert seen is not None and self._cache is not None
+        if generated.shape[0] == self._ids.shape[0] and _croppable(self._cache):
+            self._cache.crop(-(seen.shape[1] - keep))
+            self._kwargs = dict(self._base)
+            self._grow(keep)
+            return
+        self._prefill(generated)
+        if keep:
+            self._advance(generated[:, :keep], keep)
+
+    def _advance(self, generated: Tensor, new: int) -> Tensor:
+        self._grow(new)
+        prepared = self.model.prepare_inputs_for_generation(
+            torch.cat([self._prompt, generated], dim=1), next_sequence_length=new, **self._kwargs
+        )
+        logits: Tensor = self.model(**prepared, return_dict=True).logits[:, -1]
+        return logits
+
+    def _grow(self, tokens: int) -> None:
+        # One token at a time, as in generate(): some models append a different value than their last one
+        for _ in range(tokens):
+            self._kwargs = self.model._update_model_kwargs_for_generation(
+                ModelOutput(), self._kwargs, is_encoder_decoder=False
+            )
+
+
+def match_prefixes(seen: Tensor, generated: Tensor, prompts: int) -> tuple[Tensor, int]:
+    """For each row of ``generated``, the earlier row of the same prompt that it continues, and how much of it.
+
+    Args:
+        seen: ``(rows, m)`` generated tokens of the last call.
+        generated: ``(rows, n)`` generated tokens now; ``n > 0``.
+        prompts: number of prompts; rows of one prompt are adjacent.
+
+    Returns:
+        Parents ``(rows,)``, a row being its own where it can, and the number of tokens, less than n, that every row
+        shares with its parent.
+    """
+    rows, length = generated.shape
+    limit = min(seen.shape[1], length - 1)
+    same = generated[:, None, :limit] == seen[None, :, :limit]
+    common = same.long().cumprod(-1).sum(-1)
+    block = torch.arange(rows, device=generated.device) // (rows // prompts)
+    common = common.masked_fill(block[:, None] != block[None], -1)
+    parents = (2 * common + torch.eye(rows, dtype=torch.long, device=generated.device)).argmax(-1)
+    return parents, int(common.amax(-1).min())
+
+
+def _croppable(cache: DynamicCache) -> bool:
+    """Whether dropping the last tokens from every layer restores an earlier state exactly."""
+    length = cache.get_seq_length()
+    for layer in cache.layers:
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            if layer.get_seq_length() >= layer.sliding_window:
+                return False
+        elif type(layer) is not DynamicLayer or layer.get_seq_length() != length:
+            return False  # state-space layers, or cross-attention whose keys are the picture's
+    return True
+
+
+def _drafting() -> bool:
+    """Whether the caller is a draft model or another source of candidate tokens inside assisted generation."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "get_candidates" and code.co_filename.endswith("candidate_generator.py"):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

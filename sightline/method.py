@@ -1,0 +1,157 @@
+"""``Method``: a recipe for mitigation, frozen and free of state; what it needs of a model lives elsewhere."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sightline.errors import InvalidParameter, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessor, PreTrainedModel
+    from typing_extensions import Self
+
+    from sightline.target import Target
+
+
+def parameter(default: Any, text: str, *, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A dataclass field with its one-line description and its closed range ``[low, high]``."""
+    return field(default=default, metadata={"text": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A mitigation method with its settings. Subclasses are frozen, keyword-only dataclasses.
+
+    A recipe may be used for any number of models and generations: it holds numbers, never tensors. ``repr``
+    gives Python that rebuilds it, ``spec`` the short string of the command line, ``off()`` the same recipe at
+    zero strength, which changes nothing, bit for bit.
+
+    Raises:
+        InvalidParameter: a setting is NaN, out of its range, or of the wrong type.
+    """
+
+    paper: ClassVar[str]
+    """arXiv id."""
+    year: ClassVar[int]
+    title: ClassVar[str]
+    gist: ClassVar[str]
+    """One line for people who choose a method."""
+    cost: ClassVar[str]
+    """Extra forward passes at prefill and per token."""
+
+    def __post_init__(self) -> None:
+        for item in self.parameters():
+            _validate(self.name(), item, getattr(self, item.name))
+
+    @classmethod
+    def name(cls) -> str:
+        """The name in spec strings: the class name in lower case."""
+        return cls.__name__.lower()
+
+    @classmethod
+    def parameters(cls) -> tuple[Field[Any], ...]:
+        """The settings, in the order of the class."""
+        return fields(cls)
+
+    @property
+    def spec(self) -> str:
+        """The recipe as a spec string, what goes without saying left out: ``m3id:decay=0.05,gate=0.9``."""
+        values = {item.name: getattr(self, item.name) for item in self.parameters()}
+        for item in self.parameters():
+            shorter = {name: value for name, value in values.items() if name != item.name}
+            if type(self)(**shorter) == self:
+                values = shorter
+        written = ",".join(f"{name}={_write(value)}" for name, value in values.items())
+        return self.name() + (":" + written if written else "")
+
+    @abstractmethod
+    def off(self) -> Self:
+        """The same recipe at zero strength: it changes nothing."""
+
+    @abstractmethod
+    def bind(self, target: Target) -> LogitsProcessor:
+        """The processor for one generation on ``target``. Called by both doors, once per generation."""
+
+    def processor(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> LogitsProcessor:
+        """A fresh processor for one ``model.generate(**inputs, logits_processor=[…])``.
+
+        Args:
+            model: any decoder-only image-text-to-text model of transformers.
+            inputs: what the model's processor returned, the same mapping that goes to ``generate``: ``input_ids``
+                ``(batch, prompt)``, left-padded, with ``attention_mask`` and the image tensors.
+
+        Raises:
+            UnsupportedModel: the model lacks what the method needs.
+            NoImageTokens: a prompt holds no image.
+        """
+        from sightline.target import Target
+
+        return self.bind(Target(model, inputs))
+
+
+def _validate(method: str, item: Field[Any], value: Any) -> None:
+    kind = str(item.type)
+    where = f"{method}: {item.name}={value!r}"
+    if value is None:
+        if "None" in kind:
+            return
+        raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
+    if kind.startswith("tuple"):
+        if not isinstance(value, tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
+            raise InvalidParameter(f"{where} must be a tuple of whole numbers")
+        return
+    whole = kind.startswith("int")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and not isinstance(value, int)):
+        raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
+    low, high = item.metadata["low"], item.metadata["high"]
+    if not math.isfinite(value) or not low <= value <= high:
+        raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
+
+
+def _wanted(kind: str, item: Field[Any]) -> str:
+    number = "a whole number" if kind.startswith("int") else "a finite number"
+    low, high = item.metadata["low"], item.metadata["high"]
+    if math.isinf(low) and math.isinf(high):
+        return number
+    if math.isinf(high):
+        return f"{number}, {low:g} or more"
+    return f"{number} from {low:g} to {high:g}"
+
+
+def _write(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return "+".join(str(v) for v in value)
+    return repr(value)
+
+
+def read_value(method: type[Method], name: str, text: str) -> Any:
+    """One ``name=text`` of a spec string as the value its parameter takes.
+
+    Raises:
+        InvalidParameter: the text is no value of the parameter's type.
+    """
+    kind = str(next(item.type for item in method.parameters() if item.name == name))
+    if text.lower() == "none" and "None" in kind:
+        return None
+    try:
+        if kind.startswith("tuple"):
+            return tuple(int(part) for part in text.split("+") if part)
+        return int(text) if kind.startswith("int") else float(text)
+    except ValueError:
+        wanted = "whole numbers joined by +" if kind.startswith("tuple") else "a number"
+        raise InvalidParameter(f"{method.name()}: {name}={text!r} must be {wanted}") from None
+
+
+def unknown_parameter(method: type[Method], name: str) -> str:
+    """The message for a parameter that ``method`` does not have."""
+    return f"{method.name()} has no parameter {name!r}: {did_you_mean(name, _names(method))}"
+
+
+def _names(method: type[Method]) -> Iterator[str]:
+    return (item.name for item in method.parameters())
