@@ -1,0 +1,109 @@
+"""Things that stand in front of objects: cartons, screens, curtains, hedges, brick piers, clouds."""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+
+from PIL import Image
+
+from sightline.demo.pen import Pen, darken, lighten
+
+COLOURS: dict[str, tuple[str, ...]] = {
+    "carton": ("#c89a66", "#b5845a", "#d6b288"),
+    "screen": ("#d9cdb8", "#a9bcb4", "#c9a9a0"),
+    "curtain": ("#c9796a", "#7f9fb8", "#d9b878"),
+    "hedge": ("#5f9a58", "#4f8a5f", "#7da552"),
+    "pier": ("#b8705a", "#a8887a", "#93867f"),
+    "cloud": ("#ffffff", "#f4f4f8", "#fff6ea"),
+}
+MARGIN = 4  # a cover may reach this far beyond the area it must hide
+
+
+@lru_cache(maxsize=6_000)
+def raise_cover(kind: str, width: int, height: int, way: int) -> Image.Image:
+    """A cover that hides every pixel of a width x height area, in an image MARGIN larger all round."""
+    pen = Pen(width, height, 4, pad=MARGIN)
+    _PAINTERS[kind](pen, float(width), float(height), COLOURS[kind][way % 3])
+    return pen.image.reduce(4)
+
+
+def _carton(p: Pen, w: float, h: float, fill: str) -> None:
+    p.rect(0, 0, w, h, fill)
+    p.rect(0, 0, w, min(3.2, h), lighten(fill, 0.22))
+    p.rect(0, min(3.2, h), w, min(4, h), darken(fill, 0.25))
+    p.rect(w - min(3.0, w / 4), 0, w, h, darken(fill, 0.14))
+    middle = w / 2
+    p.rect(middle - 1.8, 0, middle + 1.8, h * 0.55, lighten(fill, 0.5))
+    p.rect(0, h - 1, w, h, darken(fill, 0.3))
+
+
+def _screen(p: Pen, w: float, h: float, fill: str) -> None:
+    p.rect(-1, -1, w + 1, h, darken(fill, 0.4), 1)
+    p.rect(0.6, 0.6, w - 0.6, h - 1, fill)
+    for i in range(1, max(2, int(w // 7))):
+        x = i * w / max(2, int(w // 7))
+        p.rect(x - 0.5, 0.6, x + 0.5, h - 1, darken(fill, 0.22))
+    p.rect(0.6, h * 0.48, w - 0.6, h * 0.48 + 1, darken(fill, 0.22))
+
+
+def _curtain(p: Pen, w: float, h: float, fill: str) -> None:
+    folds = max(2, int(w // 5))
+    for i in range(folds):
+        x0, x1 = i * w / folds, (i + 1) * w / folds
+        p.rect(x0, 0, x1, h, fill)
+        p.rect(x0, 0, x0 + (x1 - x0) * 0.4, h, darken(fill, 0.12))
+        p.pie(x0, h - 2.4, x1, h + 2.4, 0, 180, darken(fill, 0.06))
+    p.rect(-2, -2, w + 2, 0.6, "#6b5040", 1)
+
+
+def _hedge(p: Pen, w: float, h: float, fill: str) -> None:
+    dice = random.Random(round(w * 131 + h))
+    deep, light = darken(fill, 0.22), lighten(fill, 0.16)
+    p.rect(-1, 0, w + 1, h, deep, 2)
+    steps = max(2, round(w / 7))
+    for i in range(steps + 1):
+        p.dot(i * w / steps, 1.4, 4.8 + dice.uniform(-0.4, 0.4), deep)
+    for y in range(6, int(h), 7):
+        p.dot(0.4, y, 3.8, deep)
+        p.dot(w - 0.4, y, 3.8, deep)
+    p.rect(1, 2, w - 1, h - 3, fill, 3)
+    for i in range(steps + 1):
+        p.dot(i * w / steps, 1.4, 3.7, fill)
+    for _ in range(int(w * h / 45) + 3):
+        x, y = dice.uniform(1, w - 1), dice.uniform(0, max(1.0, h - 4))
+        p.dot(x, y, 1.5, light if dice.random() < 0.6 else deep)
+
+
+def _pier(p: Pen, w: float, h: float, fill: str) -> None:
+    p.rect(0, 0, w, h, darken(fill, 0.3))
+    for row in range(int(h // 4) + 1):
+        shift = -3.5 if row % 2 else 0.0
+        for column in range(int(w // 7) + 2):
+            x0 = max(0.0, column * 7 + shift)
+            x1 = min(w, column * 7 + shift + 6.4)
+            if x1 > x0 and row * 4 < h:
+                p.rect(x0, row * 4, x1, min(h, row * 4 + 3.4), lighten(fill, 0.1) if (row + column) % 3 else fill)
+    p.rect(-1.6, -1.6, w + 1.6, min(2.4, h), lighten(fill, 0.55), 0.6)
+
+
+def _cloud(p: Pen, w: float, h: float, fill: str) -> None:
+    shade = darken(fill, 0.07)
+    radius = min(4.0, h / 2)
+    p.rect(-2, -1, w + 2, h + 1, shade, radius)
+    for i in range(3):
+        p.dot(w * (0.2 + 0.3 * i), 2, min(6.0, w / 4), fill)
+    p.rect(-2, -1, w + 2, max(2.0, h - 3), fill, radius)
+    for y in range(4, int(h), 7):
+        p.dot(0, y, 4, fill)
+        p.dot(w, y, 4, fill)
+
+
+_PAINTERS = {
+    "carton": _carton,
+    "screen": _screen,
+    "curtain": _curtain,
+    "hedge": _hedge,
+    "pier": _pier,
+    "cloud": _cloud,
+}
