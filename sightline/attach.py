@@ -41,6 +41,9 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
     _check_generates(model)
 
     generate = model.generate
+    if isinstance(outer := getattr(generate, "recipes", None), tuple):
+        # A block within a block: one wrapper with both sets, so that the outer methods act first
+        recipes, generate = [*outer, *recipes], inspect.unwrap(generate, stop=lambda f: not hasattr(f, "recipes"))
     arguments = inspect.signature(generate)
 
     @functools.wraps(generate)
@@ -55,6 +58,7 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
         more = bound.pop("kwargs", {})
         return generate(**bound, **more)
 
+    mitigated.recipes = tuple(recipes)  # type: ignore[attr-defined]
     with _attribute(model, "generate", mitigated):
         yield model
 

@@ -101,7 +101,8 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
             rows = input_ids.shape[0]
             batch = self._prompt_ids.shape[0]
             fits = length == prompt and rows % batch == 0
-            if not fits or not torch.equal(input_ids[:: rows // batch], self._prompt_ids.to(input_ids.device)):
+            expected = self._prompt_ids.to(input_ids.device).repeat_interleave(max(rows // batch, 1), dim=0)
+            if not fits or not torch.equal(input_ids, expected):
                 raise ProcessorReused(
                     f"this processor was made for a prompt of shape {tuple(self._prompt_ids.shape)} and met another one of"
                     f" shape {tuple(input_ids.shape)}: build it from the very inputs that go to generate()"

@@ -1,0 +1,344 @@
+"""The contrast branch against a naive reference: every row alone, unpadded, uncached, recomputed at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from families import BREAK, END, FAMILIES, IMAGE, SPECIAL, Family
+from torch import Tensor
+from transformers import LogitsProcessor, TextStreamer
+
+from sightline import M3ID, VCD, Method, ProcessorReused, mitigate
+from sightline.decoding._branch import Branch, ContrastMethod, match_prefixes
+from sightline.decoding._contrast import contrast
+from sightline.target import Target
+
+PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
+NEW = 8
+PLAIN: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW, "suppress_tokens": SPECIAL}
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "sample": {"do_sample": True, "temperature": 1.3, "top_k": 20},
+    "beam": {"do_sample": False, "num_beams": 3},
+    "beam_sample": {"do_sample": True, "num_beams": 3, "temperature": 1.3, "top_k": 20},
+}
+METHODS: dict[str, ContrastMethod] = {
+    "vcd": VCD(alpha=4.0, beta=0.0, noise_step=999),
+    # Mistral 3 lays row separators between the pieces of a picture that only its processor knows
+    "m3id": M3ID(decay=0.7, cutoff=0.0, also_drop=(BREAK, END)),
+}
+
+
+class Recomputed(LogitsProcessor):
+    """The same formula over amateur logits that are recomputed from scratch, row by row."""
+
+    def __init__(self, family: Family, method: ContrastMethod, prompts: list[list[int]]) -> None:
+        self.family, self.method, self.prompts = family, method, prompts
+        self.width = family.inputs(prompts)["input_ids"].shape[1]
+
+    def amateur(self, index: int) -> dict[str, Any]:
+        if isinstance(self.method, M3ID):
+            return self.family.text_only(self.prompts[index])
+        return self.method.amateur(Target(self.family.model(), self.family.row(self.prompts, index)))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        each = len(input_ids) // len(self.prompts)
+        amateur = torch.stack(
+            [
+                self.family.uncached_logits(self.amateur(i // each), row[self.width :])
+                for i, row in enumerate(input_ids)
+            ]
+        )
+        step = input_ids.shape[1] - self.width
+        return self.method.combine(scores, amateur, step).log_softmax(-1)
+
+
+def run(family: Family, prompts: list[list[int]], *processors: Any, seed: int = 3, **options: Any) -> Tensor:
+    torch.manual_seed(seed)
+    inputs = family.inputs(prompts)
+    out = family.model().generate(**inputs, **{**PLAIN, **options}, logits_processor=list(processors))
+    return out[:, inputs["input_ids"].shape[1] :]
+
+
+def fresh(family: Family, method: Method, prompts: list[list[int]]) -> LogitsProcessor:
+    return method.processor(family.model(), family.inputs(prompts))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_equals_recomputing_both_branches(name: str, method: str, mode: str) -> None:
+    family, recipe, options = FAMILIES[name], METHODS[method], MODES[mode]
+    reference = run(family, PROMPTS, Recomputed(family, recipe, PROMPTS), use_cache=False, **options)
+    assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), **options), reference)
+    assert not torch.equal(run(family, PROMPTS, **options), reference), "the contrast must matter in this cell"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_cached_logits_equal_uncached_ones(name: str, method: str) -> None:
+    """Logits, not only tokens, over eight steps; and the amateur stays alive after the first one."""
+    family, recipe = FAMILIES[name], METHODS[method]
+    target = Target(family.model(), family.inputs(PROMPTS))
+    branch = Branch(target.model, recipe.amateur(target))
+    reference = Recomputed(family, recipe, PROMPTS)
+    main = run(family, PROMPTS)
+    for step in range(NEW + 1):
+        text = main[:, :step]
+        expert = torch.stack([family.uncached_logits(family.row(PROMPTS, i), text[i]) for i in range(2)])
+        amateur = torch.stack([family.uncached_logits(reference.amateur(i), text[i]) for i in range(2)])
+        torch.testing.assert_close(branch(text), amateur, rtol=1e-4, atol=2e-4)
+        assert (expert - amateur).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_off_is_plain_generation_bit_for_bit(name: str, method: str) -> None:
+    family, off = FAMILIES[name], METHODS[method].off()
+    for options in ({}, {"do_sample": True, "num_beams": 2}):
+        torch.manual_seed(0)
+        plain = family.model().generate(
+            **family.inputs(PROMPTS), **PLAIN, **options, output_scores=True, return_dict_in_generate=True
+        )
+        torch.manual_seed(0)
+        with mitigate(family.model(), off):
+            same = family.model().generate(
+                **family.inputs(PROMPTS), **PLAIN, **options, output_scores=True, return_dict_in_generate=True
+            )
+        assert torch.equal(plain.sequences, same.sequences)
+        assert all(torch.equal(a, b) for a, b in zip(plain.scores, same.scores, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_zero_alpha_runs_the_amateur_for_nothing_yet_changes_no_greedy_token(name: str) -> None:
+    family = FAMILIES[name]
+    assert torch.equal(run(family, PROMPTS, fresh(family, VCD(alpha=0.0, beta=0.1), PROMPTS)), run(family, PROMPTS))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_identical_branches_leave_scores_as_they_are_up_to_a_constant(name: str) -> None:
+    family = FAMILIES[name]
+    model, inputs = family.model(), family.inputs(PROMPTS)
+
+    class Same(VCD):
+        def amateur(self, target: Target) -> dict[str, Any]:
+            return dict(target.model_inputs)
+
+    processor = Same(alpha=3.0, beta=0.0).processor(model, inputs)
+    ids = inputs["input_ids"]
+    for _ in range(3):
+        grown = {"input_ids": ids}
+        logits = torch.stack(
+            [family.uncached_logits(family.row(PROMPTS, i), ids[i, inputs["input_ids"].shape[1] :]) for i in range(2)]
+        )
+        torch.testing.assert_close(processor(ids, logits), logits.log_softmax(-1), rtol=1e-3, atol=2e-3)
+        ids = torch.cat([grown["input_ids"], logits[:, :88].argmax(-1, keepdim=True)], dim=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_row_of_a_padded_batch_equals_the_row_alone(name: str, method: str) -> None:
+    family, recipe = FAMILIES[name], METHODS[method]
+    together = run(family, PROMPTS, fresh(family, recipe, PROMPTS))
+    for i in range(len(PROMPTS)):
+        inputs = family.row(PROMPTS, i)
+        with mitigate(family.model(), recipe):
+            alone = family.model().generate(**inputs, **PLAIN, do_sample=False)
+        assert torch.equal(alone[0, inputs["input_ids"].shape[1] :], together[i])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_second_generation_equals_the_first(name: str, method: str) -> None:
+    """Nothing leaks from one generation into the next, with or without a method in between."""
+    family, recipe = FAMILIES[name], METHODS[method]
+    plain = run(family, PROMPTS)
+    first = run(family, PROMPTS, fresh(family, recipe, PROMPTS))
+    run(family, PROMPTS[:1], fresh(family, recipe, PROMPTS[:1]))
+    assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS)), first)
+    assert torch.equal(run(family, PROMPTS), plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("how", ["prompt_lookup", "draft_model"])
+def test_assisted_decoding_gives_the_same_tokens(name: str, method: str, how: str) -> None:
+    family, recipe = FAMILIES[name], METHODS[method]
+    prompts = [[1, *[10, 11, 12] * 4]]
+    options: dict[str, Any] = {"prompt_lookup_num_tokens": 3}
+    if how == "draft_model":
+        options = {"assistant_model": family.model()}  # drafts are the plain model's: many are rejected
+    try:
+        own = torch.equal(run(family, prompts, do_sample=False, **options), run(family, prompts, do_sample=False))
+    except (RuntimeError, ValueError, IndexError):
+        own = False
+    if not own:
+        pytest.skip(f"transformers' own assisted decoding departs from greedy search on {name}")
+    plain = run(family, prompts, fresh(family, recipe, prompts), do_sample=False)
+    assert torch.equal(run(family, prompts, fresh(family, recipe, prompts), do_sample=False, **options), plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rollback_and_reordering_are_exact_in_every_family(name: str, method: str) -> None:
+    """The branch alone, driven through a rejected draft and a swap of beams, against one that never saw either."""
+    family, recipe = FAMILIES[name], METHODS[method]
+    target = Target(family.model(), family.inputs(PROMPTS))
+    text = run(family, PROMPTS)
+
+    def logits(*texts: Tensor) -> Tensor:
+        branch = Branch(target.model, recipe.amateur(target))
+        return [branch(one) for one in texts][-1]
+
+    drafted = torch.cat([text[:, :2], text.flip(1)[:, :4]], dim=1)
+    steps = [text[:, :0], text[:, :1], *(drafted[:, :n] for n in range(2, 7)), text[:, :3], text[:, :4]]
+    expected = logits(*(text[:, :n] for n in range(5)))
+    torch.testing.assert_close(logits(*steps), expected, rtol=1e-4, atol=2e-4)
+
+    beams = text.repeat_interleave(2, dim=0)
+    other = torch.cat([beams[:, :2], beams.flip(1)[:, :2]], dim=1)
+    grown = torch.stack([beams[0, :4], other[1, :4], beams[2, :4], other[3, :4]])
+    swapped = torch.cat([grown[[1, 0, 3, 2]], beams[:, 4:5]], dim=1)
+    walked = logits(*(grown[:, :n] for n in range(5)), swapped)
+    straight = logits(*(swapped[:, :n] for n in range(6)))
+    torch.testing.assert_close(walked, straight, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_return_sequences_and_early_ends(method: str) -> None:
+    family, recipe = FAMILIES["qwen2_5_vl"], METHODS[method]
+    options: dict[str, Any] = {"do_sample": True, "num_return_sequences": 3, "min_new_tokens": 1, "eos_token_id": list(range(3, 30))}
+    reference = run(family, PROMPTS, Recomputed(family, recipe, PROMPTS), use_cache=False, **options)
+    assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), **options), reference)
+    ends = (reference == 0).any(-1)
+    assert ends.any() and not ends.all(), "some sequences end early and some do not"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_chunked_prefill_static_cache_and_streaming(name: str, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    family, recipe = FAMILIES[name], METHODS[method]
+    plain = run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False)
+    for options in ({"prefill_chunk_size": 4}, {"cache_implementation": "static"}):
+        assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False, **options), plain)
+
+    class Words:
+        def decode(self, ids: Any, **_: Any) -> str:
+            return "".join(f"<{int(i)}>" for i in torch.as_tensor(ids).flatten())
+
+    one = PROMPTS[:1]
+    alone = run(family, one, fresh(family, recipe, one), do_sample=False)
+    run(family, one, fresh(family, recipe, one), do_sample=False, streamer=TextStreamer(Words(), skip_prompt=True))
+    assert capsys.readouterr().out.strip() == "".join(f"<{i}>" for i in alone[0].tolist())
+
+
+def test_no_vision_tower_for_an_amateur_without_a_picture() -> None:
+    family = FAMILIES["llava"]
+    calls = []
+    tower = family.model().model.vision_tower
+    handle = tower.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        run(family, PROMPTS, fresh(family, METHODS["m3id"], PROMPTS))
+        assert len(calls) == 1
+        run(family, PROMPTS, fresh(family, METHODS["vcd"], PROMPTS))
+        assert len(calls) == 3
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_rope_deltas_are_those_of_the_main_prompt(name: str) -> None:
+    family = FAMILIES[name]
+    run(family, PROMPTS)
+    before = family.model().model.rope_deltas.clone()
+    run(family, PROMPTS, fresh(family, METHODS["m3id"], PROMPTS))
+    assert torch.equal(family.model().model.rope_deltas, before)
+
+
+def test_another_prompt_as_the_amateur() -> None:
+    """A branch takes whatever inputs a method gives it: here a longer prompt about the same picture."""
+    family = FAMILIES["llava"]
+    other = [prompt + [30, 31, 32] for prompt in PROMPTS]
+
+    class Prompted(VCD):
+        def amateur(self, target: Target) -> dict[str, Any]:
+            return family.inputs(other)
+
+    recipe = Prompted(alpha=3.0, beta=0.0)
+
+    class Reference(Recomputed):
+        def amateur(self, index: int) -> dict[str, Any]:
+            return family.row(other, index)
+
+    for options in MODES.values():
+        reference = run(family, PROMPTS, Reference(family, recipe, PROMPTS), **options)
+        assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), **options), reference)
+        assert not torch.equal(run(family, PROMPTS, **options), reference)
+
+
+def test_a_processor_serves_one_generation() -> None:
+    family = FAMILIES["llava"]
+    for options in ({}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}):
+        prompts = PROMPTS[:1]
+        processor = fresh(family, METHODS["vcd"], prompts)
+        run(family, prompts, processor, **options)
+        with pytest.raises(ProcessorReused, match="build a new one"):
+            run(family, prompts, processor, **options)
+
+
+def test_a_processor_serves_its_own_prompt() -> None:
+    family = FAMILIES["llava"]
+    with pytest.raises(ProcessorReused, match="very inputs"):
+        run(family, PROMPTS, fresh(family, METHODS["vcd"], PROMPTS[:1]))
+    other = [[1, 10, 11, 12, 14], [1, 20, 21]]
+    with pytest.raises(ProcessorReused, match="very inputs"):
+        run(family, PROMPTS, fresh(family, METHODS["m3id"], other))
+
+
+def test_scores_are_not_changed_in_place_and_keep_their_dtype() -> None:
+    family = FAMILIES["llava"]
+    ids = family.inputs(PROMPTS)["input_ids"]
+    for dtype in (torch.float32, torch.bfloat16):
+        scores = torch.randn(2, 99, dtype=dtype)
+        before = scores.clone()
+        out = fresh(family, METHODS["vcd"], PROMPTS)(ids, scores)
+        assert out.dtype == dtype
+        assert torch.equal(scores, before)
+        assert not torch.equal(out, before)
+
+
+def test_a_ruled_out_token_stays_ruled_out() -> None:
+    expert = torch.tensor([[1.0, -torch.inf, 0.5]])
+    amateur = torch.tensor([[0.0, -torch.inf, 9.0]])
+    assert contrast(expert, amateur, strength=2.0).tolist() == [[3.0, -torch.inf, -16.5]]
+
+
+def test_two_methods_compose_in_order() -> None:
+    family = FAMILIES["llava"]
+    a, b = METHODS["vcd"], METHODS["m3id"]
+    both = run(family, PROMPTS, fresh(family, a, PROMPTS), fresh(family, b, PROMPTS))
+    with mitigate(family.model(), a, b):
+        assert torch.equal(run(family, PROMPTS), both)
+    with mitigate(family.model(), a), mitigate(family.model(), b):
+        assert torch.equal(run(family, PROMPTS), both)
+    assert not torch.equal(run(family, PROMPTS, fresh(family, a, PROMPTS)), both)
+
+
+def test_parents_are_found_by_prefix() -> None:
+    seen = torch.tensor([[5, 6], [5, 7], [8, 8], [9, 9]])
+    now = torch.tensor([[5, 7, 1], [5, 7, 2], [9, 9, 3], [8, 8, 4]])
+    parents, keep = match_prefixes(seen, now, prompts=2)
+    assert parents.tolist() == [1, 1, 3, 2]
+    assert keep == 2
+    # a rejected draft: the text is shorter than before, and its last token is new
+    parents, keep = match_prefixes(torch.tensor([[5, 6, 7]]), torch.tensor([[5, 9]]), prompts=1)
+    assert (parents.tolist(), keep) == ([0], 1)
+    # rows never take a parent from another prompt, even one that fits better
+    parents, _ = match_prefixes(torch.tensor([[1, 1], [2, 2]]), torch.tensor([[2, 2, 3], [1, 1, 3]]), prompts=2)
+    assert parents.tolist() == [0, 1]
+
+
+def test_placeholder_ids_are_not_sampled_here() -> None:
+    assert IMAGE in SPECIAL  # the tests' own ground: a sampled placeholder would break the uncached reference
