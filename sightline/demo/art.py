@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from sightline.demo.backdrops import MOODS, PAINTERS, SIZE, Backdrop, paint
 from sightline.demo.covers import MARGIN, raise_cover
@@ -16,8 +16,16 @@ from sightline.demo.layout import Spot, arrange
 from sightline.errors import SightlineError
 
 __all__ = [
-    "CONTEXTS", "GLYPHS", "SIZE", "VISIBILITIES", "Item", "Placed", "UnknownContext", "UnknownObject",
-    "UnknownVisibility", "render",
+    "CONTEXTS",
+    "GLYPHS",
+    "SIZE",
+    "VISIBILITIES",
+    "Item",
+    "Placed",
+    "UnknownContext",
+    "UnknownObject",
+    "UnknownVisibility",
+    "render",
 ]
 
 CONTEXTS: tuple[str, ...] = tuple(PAINTERS)
@@ -72,7 +80,9 @@ def render(context: str, items: Sequence[Item], rng: random.Random) -> tuple[Ima
         if item.name not in BANK:
             raise UnknownObject(f"no drawing of {item.name!r}; use one of: {', '.join(GLYPHS)}")
         if item.visibility not in VISIBILITIES:
-            raise UnknownVisibility(f"no visibility {item.visibility!r}; use one of: {', '.join(VISIBILITIES)}")
+            raise UnknownVisibility(
+                f"no visibility {item.visibility!r}; use one of: {', '.join(VISIBILITIES)}"
+            )
     backdrop = paint(context, rng.randrange(MOODS), rng.random() < 0.5)
     spots = arrange([(i.name, i.visibility) for i in items], backdrop.zones, backdrop.outdoors, rng)
     picture = backdrop.image.copy()
@@ -147,17 +157,9 @@ _CAST_SHARE = [round(v * 0.26) for v in range(256)]
 @lru_cache(maxsize=256)
 def _pool(wide: int) -> Image.Image:
     """A soft oval contact shadow."""
-    mask = Image.new("L", ((wide + 8) * 2, 22), 0)
-    oval = Image.new("L", (wide * 2, 10), 0)
-    oval.paste(255, (0, 0), _disc().resize(oval.size))
-    mask.paste(oval, (8, 6))
-    return mask.filter(ImageFilter.GaussianBlur(2.2)).point([round(v * 0.36) for v in range(256)]).reduce(2)
-
-
-@lru_cache(maxsize=1)
-def _disc() -> Image.Image:
-    ramp = Image.radial_gradient("L")
-    return ramp.point([255 if v < 180 else 0 for v in range(256)]).crop((38, 38, 218, 218))
+    mask = Image.new("L", ((wide + 8) * 2, 24), 0)
+    ImageDraw.Draw(mask).ellipse((8, 7, 7 + 2 * wide, 17), 255)
+    return mask.filter(ImageFilter.GaussianBlur(2.4)).point([round(v * 0.42) for v in range(256)]).reduce(2)
 
 
 @lru_cache(maxsize=16)

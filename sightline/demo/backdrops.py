@@ -48,10 +48,10 @@ ZONES: dict[str, tuple[Zone, ...]] = {
     ),
     "office": (
         Zone("air", 1, 127, 3, 62),
-        Zone("floor", 1, 127, 78, 83),
-        Zone("top", 1, 92, 93, 98),
-        Zone("top", 1, 91, 108, 118),
-        Zone("floor", 92, 127, 100, 124),
+        Zone("floor", 1, 127, 76, 80),
+        Zone("top", 1, 93, 87, 92),
+        Zone("top", 1, 97, 110, 120),
+        Zone("floor", 96, 127, 84, 124),
     ),
     "living room": (
         Zone("air", 1, 127, 3, 58),
@@ -139,9 +139,21 @@ def _window(pen: Pen, x: float, y: float, w: float, h: float, frame: str, sky: s
     pen.rect(x - 2.5, y - 2.5, x + w + 2.5, y + h + 2.5, frame, 1)
     for row in range(int(h)):
         pen.rect(x, y + row, x + w, y + row + 1, mix(sky, lighten(sky, 0.6), row / h))
-    pen.blob([(x + 0.2, y + h * 0.86), (x + w * 0.3, y + h * 0.72), (x + w * 0.6, y + h * 0.82), (x + w - 0.2, y + h * 0.7),
-              (x + w - 0.2, y + h - 0.2), (x + 0.2, y + h - 0.2)], mix(sky, "#6fae7a", 0.45))
-    pen.poly([(x + w * 0.12, y + h), (x + w * 0.42, y), (x + w * 0.58, y), (x + w * 0.28, y + h)], lighten(sky, 0.5))
+    pen.blob(
+        [
+            (x + 0.2, y + h * 0.86),
+            (x + w * 0.3, y + h * 0.72),
+            (x + w * 0.6, y + h * 0.82),
+            (x + w - 0.2, y + h * 0.7),
+            (x + w - 0.2, y + h - 0.2),
+            (x + 0.2, y + h - 0.2),
+        ],
+        mix(sky, "#6fae7a", 0.45),
+    )
+    pen.poly(
+        [(x + w * 0.12, y + h), (x + w * 0.42, y), (x + w * 0.58, y), (x + w * 0.28, y + h)],
+        lighten(sky, 0.5),
+    )
     pen.rect(x + w / 2 - 0.7, y, x + w / 2 + 0.7, y + h, frame)
     pen.rect(x, y + h / 2 - 0.7, x + w, y + h / 2 + 0.7, frame)
     pen.rect(x - 4, y + h + 2.5, x + w + 4, y + h + 5, darken(frame, 0.12), 0.6)
@@ -197,7 +209,13 @@ def _office(p: Pen, mood: int) -> None:
     wide = 30 if mood == 5 else 36
     p.rect(bx, 12, bx + wide, 38, darken(desk, 0.25), 1)
     p.rect(bx + 1.6, 13.6, bx + wide - 1.6, 36.4, "#d3ab79" if mood != 5 else "#8a6f5a")
-    for dx, dy, note in ((4, 4, "#ffe07a"), (14, 3, accent), (24, 5, "#ffffff"), (6, 14, "#f2a0a0"), (18, 13, "#a8dcc0")):
+    for dx, dy, note in (
+        (4, 4, "#ffe07a"),
+        (14, 3, accent),
+        (24, 5, "#ffffff"),
+        (6, 14, "#f2a0a0"),
+        (18, 13, "#a8dcc0"),
+    ):
         if dx + 8 < wide:
             p.rect(bx + dx, 12 + dy, bx + dx + 7.4, 12 + dy + 7.4, mix(note, wall, 0.25))
             p.dot(bx + dx + 3.7, 12 + dy + 1, 0.8, darken(accent, 0.3))
@@ -205,12 +223,12 @@ def _office(p: Pen, mood: int) -> None:
     for y in (80, 90, 104):
         p.line([(0, y), (128, y)], darken(floor, 0.16), 0.8)
     p.rect(0, 74, 128, 75.2, darken(floor, 0.4))
-    p.poly([(0, 118), (96, 118), (104, 128), (0, 128)], darken(floor, 0.35))
-    p.poly([(0, 85), (86, 85), (95, 119), (0, 119)], desk)
-    p.poly([(0, 85), (86, 85), (86.4, 86.4), (0, 86.4)], lighten(desk, 0.35))
-    p.poly([(4, 85), (34, 85), (20, 119), (0, 119), (0, 100)], lighten(desk, 0.12))
-    p.poly([(0, 119), (95, 119), (95, 123.4), (0, 123.4)], darken(desk, 0.3))
-    p.rect(0, 123.4, 90, 128, darken(desk, 0.5))
+    p.poly([(0, 120), (104, 120), (110, 128), (0, 128)], darken(floor, 0.35))
+    p.poly([(0, 81), (90, 81), (101, 121), (0, 121)], desk)
+    p.poly([(0, 81), (90, 81), (90.4, 82.4), (0, 82.4)], lighten(desk, 0.35))
+    p.poly([(4, 81), (34, 81), (18, 121), (0, 121), (0, 98)], lighten(desk, 0.12))
+    p.poly([(0, 121), (101, 121), (101, 125), (0, 125)], darken(desk, 0.3))
+    p.rect(0, 125, 96, 128, darken(desk, 0.5))
 
 
 def _living_room(p: Pen, mood: int) -> None:
@@ -354,10 +372,36 @@ def _park(p: Pen, mood: int) -> None:
     ridge = [(float(x), 71 - 2 * math.sin(x / 33 + mood)) for x in range(-4, 136, 4)]
     p.poly([*ridge, (132, 130), (-4, 130)], grass)
     for y in range(84, 128, 11):
-        p.blob([(-8, y), (40, y - 3), (90, y + 1), (136, y - 3), (136, y + 4), (80, y + 6), (30, y + 2.6), (-8, y + 5)],
-               mix(grass, lighten(grass, 0.25), 0.45))
-    p.blob([(86, 69), (92, 69), (88, 78), (96, 90), (118, 104), (128, 118), (128, 136), (84, 136), (92, 118), (80, 100),
-            (76, 86), (82, 76)], path)
+        p.blob(
+            [
+                (-8, y),
+                (40, y - 3),
+                (90, y + 1),
+                (136, y - 3),
+                (136, y + 4),
+                (80, y + 6),
+                (30, y + 2.6),
+                (-8, y + 5),
+            ],
+            mix(grass, lighten(grass, 0.25), 0.45),
+        )
+    p.blob(
+        [
+            (86, 69),
+            (92, 69),
+            (88, 78),
+            (96, 90),
+            (118, 104),
+            (128, 118),
+            (128, 136),
+            (84, 136),
+            (92, 118),
+            (80, 100),
+            (76, 86),
+            (82, 76),
+        ],
+        path,
+    )
     for _ in range(34):
         x, y = dice.uniform(2, 126), dice.uniform(76, 126)
         if dice.random() < 0.6:
@@ -373,7 +417,10 @@ def _park(p: Pen, mood: int) -> None:
         p.poly([(x, 104), (x + 5, 104), (low + 6.6, 123.6), (low, 123.6)], lighten(cloth, 0.42))
     for y in (108.4, 116.4):
         t = (y - 104) / 19.6
-        p.poly([(12 - 10 * t, y), (72 + 8 * t, y), (73 + 8 * t, y + 3), (11 - 10 * t, y + 3)], lighten(cloth, 0.3))
+        p.poly(
+            [(12 - 10 * t, y), (72 + 8 * t, y), (73 + 8 * t, y + 3), (11 - 10 * t, y + 3)],
+            lighten(cloth, 0.3),
+        )
 
 
 PAINTERS = {

@@ -17,7 +17,7 @@ COLOURS: dict[str, tuple[str, ...]] = {
     "pier": ("#b8705a", "#a8887a", "#93867f"),
     "cloud": ("#ffffff", "#f4f4f8", "#fff6ea"),
 }
-MARGIN = 4  # a cover may reach this far beyond the area it must hide
+MARGIN = 8  # a cover may reach this far beyond the area it must hide
 
 
 @lru_cache(maxsize=6_000)
@@ -83,20 +83,25 @@ def _pier(p: Pen, w: float, h: float, fill: str) -> None:
             x0 = max(0.0, column * 7 + shift)
             x1 = min(w, column * 7 + shift + 6.4)
             if x1 > x0 and row * 4 < h:
-                p.rect(x0, row * 4, x1, min(h, row * 4 + 3.4), lighten(fill, 0.1) if (row + column) % 3 else fill)
+                p.rect(
+                    x0, row * 4, x1, min(h, row * 4 + 3.4), lighten(fill, 0.1) if (row + column) % 3 else fill
+                )
     p.rect(-1.6, -1.6, w + 1.6, min(2.4, h), lighten(fill, 0.55), 0.6)
 
 
 def _cloud(p: Pen, w: float, h: float, fill: str) -> None:
-    shade = darken(fill, 0.07)
-    radius = min(4.0, h / 2)
-    p.rect(-2, -1, w + 2, h + 1, shade, radius)
-    for i in range(3):
-        p.dot(w * (0.2 + 0.3 * i), 2, min(6.0, w / 4), fill)
-    p.rect(-2, -1, w + 2, max(2.0, h - 3), fill, radius)
-    for y in range(4, int(h), 7):
-        p.dot(0, y, 4, fill)
-        p.dot(w, y, 4, fill)
+    shade = darken(fill, 0.09)
+    puff = min(7.0, h / 2)
+    p.rect(-7, h - 2 * puff + 2, w + 7, h + 2, shade, puff)
+    for sink, colour in ((2.0, shade), (0.0, fill)):
+        p.rect(-1, 1 + sink, w + 1, h - 1, colour, min(9.0, h / 2.2, w / 3))
+        for x, size in ((0.16, 0.2), (0.44, 0.3), (0.76, 0.24)):
+            radius = min(size * w, 13.0)
+            lift = 7 if x == 0.44 else 3
+            p.dot(x * w, radius - lift + sink, radius, colour)
+        for y in range(round(h - puff), 4, -9):
+            p.dot(1, y, min(7.0, puff), colour)
+            p.dot(w - 1, y, min(7.0, puff), colour)
 
 
 _PAINTERS = {

@@ -15,8 +15,21 @@ def draw_car(p: Pen, way: Way) -> None:
     p.poly([(14, 11.6), (17.6, 4.6), (21.6, 3), (27, 3), (27, 11.6)], glass)
     p.poly([(29.6, 11.6), (29.6, 3), (34, 3.2), (38.4, 5.6), (42.4, 11.6)], glass)
     p.poly([(17.8, 4.6), (20.2, 3.4), (17.4, 11.6), (14.2, 11.6)], lighten(glass, 0.5))
-    p.blob([(1, 15), (5, 12.4), (16, 11.4), (44, 11.4), (54, 13.4), (58.6, 17), (59, 24), (55, 26), (4, 26), (0.6, 22)],
-           paint)
+    p.blob(
+        [
+            (1, 15),
+            (5, 12.4),
+            (16, 11.4),
+            (44, 11.4),
+            (54, 13.4),
+            (58.6, 17),
+            (59, 24),
+            (55, 26),
+            (4, 26),
+            (0.6, 22),
+        ],
+        paint,
+    )
     p.poly([(1, 20.5), (58.8, 20.5), (58.4, 25), (55, 26), (4, 26), (0.8, 23)], darken(paint, 0.2))
     p.line([(28.3, 12), (28.3, 23)], darken(paint, 0.35), 0.9)
     p.rect(30.5, 14.2, 35, 15.8, darken(paint, 0.4), 0.6)
@@ -97,7 +110,11 @@ def draw_stop_sign(p: Pen, way: Way) -> None:
     p.poly(_octagon(16.5, 16.5, 17.6), "#ffffff")
     p.poly(_octagon(16.5, 16.5, 15.6), red)
     white = "#ffffff"
-    p.line([(8.6, 13.6), (7.6, 12.8), (5.2, 12.8), (4.6, 14.6), (8, 17.6), (8.4, 19.6), (7, 20.4), (4.6, 20)], white, 1.4)
+    p.line(
+        [(8.6, 13.6), (7.6, 12.8), (5.2, 12.8), (4.6, 14.6), (8, 17.6), (8.4, 19.6), (7, 20.4), (4.6, 20)],
+        white,
+        1.4,
+    )
     p.line([(10.4, 12.8), (15.2, 12.8)], white, 1.4)
     p.line([(12.8, 12.8), (12.8, 20.2)], white, 1.4)
     p.rect(16.2, 12, 22, 21, white, 2)
@@ -136,7 +153,10 @@ def draw_dog(p: Pen, way: Way) -> None:
     p.poly([(26, 13), (36, 14), (34.6, 20), (27.6, 20)], fur)
     p.line([(27.4, 18.2), (35, 17.2)], collar, 2.4)
     p.dot(33.4, 19.6, 1.5, "#ffd34d")
-    p.blob([(26, 6), (31, 1.6), (37, 3.2), (40, 7.4), (46.6, 8.6), (47.6, 12), (44, 15.4), (35, 16.4), (28, 14)], fur)
+    p.blob(
+        [(26, 6), (31, 1.6), (37, 3.2), (40, 7.4), (46.6, 8.6), (47.6, 12), (44, 15.4), (35, 16.4), (28, 14)],
+        fur,
+    )
     p.blob([(40, 10), (46.8, 9.4), (47.4, 12.2), (44, 15), (38, 15.4)], lighten(fur, 0.5))
     p.oval(44, 7, 48.4, 10.8, "#211b2a")
     p.poly([(40, 15), (43.4, 14.4), (43.4, 18.4), (41.4, 19)], "#ee7b88")
@@ -146,15 +166,15 @@ def draw_dog(p: Pen, way: Way) -> None:
 
 def draw_frisbee(p: Pen, way: Way) -> None:
     disc, ring = way
-    for y, x in ((5, 0), (12, -2)):
-        p.line([(x + 1, y + 3), (x + 8, y + 1.4)], "#ffffff", 1.3)
-    shift = 9.0
-    p.oval(shift, 4, shift + 35, 23, darken(disc, 0.35))
-    p.oval(shift, 0, shift + 35, 18.5, disc)
-    p.oval(shift + 3.4, 1.6, shift + 31.6, 15.6, lighten(disc, 0.28))
-    p.oval(shift + 6.4, 3, shift + 28.6, 13.8, ring)
-    p.oval(shift + 9, 4.2, shift + 26, 12.4, lighten(disc, 0.12))
-    p.stroke([(shift + 2.4, 15), (shift + 10, 19.2), (shift + 19, 20.2)], lighten(disc, 0.5), 1.1)
+    for y, x in ((6, 1), (11.4, -1), (16.8, 1)):
+        p.line([(x, y), (x + 7, y - 0.4)], "#ffffff", 1.1)
+    left = 11.0
+    p.oval(left, 3, left + 37, 22, darken(disc, 0.35))
+    p.oval(left, 0, left + 37, 19, disc)
+    p.oval(left + 4, 1.8, left + 33, 15.6, lighten(disc, 0.26))
+    p.oval(left + 5.6, 2.7, left + 31.4, 14.9, disc)
+    p.oval(left + 11, 5, left + 26, 12.4, ring)
+    p.stroke([(left + 2.6, 14), (left + 9, 17.4), (left + 19, 18.4)], lighten(disc, 0.55), 1.1)
 
 
 def draw_bird(p: Pen, way: Way) -> None:
@@ -207,4 +227,3 @@ def _canopy(edge: float, t: float, crown: Point) -> Point:
     """A rib of the canopy: a quarter ellipse from the crown down to (edge, 22)."""
     angle = t * math.pi / 2
     return crown[0] + (edge - crown[0]) * math.sin(angle), 22 - (22 - crown[1]) * math.cos(angle)
-

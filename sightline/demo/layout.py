@@ -5,23 +5,26 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sightline.demo.backdrops import SIZE, Zone
 from sightline.demo.glyphs import BANK, Sprite, cut
 
 Rect = tuple[float, float, float, float]  # left, top, right, bottom
-SIZES = (86, 93, 100, 107, 115)
-SHRINKS = (1.0, 1.0, 0.95, 0.89, 0.83, 0.77, 0.71)
+SIZES = (72, 79, 86, 93, 100, 107, 115)  # percent; a sprite exists in these sizes only, so that few are cut
+USUAL = 2  # index of the smallest size that objects have where there is room
+STEPS = (0, 0, 1, 2, 3, 4)  # how many sizes smaller each further attempt at a layout draws everything
 HIDDEN = {"part": (0.30, 0.50), "heavy": (0.60, 0.85)}
-VEIL = {"part": (0.45, 0.56), "heavy": (0.72, 0.82)}
+VEIL = {"part": (0.45, 0.56), "heavy": (0.78, 0.88)}
 TRIES = 9
-CROWDED = 0.03
+CROWDED = 0.03  # share of the smaller object's rectangle that may overlap before things are drawn smaller
+COMFORT = 8.0  # a gap of this many pixels is as good as any larger one
 
 # Objects whose natural place differs by surroundings; the others follow their glyph's stance.
-OUTDOOR_HOMES = {"clock": ("top", "floor"), "frisbee": ("air", "floor")}
-INDOOR_HOMES = {"frisbee": ("top", "floor", "air"), "clock": ("air", "top")}
-STANCE_HOMES = {"floor": ("floor",), "top": ("top", "floor"), "air": ("air", "top")}
+OUTDOOR_HOMES = {"clock": ("top", "floor"), "umbrella": ("floor", "air")}
+INDOOR_HOMES = {"frisbee": ("top", "floor", "air"), "clock": ("air", "top"), "umbrella": ("floor", "air")}
+STANCE_HOMES = {"floor": ("floor",), "top": ("top", "floor"), "air": ("air", "floor")}
+GROUNDED = {"cloud": "hedge", "curtain": "screen"}
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,13 @@ def choose_veil(name: str, visibility: str, outdoors: bool, rng: random.Random) 
     sideways = rng.choice(("left", "right"))
     if draw < 0.48:
         return Veil("edge", sideways, share, way)
-    if BANK[name].stance == "air":
-        return Veil("cloud" if outdoors else "curtain", sideways, share, way)
-    side = "below" if rng.random() < (0.8 if tall else 0.35) else sideways
+    if glyph.stance == "air":
+        return Veil("cloud", "below", share, way) if outdoors else Veil("curtain", sideways, share, way)
+    side = "below" if rng.random() < (0.8 if tall else 0.45) else sideways
     if outdoors:
         return Veil("pier" if side != "below" and rng.random() < 0.4 else "hedge", side, share, way)
-    return Veil("screen" if side != "below" and tall else "carton", side, share, way)
+    covered = glyph.width * share
+    return Veil("screen" if side != "below" and glyph.height > 1.3 * covered else "carton", side, share, way)
 
 
 def find_homes(name: str, outdoors: bool) -> tuple[str, ...]:
@@ -85,20 +89,22 @@ def arrange(
     looks = []
     for name, visibility in items:
         glyph = BANK[name]
-        turn = 2 * round(rng.uniform(-glyph.tilt, glyph.tilt) / 2)
+        turn = round(glyph.tilt * rng.choice((-1, -0.4, 0.4, 1)))
         flip = glyph.flips and rng.random() < 0.5
-        look = (name, rng.randrange(len(glyph.ways)), rng.choice(SIZES), flip, turn)
+        look = (name, rng.randrange(len(glyph.ways)), rng.randrange(USUAL, len(SIZES)), flip, turn)
         looks.append((look, choose_veil(name, visibility, outdoors, rng)))
     order = sorted(range(len(items)), key=lambda i: -BANK[items[i][0]].width * BANK[items[i][0]].height)
     best: dict[int, Spot] = {}
     least = float("inf")
-    for shrink in SHRINKS:
+    for step in STEPS:
         spots: dict[int, Spot] = {}
         worst = 0.0
         for i in order:
-            (name, way, percent, flip, turn), veil = looks[i]
-            sprite = cut(name, way, round(percent * shrink), flip, turn)
-            spot, crowding = _seat(name, sprite, veil, zones, outdoors, [s.taken for s in spots.values()], rng)
+            (name, way, size, flip, turn), veil = looks[i]
+            sprite = cut(name, way, SIZES[max(0, size - step)], flip, turn)
+            spot, crowding = _seat(
+                name, sprite, veil, zones, outdoors, [s.taken for s in spots.values()], rng
+            )
             spots[i] = spot
             worst = max(worst, crowding)
         if worst < least:
@@ -154,7 +160,14 @@ def _try_place(name: str, sprite: Sprite, veil: Veil, zone: Zone, rng: random.Ra
         top = max(1, round(rng.uniform(zone.y0, zone.y1)) - h)
     if veil.kind in ("none", "mist"):
         return Spot(name, sprite, left, top, zone.kind, veil, None, (left, top, left + w, top + h))
+    if zone.kind != "air" and veil.kind in GROUNDED:
+        veil = replace(veil, kind=GROUNDED[veil.kind])
     if veil.kind == "edge":
+        sides = [side for side, open_ in (("left", zone.x0 <= 1), ("right", zone.x1 >= SIZE - 1)) if open_]
+        if not sides:
+            return None
+        if veil.side not in sides:
+            veil = replace(veil, side=sides[0])
         if veil.side == "left":
             left = -bisect_left(sprite.columns, veil.share)
         else:
@@ -182,6 +195,6 @@ def _crowd(rect: Rect, taken: Sequence[Rect]) -> float:
         across, down = min(x1, a1) - max(x0, a0), min(y1, b1) - max(y0, b0)
         if across > 0 and down > 0:
             worst = max(worst, across * down / min(area, (a1 - a0) * (b1 - b0)))
-        else:
-            worst = max(worst, max(-1.0, min(across, down) / 8, ) if across > -8 and down > -8 else -1.0)
+        elif worst < 0:
+            worst = max(worst, min(across, down) / COMFORT)
     return worst

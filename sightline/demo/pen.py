@@ -59,7 +59,9 @@ def smooth(points: Sequence[Point], closed: bool = True, steps: int = 8) -> list
 class Pen:
     """Draws on a canvas `width` x `height` units large, `scale` canvas pixels to the unit."""
 
-    def __init__(self, width: float, height: float, scale: float, pad: float = 0.0, fill: str = CLEAR) -> None:
+    def __init__(
+        self, width: float, height: float, scale: float, pad: float = 0.0, fill: str = CLEAR
+    ) -> None:
         self.width, self.height, self.scale, self.pad = width, height, scale, pad
         size = (round((width + 2 * pad) * scale), round((height + 2 * pad) * scale))
         self.image = Image.new("RGBA", size, fill)
