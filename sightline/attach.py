@@ -40,10 +40,13 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
             raise InputError(f"mitigate() takes methods such as M3ID() or 'm3id', not {recipe!r}")
     _check_generates(model)
 
-    generate = model.generate
+    generate: Any = model.generate
     if isinstance(outer := getattr(generate, "recipes", None), tuple):
         # A block within a block: one wrapper with both sets, so that the outer methods act first
-        recipes, generate = [*outer, *recipes], inspect.unwrap(generate, stop=lambda f: not hasattr(f, "recipes"))
+        recipes, generate = (
+            [*outer, *recipes],
+            inspect.unwrap(generate, stop=lambda f: not hasattr(f, "recipes")),
+        )
     arguments = inspect.signature(generate)
 
     @functools.wraps(generate)

@@ -105,7 +105,11 @@ def _validate(method: str, item: Field[Any], value: Any) -> None:
             raise InvalidParameter(f"{where} must be a tuple of whole numbers")
         return
     whole = kind.startswith("int")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and not isinstance(value, int)):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or (whole and not isinstance(value, int))
+    ):
         raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
     low, high = item.metadata["low"], item.metadata["high"]
     if not math.isfinite(value) or not low <= value <= high:

@@ -16,7 +16,9 @@ from sightline.errors import InputError, NoImageTokens, UnsupportedModel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOKEN_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"})
+TOKEN_KEYS = frozenset(
+    {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
+)
 """Inputs with one entry per prompt token, ``(batch, prompt)``."""
 
 IMAGE_KEYS = frozenset(
@@ -57,13 +59,17 @@ class Target:
         ids = self.inputs.get("input_ids")
         if ids is None:
             got = ", ".join(sorted(str(key) for key in self.inputs)) or "nothing"
-            raise InputError(f"the inputs hold no input_ids (got {got}): pass what the model's processor returned")
+            raise InputError(
+                f"the inputs hold no input_ids (got {got}): pass what the model's processor returned"
+            )
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
             raise InputError("input_ids must be a tensor of shape (batch, prompt): use return_tensors='pt'")
         if self.inputs.get("inputs_embeds") is not None:
             raise InputError("inputs_embeds hide where the picture is: pass input_ids alone")
         if self.inputs.get("past_key_values") is not None:
-            raise InputError("a prefilled past_key_values cannot be contrasted: pass the whole prompt without a cache")
+            raise InputError(
+                "a prefilled past_key_values cannot be contrasted: pass the whole prompt without a cache"
+            )
 
     @property
     def name(self) -> str:
@@ -105,7 +111,13 @@ class Target:
         from transformers.generation import GenerationMixin
 
         options = set(GenerationConfig().to_dict()) | set(signature(GenerationMixin.generate).parameters)
-        options |= {"tokenizer", "assistant_tokenizer", "use_model_defaults", "logits_to_keep", "output_attentions"}
+        options |= {
+            "tokenizer",
+            "assistant_tokenizer",
+            "use_model_defaults",
+            "logits_to_keep",
+            "output_attentions",
+        }
         kept = {key: value for key, value in self.inputs.items() if value is not None and key not in options}
         kept["attention_mask"] = self.attention_mask
         return kept
@@ -160,15 +172,17 @@ class Target:
         _ = self.image_mask
         pixels = self.model_inputs.get("pixel_values")
         if not isinstance(pixels, Tensor):
-            raise NoImageTokens("the inputs hold no pixel_values: pass everything the model's processor returned")
+            raise NoImageTokens(
+                "the inputs hold no pixel_values: pass everything the model's processor returned"
+            )
         return pixels
 
     @cached_property
     def decoder(self) -> nn.Module:
         """The text decoder, the module that owns ``layers``."""
-        module = self.model.get_decoder()
+        module: Any = self.model.get_decoder()
         for _ in range(3):
-            if isinstance(getattr(module, "layers", None), nn.ModuleList):
+            if isinstance(module, nn.Module) and isinstance(getattr(module, "layers", None), nn.ModuleList):
                 return module
             module = getattr(module, "model", None) or getattr(module, "decoder", None)
         raise UnsupportedModel(f"{self.name}: no list of decoder layers under get_decoder()")
@@ -238,13 +252,17 @@ def _check_generates(model: Any) -> None:
 
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
-        hint = "pass model.get_base_model()" if hasattr(model, "get_base_model") else "pass the transformers model itself"
+        hint = (
+            "pass model.get_base_model()"
+            if hasattr(model, "get_base_model")
+            else "pass the transformers model itself"
+        )
         raise UnsupportedModel(f"{name} is not a transformers model: {hint}")
     if not model.can_generate():
         raise UnsupportedModel(f"{name} has no language-model head: load it with AutoModelForImageTextToText")
     if model.config.is_encoder_decoder:
         raise UnsupportedModel(f"{name} is an encoder-decoder: only decoder-only models are supported")
-    if type(model).generate is not GenerationMixin.generate:
+    if getattr(type(model), "generate", None) is not GenerationMixin.generate:
         raise UnsupportedModel(
             f"{name} has a generate() of its own, which hides the prompt from logits processors: not supported"
         )

@@ -89,7 +89,13 @@ class Family:
         alone = self.inputs([prompts[index]], seed=seed)
         share = {key: len(value) // len(prompts) for key, value in both.items()}
         for key, value in both.items():
-            if key not in {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask"}:
+            if key not in {
+                "input_ids",
+                "attention_mask",
+                "token_type_ids",
+                "mm_token_type_ids",
+                "cross_attention_mask",
+            }:
                 alone[key] = value[index * share[key] : (index + 1) * share[key]]
         return alone
 
@@ -103,7 +109,9 @@ def _build(name: str) -> Any:
     for key, weight in model.named_parameters():
         if weight.ndim >= 2:
             scale = 0.6 if "embed" in key or "lm_head" in key else 0.25
-            if "gemma" in name:  # tied embeddings: a model that sees mostly its last token repeats it for ever
+            if (
+                "gemma" in name
+            ):  # tied embeddings: a model that sees mostly its last token repeats it for ever
                 scale = 0.12 if "embed" in key or "lm_head" in key else 0.5
             weight.data.normal_(0, scale, generator=generator)
         elif "gate" in key:  # Mllama's cross-attention starts closed
@@ -154,7 +162,12 @@ def _qwen_vision() -> dict[str, Any]:
 
 
 def _qwen_tokens() -> dict[str, Any]:
-    return {"image_token_id": IMAGE, "video_token_id": 94, "vision_start_token_id": START, "vision_end_token_id": END}
+    return {
+        "image_token_id": IMAGE,
+        "video_token_id": 94,
+        "vision_start_token_id": START,
+        "vision_end_token_id": END,
+    }
 
 
 def _rope() -> dict[str, Any]:
@@ -206,7 +219,9 @@ def _internvl() -> Any:
 
 def _gemma3() -> Any:
     return tf.Gemma3Config(
-        text_config={**TEXT, "sliding_window": 8, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"]},
+        text_config={
+            **TEXT, "sliding_window": 8, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"],
+        },
         vision_config={**VISION, "image_size": 16, "patch_size": 4, "vision_use_head": False},
         image_token_id=IMAGE, boi_token_id=START, eoi_token_id=END, mm_tokens_per_image=4,
     )  # fmt: skip
@@ -257,8 +272,8 @@ def _mllama() -> Any:
         },
         vision_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 4,
-            "image_size": 16, "patch_size": 8, "max_num_tiles": 1, "vision_output_dim": 64, "intermediate_layers_indices": [0],
-            "supported_aspect_ratios": [[1, 1]],
+            "image_size": 16, "patch_size": 8, "max_num_tiles": 1, "vision_output_dim": 64,
+            "intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1]],
         },
         image_token_id=IMAGE,
     )  # fmt: skip
@@ -298,11 +313,31 @@ FAMILIES = {
         Family("llava", _llava, _plain(4, 3, 16, 16), "LlavaForConditionalGeneration"),
         Family("llava_next", _llava_next, _llava_next_picture, "LlavaNextForConditionalGeneration"),
         Family("llava_onevision", _onevision, _llava_next_picture, "LlavaOnevisionForConditionalGeneration"),
-        Family("qwen2_vl", _qwen2_vl, _qwen_picture, "Qwen2VLForConditionalGeneration", token_types="mm_token_type_ids"),
-        Family("qwen2_5_vl", _qwen2_5_vl, _qwen_picture, "Qwen2_5_VLForConditionalGeneration", token_types="mm_token_type_ids"),
-        Family("qwen3_vl", _qwen3_vl, _qwen_picture, "Qwen3VLForConditionalGeneration", token_types="mm_token_type_ids"),
+        Family(
+            "qwen2_vl",
+            _qwen2_vl,
+            _qwen_picture,
+            "Qwen2VLForConditionalGeneration",
+            token_types="mm_token_type_ids",
+        ),
+        Family(
+            "qwen2_5_vl",
+            _qwen2_5_vl,
+            _qwen_picture,
+            "Qwen2_5_VLForConditionalGeneration",
+            token_types="mm_token_type_ids",
+        ),
+        Family(
+            "qwen3_vl",
+            _qwen3_vl,
+            _qwen_picture,
+            "Qwen3VLForConditionalGeneration",
+            token_types="mm_token_type_ids",
+        ),
         Family("internvl", _internvl, _plain(4, 3, 16, 16), "InternVLForConditionalGeneration"),
-        Family("gemma3", _gemma3, _gemma3_picture, "Gemma3ForConditionalGeneration", token_types="token_type_ids"),
+        Family(
+            "gemma3", _gemma3, _gemma3_picture, "Gemma3ForConditionalGeneration", token_types="token_type_ids"
+        ),
         Family("paligemma", _paligemma, _plain(4, 3, 16, 16), "PaliGemmaForConditionalGeneration"),
         Family("idefics3", _idefics3, _idefics_picture, "Idefics3ForConditionalGeneration"),
         Family("smolvlm", _smolvlm, _idefics_picture, "SmolVLMForConditionalGeneration"),

@@ -57,7 +57,7 @@ class ContrastMethod(Method):
         return ContrastProcessor(self, target)
 
 
-class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
+class ContrastProcessor(LogitsProcessor):
     """Contrasts one generation. Made by a recipe, thrown away afterwards.
 
     Scores come back as log-probabilities: equal to the formula's under argmax and sampling, and comparable between beams.
@@ -91,7 +91,9 @@ class ContrastProcessor(LogitsProcessor):  # type: ignore[misc]
         expert = scores.float()
         combined = self.method.combine(expert, amateur, step)
         if combined is not expert:
-            combined = torch.where((combined == expert).all(-1, keepdim=True), expert, combined.log_softmax(-1))
+            combined = torch.where(
+                (combined == expert).all(-1, keepdim=True), expert, combined.log_softmax(-1)
+            )
         return combined.to(scores.dtype)
 
     def _check(self, input_ids: Tensor) -> None:
@@ -124,7 +126,7 @@ class Branch:
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
-        self.model = model
+        self.model: Any = model
         self._ids: Tensor = inputs["input_ids"]
         self._inputs = {key: value for key, value in inputs.items() if key != "input_ids"}
         self._cache: DynamicCache | None = None
@@ -160,7 +162,11 @@ class Branch:
         prepared = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kwargs)
         output = model(**prepared, return_dict=True)
         # The pictures are in the cache now; what masks them per token (Mllama) goes on
-        kwargs = {key: value for key, value in kwargs.items() if key not in IMAGE_KEYS or key == "cross_attention_mask"}
+        kwargs = {
+            key: value
+            for key, value in kwargs.items()
+            if key not in IMAGE_KEYS or key == "cross_attention_mask"
+        }
         _, self._base = model._expand_inputs_for_generation(expand_size=expand, input_ids=None, **kwargs)
         if expand > 1:
             cache.batch_repeat_interleave(expand)
@@ -180,13 +186,14 @@ class Branch:
         if keep < seen.shape[1]:
             self._rewind(generated, keep)
         elif not torch.equal(parents, torch.arange(len(parents), device=parents.device)):
-            self._cache.reorder_cache(parents)  # type: ignore[union-attr]
+            self._cache.reorder_cache(parents)  # type: ignore[union-attr,arg-type]
         self._seen = generated[:, :keep]
 
     def _rewind(self, generated: Tensor, keep: int) -> None:
         """Back to the first ``keep`` generated tokens: by cropping the cache where that is exact, else from the start."""
         seen = self._seen
-        assert seen is not None and self._cache is not None
+        assert seen is not None
+        assert self._cache is not None
         if generated.shape[0] == self._ids.shape[0] and _croppable(self._cache):
             self._cache.crop(-(seen.shape[1] - keep))
             self._kwargs = dict(self._base)

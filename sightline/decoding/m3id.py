@@ -104,13 +104,17 @@ class M3ID(ContrastMethod):
     cost: ClassVar[str] = "prefill +1 without picture; +1 forward per token"
 
     decay: float = parameter(0.02, "rate at which the weight grows per token; 0 is off", low=0)
-    gate: float | None = parameter(None, "paper: leave a step whose top probability is at least this", low=0, high=1)
+    gate: float | None = parameter(
+        None, "paper: leave a step whose top probability is at least this", low=0, high=1
+    )
     cutoff: float | None = parameter(
         None, f"re-implementations: plausibility cutoff (without a gate: {CUTOFF})", low=0, high=1
     )
     first: int = parameter(0, "t of the first token; AvisC: 1", low=0, high=1)
     cap: float = parameter(100.0, "largest weight", low=0)
-    also_drop: tuple[int, ...] = parameter((), "token ids to drop with the picture, besides those the model names")
+    also_drop: tuple[int, ...] = parameter(
+        (), "token ids to drop with the picture, besides those the model names"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -118,7 +118,9 @@ class VCD(ContrastMethod):
 
     paper: ClassVar[str] = "2311.16922"
     year: ClassVar[int] = 2023
-    title: ClassVar[str] = "Mitigating Object Hallucinations in Large Vision-Language Models through Visual Contrastive Decoding"
+    title: ClassVar[str] = (
+        "Mitigating Object Hallucinations in Large Vision-Language Models through Visual Contrastive Decoding"
+    )
     gist: ClassVar[str] = "subtracts what the model says about the same picture drowned in noise"
     cost: ClassVar[str] = "prefill +1 with the vision tower; +1 forward per token"
 
@@ -136,7 +138,9 @@ class VCD(ContrastMethod):
 
     def amateur(self, target: Target) -> dict[str, Any]:
         inputs = dict(target.model_inputs)
-        inputs["pixel_values"] = add_noise(target.pixel_values, draw_noise(inputs, self.seed), self.noise_step)
+        inputs["pixel_values"] = add_noise(
+            target.pixel_values, draw_noise(inputs, self.seed), self.noise_step
+        )
         return inputs
 
     def needs_amateur(self, step: int) -> bool:

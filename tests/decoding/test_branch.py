@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import BREAK, END, FAMILIES, IMAGE, SPECIAL, Family
+from families import FAMILIES, IMAGE, SPECIAL, Family
+from strong import STRONG
 from torch import Tensor
 from transformers import LogitsProcessor, TextStreamer
 
@@ -24,11 +25,7 @@ MODES: dict[str, dict[str, Any]] = {
     "beam": {"do_sample": False, "num_beams": 3},
     "beam_sample": {"do_sample": True, "num_beams": 3, "temperature": 1.3, "top_k": 20},
 }
-METHODS: dict[str, ContrastMethod] = {
-    "vcd": VCD(alpha=4.0, beta=0.0, noise_step=999),
-    # Mistral 3 lays row separators between the pieces of a picture that only its processor knows
-    "m3id": M3ID(decay=0.7, cutoff=0.0, also_drop=(BREAK, END)),
-}
+METHODS: dict[str, ContrastMethod] = {name: STRONG[name] for name in ("vcd", "m3id")}
 
 
 class Recomputed(LogitsProcessor):
@@ -73,7 +70,9 @@ def test_equals_recomputing_both_branches(name: str, method: str, mode: str) -> 
     family, recipe, options = FAMILIES[name], METHODS[method], MODES[mode]
     reference = run(family, PROMPTS, Recomputed(family, recipe, PROMPTS), use_cache=False, **options)
     assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), **options), reference)
-    assert not torch.equal(run(family, PROMPTS, **options), reference), "the contrast must matter in this cell"
+    assert not torch.equal(run(family, PROMPTS, **options), reference), (
+        "the contrast must matter in this cell"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,28 +92,12 @@ def test_cached_logits_equal_uncached_ones(name: str, method: str) -> None:
         assert (expert - amateur).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_off_is_plain_generation_bit_for_bit(name: str, method: str) -> None:
-    family, off = FAMILIES[name], METHODS[method].off()
-    for options in ({}, {"do_sample": True, "num_beams": 2}):
-        torch.manual_seed(0)
-        plain = family.model().generate(
-            **family.inputs(PROMPTS), **PLAIN, **options, output_scores=True, return_dict_in_generate=True
-        )
-        torch.manual_seed(0)
-        with mitigate(family.model(), off):
-            same = family.model().generate(
-                **family.inputs(PROMPTS), **PLAIN, **options, output_scores=True, return_dict_in_generate=True
-            )
-        assert torch.equal(plain.sequences, same.sequences)
-        assert all(torch.equal(a, b) for a, b in zip(plain.scores, same.scores, strict=True))
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_zero_alpha_runs_the_amateur_for_nothing_yet_changes_no_greedy_token(name: str) -> None:
+def test_zero_alpha_cuts_the_tail_and_changes_no_greedy_token(name: str) -> None:
     family = FAMILIES[name]
-    assert torch.equal(run(family, PROMPTS, fresh(family, VCD(alpha=0.0, beta=0.1), PROMPTS)), run(family, PROMPTS))
+    assert torch.equal(
+        run(family, PROMPTS, fresh(family, VCD(alpha=0.0, beta=0.1), PROMPTS)), run(family, PROMPTS)
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -131,34 +114,13 @@ def test_identical_branches_leave_scores_as_they_are_up_to_a_constant(name: str)
     for _ in range(3):
         grown = {"input_ids": ids}
         logits = torch.stack(
-            [family.uncached_logits(family.row(PROMPTS, i), ids[i, inputs["input_ids"].shape[1] :]) for i in range(2)]
+            [
+                family.uncached_logits(family.row(PROMPTS, i), ids[i, inputs["input_ids"].shape[1] :])
+                for i in range(2)
+            ]
         )
         torch.testing.assert_close(processor(ids, logits), logits.log_softmax(-1), rtol=1e-3, atol=2e-3)
         ids = torch.cat([grown["input_ids"], logits[:, :88].argmax(-1, keepdim=True)], dim=1)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", FAMILIES)
-def test_row_of_a_padded_batch_equals_the_row_alone(name: str, method: str) -> None:
-    family, recipe = FAMILIES[name], METHODS[method]
-    together = run(family, PROMPTS, fresh(family, recipe, PROMPTS))
-    for i in range(len(PROMPTS)):
-        inputs = family.row(PROMPTS, i)
-        with mitigate(family.model(), recipe):
-            alone = family.model().generate(**inputs, **PLAIN, do_sample=False)
-        assert torch.equal(alone[0, inputs["input_ids"].shape[1] :], together[i])
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", FAMILIES)
-def test_second_generation_equals_the_first(name: str, method: str) -> None:
-    """Nothing leaks from one generation into the next, with or without a method in between."""
-    family, recipe = FAMILIES[name], METHODS[method]
-    plain = run(family, PROMPTS)
-    first = run(family, PROMPTS, fresh(family, recipe, PROMPTS))
-    run(family, PROMPTS[:1], fresh(family, recipe, PROMPTS[:1]))
-    assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS)), first)
-    assert torch.equal(run(family, PROMPTS), plain)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -171,13 +133,17 @@ def test_assisted_decoding_gives_the_same_tokens(name: str, method: str, how: st
     if how == "draft_model":
         options = {"assistant_model": family.model()}  # drafts are the plain model's: many are rejected
     try:
-        own = torch.equal(run(family, prompts, do_sample=False, **options), run(family, prompts, do_sample=False))
+        own = torch.equal(
+            run(family, prompts, do_sample=False, **options), run(family, prompts, do_sample=False)
+        )
     except (RuntimeError, ValueError, IndexError):
         own = False
     if not own:
         pytest.skip(f"transformers' own assisted decoding departs from greedy search on {name}")
     plain = run(family, prompts, fresh(family, recipe, prompts), do_sample=False)
-    assert torch.equal(run(family, prompts, fresh(family, recipe, prompts), do_sample=False, **options), plain)
+    assert torch.equal(
+        run(family, prompts, fresh(family, recipe, prompts), do_sample=False, **options), plain
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,20 +175,29 @@ def test_rollback_and_reordering_are_exact_in_every_family(name: str, method: st
 @pytest.mark.parametrize("method", METHODS)
 def test_return_sequences_and_early_ends(method: str) -> None:
     family, recipe = FAMILIES["qwen2_5_vl"], METHODS[method]
-    options: dict[str, Any] = {"do_sample": True, "num_return_sequences": 3, "min_new_tokens": 1, "eos_token_id": list(range(3, 30))}
+    options: dict[str, Any] = {
+        "do_sample": True,
+        "num_return_sequences": 3,
+        "min_new_tokens": 1,
+        "eos_token_id": list(range(3, 30)),
+    }
     reference = run(family, PROMPTS, Recomputed(family, recipe, PROMPTS), use_cache=False, **options)
     assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), **options), reference)
     ends = (reference == 0).any(-1)
-    assert ends.any() and not ends.all(), "some sequences end early and some do not"
+    assert 0 < ends.sum() < len(ends), "some sequences end early and some do not"
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
-def test_chunked_prefill_static_cache_and_streaming(name: str, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chunked_prefill_static_cache_and_streaming(
+    name: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     family, recipe = FAMILIES[name], METHODS[method]
     plain = run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False)
     for options in ({"prefill_chunk_size": 4}, {"cache_implementation": "static"}):
-        assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False, **options), plain)
+        assert torch.equal(
+            run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False, **options), plain
+        )
 
     class Words:
         def decode(self, ids: Any, **_: Any) -> str:
@@ -230,7 +205,13 @@ def test_chunked_prefill_static_cache_and_streaming(name: str, method: str, caps
 
     one = PROMPTS[:1]
     alone = run(family, one, fresh(family, recipe, one), do_sample=False)
-    run(family, one, fresh(family, recipe, one), do_sample=False, streamer=TextStreamer(Words(), skip_prompt=True))
+    run(
+        family,
+        one,
+        fresh(family, recipe, one),
+        do_sample=False,
+        streamer=TextStreamer(Words(), skip_prompt=True),
+    )
     assert capsys.readouterr().out.strip() == "".join(f"<{i}>" for i in alone[0].tolist())
 
 
@@ -260,7 +241,7 @@ def test_rope_deltas_are_those_of_the_main_prompt(name: str) -> None:
 def test_another_prompt_as_the_amateur() -> None:
     """A branch takes whatever inputs a method gives it: here a longer prompt about the same picture."""
     family = FAMILIES["llava"]
-    other = [prompt + [30, 31, 32] for prompt in PROMPTS]
+    other = [[*prompt, 30, 31, 32] for prompt in PROMPTS]
 
     class Prompted(VCD):
         def amateur(self, target: Target) -> dict[str, Any]:
@@ -336,7 +317,9 @@ def test_parents_are_found_by_prefix() -> None:
     parents, keep = match_prefixes(torch.tensor([[5, 6, 7]]), torch.tensor([[5, 9]]), prompts=1)
     assert (parents.tolist(), keep) == ([0], 1)
     # rows never take a parent from another prompt, even one that fits better
-    parents, _ = match_prefixes(torch.tensor([[1, 1], [2, 2]]), torch.tensor([[2, 2, 3], [1, 1, 3]]), prompts=2)
+    parents, _ = match_prefixes(
+        torch.tensor([[1, 1], [2, 2]]), torch.tensor([[2, 2, 3], [1, 1, 3]]), prompts=2
+    )
     assert parents.tolist() == [0, 1]
 
 

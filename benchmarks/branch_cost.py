@@ -1,0 +1,195 @@
+"""What a contrast branch costs: prefill, per-token time and memory of each method over plain ``generate``, in one run.
+
+    python benchmarks/branch_cost.py                                  # the demo model, on this machine
+    python benchmarks/branch_cost.py --shape 130m --threads 1         # a random LLaVA of about 130M parameters
+    python benchmarks/branch_cost.py --shape 7b --device cuda --dtype bfloat16
+
+Plain and mitigated generations alternate, so that a machine whose speed drifts slows both; printed are medians of the
+ratios of neighbours, with their spread. Time per token is the difference of a long and a short generation, so prefill
+does not count in it. Weights of the larger shapes are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import sightline
+from sightline import mitigate
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "130m": {
+        "text": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12,
+                 "num_key_value_heads": 12, "vocab_size": 32064},
+        "vision": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
+    },
+    "1b": {
+        "text": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+                 "num_key_value_heads": 4, "vocab_size": 32064},
+        "vision": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+    },
+    "7b": {
+        "text": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+                 "num_key_value_heads": 32, "vocab_size": 32064},
+        "vision": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+    },
+}  # fmt: skip
+IMAGE = 32000
+
+
+def demo(batch: int, device: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    from sightline.demo.model import PROMPT, load
+    from sightline.demo.world import scenes
+
+    model, processor = load(dtype=dtype, device=device)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}],
+        add_generation_prompt=True,
+    )
+    pictures = [scene.image() for scene in scenes("val", batch)]
+    inputs = processor(images=pictures, text=[text] * batch, return_tensors="pt")
+    return model, dict(inputs.to(device))
+
+
+def random_llava(shape: str, batch: int, device: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    parts = SHAPES[shape]
+    vision = transformers.CLIPVisionConfig(**parts["vision"], image_size=336, patch_size=14)
+    text = transformers.LlamaConfig(**parts["text"], max_position_embeddings=4096)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE)
+    torch.manual_seed(0)
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        model = transformers.LlavaForConditionalGeneration(config).eval()
+        torch.set_default_dtype(torch.float32)
+    ids = torch.randint(3, 31000, (batch, 40))
+    ids = torch.cat([ids[:, :5], torch.full((batch, 576), IMAGE), ids[:, 5:]], dim=1)
+    pixels = torch.randn(batch, 3, 336, 336, dtype=dtype)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    return model, {key: value.to(device) for key, value in inputs.items()}
+
+
+def seconds(run: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(
+    model: Any, inputs: dict[str, Any], specs: list[str], new: int, repeats: int, device: str
+) -> list[dict[str, Any]]:
+    def generate(tokens: int) -> Callable[[], Any]:
+        options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+        return lambda: model.generate(**inputs, **options)
+
+    def once() -> tuple[float, float]:
+        first = seconds(generate(1), device)
+        return first, (seconds(generate(new + 1), device) - first) / new
+
+    def peak() -> float | None:
+        if device != "cuda":
+            return None
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        generate(new + 1)()
+        return (torch.cuda.max_memory_allocated() - base) / 2**20
+
+    once()
+    plain_peak = peak()
+    rows = []
+    for spec in specs:
+        with mitigate(model, spec):
+            once()
+            mitigated_peak = peak()
+        pairs = []
+        for _ in range(repeats):
+            plain = once()
+            with mitigate(model, spec):
+                pairs.append((plain, once()))
+        prefill = [b[0] / a[0] for a, b in pairs]
+        decode = [b[1] / a[1] for a, b in pairs]
+        rows.append(
+            {
+                "method": spec,
+                "prefill_ms": 1000 * statistics.median(b[0] for _, b in pairs),
+                "plain_prefill_ms": 1000 * statistics.median(a[0] for a, _ in pairs),
+                "prefill_ratio": statistics.median(prefill),
+                "prefill_spread": [min(prefill), max(prefill)],
+                "token_ms": 1000 * statistics.median(b[1] for _, b in pairs),
+                "plain_token_ms": 1000 * statistics.median(a[1] for a, _ in pairs),
+                "decode_ratio": statistics.median(decode),
+                "decode_spread": [min(decode), max(decode)],
+                "peak_mib": mitigated_peak,
+                "plain_peak_mib": plain_peak,
+            }
+        )
+    return rows
+
+
+def ratio(row: dict[str, Any], part: str) -> str:
+    low, high = row[f"{part}_spread"]
+    return f"{row[f'{part}_ratio']:.2f}x [{low:.2f}, {high:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
+    parser.add_argument(
+        "--method", action="append", help="spec string; may be repeated (default: vcd and m3id)"
+    )
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype)
+    make = demo if args.shape == "demo" else lambda *rest: random_llava(args.shape, *rest)
+    model, inputs = make(args.batch, args.device, dtype)
+    rows = measure(model, inputs, args.method or ["vcd", "m3id"], args.new_tokens, args.repeats, args.device)
+    hardware = (
+        torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    result = {
+        "shape": args.shape, "batch": args.batch, "prompt": inputs["input_ids"].shape[1], "new_tokens": args.new_tokens,
+        "repeats": args.repeats, "dtype": args.dtype, "hardware": hardware, "sightline": sightline.__version__,
+        "torch": torch.__version__, "transformers": transformers.__version__, "rows": rows,
+    }  # fmt: skip
+    print(
+        f"{args.shape}, batch {args.batch}, prompt {result['prompt']} tokens, {args.new_tokens} new tokens, {args.dtype},"
+        f" {hardware}, torch {torch.__version__}, transformers {transformers.__version__};"
+        f" median of {args.repeats} [min, max]"
+    )
+    for row in rows:
+        memory = "" if row["peak_mib"] is None else f"  peak {row['peak_mib'] / row['plain_peak_mib']:.2f}x"
+        print(
+            f"{row['method']:<28} prefill {ratio(row, 'prefill')}"
+            f" ({row['plain_prefill_ms']:.1f} -> {row['prefill_ms']:.1f} ms)"
+            f"  per token {ratio(row, 'decode')} ({row['plain_token_ms']:.2f} -> {row['token_ms']:.2f} ms){memory}"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

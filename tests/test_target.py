@@ -1,0 +1,81 @@
+"""What ``Target`` sees in each family, and that it raises instead of guessing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import BREAK, END, FAMILIES, IMAGE, START
+
+from sightline import InputError, NoImageTokens, Target, UnsupportedModel
+
+PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_finds_the_parts(name: str) -> None:
+    family = FAMILIES[name]
+    target = Target(family.model(), family.inputs(PROMPTS))
+    assert len(target.layers) == family.model().config.get_text_config().num_hidden_layers
+    hidden = torch.randn(2, 32)
+    assert target.head(target.final_norm(hidden)).shape == (2, 99)
+    assert target.image_token_id == IMAGE
+    pictures = family.picture(2)[0]
+    assert target.image_mask.sum(-1).tolist() == [row.count(IMAGE) for row in pictures]
+    assert (target.batch, target.prompt) == tuple(target.input_ids.shape)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_without_image_is_the_prompt_written_without_one(name: str) -> None:
+    family = FAMILIES[name]
+    target = Target(family.model(), family.inputs(PROMPTS))
+    short = target.without_image(also_drop=(BREAK, END))
+    assert short["input_ids"].tolist() == [[1, 10, 11, 12, 13], [0, 0, 1, 20, 21]]
+    assert short["attention_mask"].tolist() == [[1] * 5, [0, 0, 1, 1, 1]]
+    assert "pixel_values" not in short
+    for key in set(short) - {"input_ids", "attention_mask"}:
+        assert short[key].tolist() == [[0] * 5] * 2, key
+
+
+def test_markers_named_by_the_configuration_go_with_the_picture() -> None:
+    family = FAMILIES["qwen2_vl"]
+    target = Target(family.model(), family.inputs(PROMPTS))
+    assert target.marker_ids >= {START, END}
+    assert target.without_image()["input_ids"].tolist() == [[1, 10, 11, 12, 13], [0, 0, 1, 20, 21]]
+    assert Target(FAMILIES["mistral3"].model(), {"input_ids": torch.ones(1, 2)}).marker_ids == frozenset()
+
+
+def test_a_missing_mask_is_inferred_as_generate_infers_it() -> None:
+    family = FAMILIES["llava"]
+    inputs = family.inputs(PROMPTS)
+    mask = inputs.pop("attention_mask")
+    assert torch.equal(Target(family.model(), inputs).attention_mask, mask)
+
+
+def test_generation_options_are_not_model_inputs() -> None:
+    family = FAMILIES["qwen2_vl"]
+    inputs = family.inputs(PROMPTS)
+    target = Target(
+        family.model(),
+        {**inputs, "max_new_tokens": 5, "num_beams": 2, "streamer": object(), "use_cache": True},
+    )
+    assert set(target.model_inputs) == set(inputs)
+
+
+def test_refusals() -> None:
+    family = FAMILIES["llava"]
+    model = family.model()
+    with pytest.raises(NoImageTokens):
+        _ = Target(model, {"input_ids": torch.tensor([[1, 2, 3]])}).image_mask
+    with pytest.raises(NoImageTokens):
+        _ = Target(model, {"input_ids": torch.tensor([[1, IMAGE]])}).pixel_values
+    with pytest.raises(InputError, match="text to contrast"):
+        Target(model, {"input_ids": torch.tensor([[IMAGE, IMAGE]])}).without_image()
+    with pytest.raises(InputError, match="past_key_values"):
+        Target(model, {"input_ids": torch.tensor([[1, IMAGE]]), "past_key_values": object()})
+    token = model.config.image_token_id
+    model.config.image_token_id = None
+    try:
+        with pytest.raises(UnsupportedModel, match="image_token_id"):
+            _ = Target(model, {"input_ids": torch.tensor([[1, IMAGE]])}).image_token_id
+    finally:
+        model.config.image_token_id = token
