@@ -1,0 +1,37 @@
+"""What can be wrong with the files and numbers a scorer is given."""
+
+from __future__ import annotations
+
+from sightline.errors import InputError, SightlineError
+
+
+class UnknownImage(InputError):
+    """A caption's image has no ground truth, so none of its objects could be judged."""
+
+
+class UnknownObject(InputError):
+    """The ground truth names an object the vocabulary does not hold."""
+
+
+class MalformedFile(InputError):
+    """A file, or one of its lines, is not in the documented form."""
+
+
+class EmptyFile(InputError):
+    """There is nothing to score."""
+
+
+class DuplicateImage(InputError):
+    """A file captions the same image twice."""
+
+
+class UnknownFamily(InputError):
+    """CHAIR has no family of this name."""
+
+
+class UnpairedReports(InputError):
+    """Two reports cannot be compared image by image."""
+
+
+class MissingData(SightlineError, LookupError):
+    """A family needs language data that is not installed."""

@@ -1,0 +1,93 @@
+"""Which words name which objects: the tables CHAIR looks words up in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Words, the objects they name, and the word pairs that are read as one word.
+
+    Attributes:
+        words: word (as the normaliser leaves it) to the object it names. A word of two parts is only found
+            when
+            `pairs` makes it.
+        pairs: two neighbouring words, joined by a space, to the word they are read as. A pair may be read as
+            a word
+            that names nothing, to hide one of its parts ("train track" is no train).
+        dropped: word to the companion in whose presence, anywhere in a caption, the word names nothing. Both are
+            words that name objects.
+    """
+
+    words: Mapping[str, str]
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def objects(self) -> frozenset[str]:
+        """The names of all objects."""
+        return frozenset(self.words.values())
+
+    @cached_property
+    def openers(self) -> frozenset[str]:
+        """The words a pair may begin with."""
+        return frozenset(pair.split(" ")[0] for pair in self.pairs)
+
+    @classmethod
+    def from_lines(
+        cls,
+        lines: Iterable[str],
+        pairs: Mapping[str, str] | None = None,
+        dropped: Mapping[str, str] | None = None,
+    ) -> Vocabulary:
+        """Read a table of one object a line: "car, sedan, van" (the first word is the object's name).
+
+        Empty lines and lines that start with # are skipped.
+        """
+        words: dict[str, str] = {}
+        for line in lines:
+            entries = line.strip().split(", ")
+            if entries[0] and not line.startswith("#"):
+                words.update(dict.fromkeys(entries, entries[0]))
+        return cls(words, dict(pairs or {}), dict(dropped or {}))
+
+
+def _coco_pairs() -> dict[str, str]:
+    """CHAIR's word pairs (LisaAnne/Hallucination, utils/chair.py at 6e4d33c)."""
+    kept = """motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light,
+    fire hydrant,
+        stop sign, parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine
+        glass, hot dog, cell phone, mobile phone, teddy bear, hair drier, potted plant, laptop computer, home
+        plate,
+        train track"""
+    pairs = {pair: pair for pair in (" ".join(entry.split()) for entry in kept.split(","))}
+    young = (
+        "bird",
+        "cat",
+        "dog",
+        "horse",
+        "sheep",
+        "cow",
+        "elephant",
+        "bear",
+        "zebra",
+        "giraffe",
+        "animal",
+        "cub",
+    )
+    pairs |= {f"{age} {animal}": animal for age in ("baby", "adult") for animal in young}
+    # "glass" has lost its last s by the time pairs are read.
+    pairs |= {"passenger jet": "jet", "passenger train": "train", "wine glas": "wine glass"}
+    return pairs | {"bow tie": "tie", "toilet seat": "toilet"}
+
+
+COCO = Vocabulary.from_lines(
+    files("sightline.eval").joinpath("coco_objects.txt").read_text(encoding="utf-8").splitlines(),
+    pairs=_coco_pairs(),
+    dropped={"seat": "toilet"},
+)
+"""The 80 objects of COCO, as the CHAIR of 2018 reads them."""
