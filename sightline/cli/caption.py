@@ -1,0 +1,96 @@
+"""``sightline caption``: pictures in, mitigated captions out, one model for all of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PROMPT = "Describe this image."
+
+
+def caption(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures to describe.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
+        ),
+    ] = "demo",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="A method such as [bold]m3id:decay=0.05[/bold] (see [bold]sightline methods[/bold]); several compose,"
+            " in this order. Without one the model is left as it is.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="The question; the model's chat template makes a prompt of it.")
+    ] = PROMPT,
+    raw_prompt: Annotated[
+        bool, typer.Option("--raw-prompt", help="Take --prompt as it is, the picture's placeholder included.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest caption, in tokens.")] = 128,
+    num_beams: Annotated[int, typer.Option(help="Beams of the search; 1 is none.")] = 1,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the best.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="With --sample.", show_default="1")] = None,
+    top_p: Annotated[float | None, typer.Option(help="With --sample.", show_default="1")] = None,
+    seed: Annotated[int, typer.Option(help="Of sampling; the same for every picture.")] = 0,
+    device_map: Annotated[
+        str | None,
+        typer.Option(help="Where the model goes: auto, cuda, cuda:1, …", show_default="the CPU"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own (demo: float32).")
+    ] = "auto",
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="One JSON line for each picture as it is done; [bold]sightline chair[/bold] reads them.",
+        ),
+    ] = False,
+) -> None:
+    """Describe pictures with any image-text-to-text model, with or without mitigation.
+
+    All pictures are read before the model is loaded, so that a bad path costs nothing.
+    """
+    from sightline.captioning import Generation, answer, load, open_picture
+    from sightline.cli._console import quiet_transformers
+    from sightline.eval.images import image_id
+    from sightline.spec import parse
+
+    recipes = [parse(spec) for spec in method or ()]
+    generation = Generation(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        sample=sample,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    for path in images:
+        open_picture(path)
+
+    quiet_transformers()
+    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    pictures = (open_picture(path) for path in images)
+    answers = answer(loaded, processor, pictures, prompt, *recipes, raw=raw_prompt, generation=generation)
+    for path, said in zip(images, answers, strict=True):
+        if as_json:
+            line = {
+                "image_id": image_id(path.stem),
+                "image": str(path),
+                "caption": said.texts[0],
+                "method": " ".join(recipe.spec for recipe in recipes) or None,
+                "model": model,
+                "prompt": prompt,
+                "generation": generation.arguments() | ({"seed": seed} if sample else {}),
+            }
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+        else:
+            print(f"{path}: {said.texts[0]}" if len(images) > 1 else said.texts[0], flush=True)

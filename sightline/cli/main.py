@@ -1,0 +1,97 @@
+"""The ``sightline`` command: registers the commands and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import sightline
+from sightline.cli.caption import caption
+from sightline.cli.chair import chair
+from sightline.cli.demo import demo
+from sightline.cli.methods import methods
+from sightline.errors import SightlineError
+
+OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+EXIT_CODES = (
+    f"Exit codes: {OK} done; {UNEXPECTED} an unexpected error, please report it; {REFUSED} bad usage or input: the last"
+    f" line of stderr says what to do; {INTERRUPTED} interrupted."
+)
+
+
+class OneLineErrors(TyperGroup):
+    """A group whose errors are one line on stderr, usage errors included."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except SightlineError as error:
+            sys.exit(_refuse(str(error), REFUSED))
+        except Exception as error:
+            # Newer Typers carry their own copy of Click, so the base of its usage errors has no fixed address
+            if not hasattr(error, "format_message"):
+                raise
+            context = getattr(error, "ctx", None)
+            where = f" (see {context.command_path} --help)" if context else ""
+            sys.exit(_refuse(error.format_message().rstrip(".") + where, REFUSED))
+        if code == INTERRUPTED:
+            _refuse("interrupted", code)
+        sys.exit(code if isinstance(code, int) else OK)
+
+
+def _refuse(message: str, code: int) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+app = typer.Typer(
+    name="sightline",
+    cls=OneLineErrors,
+    help="Fewer invented objects from vision-language models, without training. Start with [bold]sightline demo[/bold].",
+    epilog=EXIT_CODES,
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"sightline {sightline.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+for command in (demo, caption, chair, methods):
+    app.command()(command)
+
+
+def run() -> None:
+    """The console script."""
+    app()
