@@ -5,23 +5,24 @@
     python benchmarks/branch_cost.py --shape 7b --device cuda --dtype bfloat16
 
 Plain and mitigated generations alternate, so that a machine whose speed drifts slows both; printed are medians of the
-ratios of neighbours, with their spread. Time per token is the difference of a long and a short generation, so prefill
-does not count in it. Weights of the larger shapes are random: speed does not depend on them.
+ratios of neighbours, with their spread. A clock among the stopping criteria reads the time after every token. Weights of
+the larger shapes are random: speed does not depend on them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers import StoppingCriteria
 
 import sightline
 from sightline import mitigate
@@ -77,33 +78,45 @@ def random_llava(shape: str, batch: int, device: str, dtype: torch.dtype) -> tup
     return model, {key: value.to(device) for key, value in inputs.items()}
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+class Clock(StoppingCriteria):
+    """Reads the time after every token, and never stops anything."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.readings = [self.now()]
+
+    def now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        self.readings.append(self.now())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def split(self) -> tuple[float, float]:
+        """Seconds of prefill, of the branch too, and median seconds of a token."""
+        steps = [b - a for a, b in itertools.pairwise(self.readings)]
+        token = statistics.median(steps[2:])
+        # M3ID weighs nothing at the first token, so its branch is prefilled with the second one
+        return steps[0] + steps[1] - token, token
 
 
 def measure(
     model: Any, inputs: dict[str, Any], specs: list[str], new: int, repeats: int, device: str
 ) -> list[dict[str, Any]]:
-    def generate(tokens: int) -> Callable[[], Any]:
-        options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
-        return lambda: model.generate(**inputs, **options)
-
     def once() -> tuple[float, float]:
-        first = seconds(generate(1), device)
-        return first, (seconds(generate(new + 1), device) - first) / new
+        clock = Clock(device)
+        options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        model.generate(**inputs, **options, stopping_criteria=[clock])
+        return clock.split()
 
     def peak() -> float | None:
         if device != "cuda":
             return None
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
-        generate(new + 1)()
+        once()
         return (torch.cuda.max_memory_allocated() - base) / 2**20
 
     once()

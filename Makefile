@@ -1,0 +1,46 @@
+# Few verbs. The first use of any of them sets up a virtual environment in $(VENV).
+VENV ?= .venv
+PYTHON ?= python3
+# Pinned, so that two machines run the same arithmetic. Any release from the floor in pyproject.toml on works: make TORCH=torch
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test slow check fix results tables bench train
+
+demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
+	$(BIN)/sightline demo
+
+test: $(READY)  ## the suite
+	$(BIN)/python -m pytest
+
+slow: $(READY)  ## what takes longer than the suite may
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## style, types, and generated tables that are still what the code and the results say
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python benchmarks/tables.py --check
+
+fix: $(READY)  ## mend style
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+tables: $(READY)  ## write the tables of README and docs anew from benchmarks/results and the code
+	$(BIN)/python benchmarks/tables.py
+
+results: $(READY)  ## measure everything in benchmarks/results anew (about half an hour on 2 cores)
+	$(BIN)/python benchmarks/choose.py
+	$(BIN)/sightline demo --images 500 --split test --json benchmarks/results/demo-test.json
+	$(BIN)/sightline demo --images 500 --split test-shifted --json benchmarks/results/demo-test-shifted.json
+	$(MAKE) bench tables
+
+bench: $(READY)  ## cost of the contrast branch over plain generate
+	$(BIN)/python benchmarks/branch_cost.py --json benchmarks/results/branch-cost-demo-cpu.json
+	$(BIN)/python benchmarks/branch_cost.py --shape 130m --json benchmarks/results/branch-cost-130m-cpu.json
+
+train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 cores)
+	$(BIN)/python -m sightline.demo.train --out build/demo-model
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
