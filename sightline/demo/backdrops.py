@@ -300,8 +300,8 @@ def _street(p: Pen, mood: int) -> None:
         if mood not in (3, 5):
             _cloud(p, cx, cy, lighten(below, 0.6))
     far = mix(below, three, 0.35)
-    for x in range(-6, 128, 18):
-        p.rect(x, 24 + dice.randrange(18), x + 16, 76, far)
+    for column in range(8):
+        p.rect(18 * column - 6, 24 + dice.randrange(18), 18 * column + 10, 76, far)
     x, palette = -6.0 + mood, (one, two, three)
     glass = "#ffd98a" if mood == 5 else "#7fa6bd"
     index = mood

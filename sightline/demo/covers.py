@@ -7,16 +7,18 @@ from functools import lru_cache
 
 from PIL import Image
 
-from sightline.demo.pen import Pen, darken, lighten
+from sightline.demo.pen import Pen, Point, darken, lighten
 
 COLOURS: dict[str, tuple[str, ...]] = {
     "carton": ("#c89a66", "#b5845a", "#d6b288"),
-    "screen": ("#d9cdb8", "#a9bcb4", "#c9a9a0"),
+    "screen": ("#eadfc6", "#dfe3cf", "#ecd5bf"),
     "curtain": ("#c9796a", "#7f9fb8", "#d9b878"),
     "hedge": ("#5f9a58", "#4f8a5f", "#7da552"),
     "pier": ("#b8705a", "#a8887a", "#93867f"),
     "cloud": ("#ffffff", "#f4f4f8", "#fff6ea"),
 }
+# How far, in pixels, the bumpy edge of a cover reaches beyond the area it was asked to hide.
+LEAD = {"hedge": 3, "cloud": 5, "screen": 1}
 MARGIN = 8  # a cover may reach this far beyond the area it must hide
 
 
@@ -39,12 +41,28 @@ def _carton(p: Pen, w: float, h: float, fill: str) -> None:
 
 
 def _screen(p: Pen, w: float, h: float, fill: str) -> None:
-    p.rect(-1, -1, w + 1, h, darken(fill, 0.4), 1)
-    p.rect(0.6, 0.6, w - 0.6, h - 1, fill)
-    for i in range(1, max(2, int(w // 7))):
-        x = i * w / max(2, int(w // 7))
-        p.rect(x - 0.5, 0.6, x + 0.5, h - 1, darken(fill, 0.22))
-    p.rect(0.6, h * 0.48, w - 0.6, h * 0.48 + 1, darken(fill, 0.22))
+    """A room divider: a diagonal lattice before paper, in a wooden frame; panels would look like a fridge."""
+    wood = "#8a5f42"
+    p.rect(-1, -1, w + 1, h, wood, 0.6)
+    p.rect(1, 1, w - 1, h - 2, fill)
+    lattice = darken(fill, 0.3)
+    reach = h - 3
+    start = -reach
+    while start < w:
+        for rising in (False, True):
+            x0, x1 = (start + reach, start) if rising else (start, start + reach)
+            inside = _clip(x0, 1.0, x1, h - 2, 1.0, w - 1)
+            if inside:
+                p.line(inside, lattice, 0.8)
+        start += 6
+
+
+def _clip(x0: float, y0: float, x1: float, y1: float, low: float, high: float) -> list[Point]:
+    """The part of a slanted segment with low <= x <= high, or nothing."""
+    ends = sorted((min(1.0, max(0.0, (low - x0) / (x1 - x0))), min(1.0, max(0.0, (high - x0) / (x1 - x0)))))
+    if ends[1] - ends[0] < 1e-6:
+        return []
+    return [(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t) for t in ends]
 
 
 def _curtain(p: Pen, w: float, h: float, fill: str) -> None:
@@ -64,9 +82,9 @@ def _hedge(p: Pen, w: float, h: float, fill: str) -> None:
     steps = max(2, round(w / 7))
     for i in range(steps + 1):
         p.dot(i * w / steps, 1.4, 4.8 + dice.uniform(-0.4, 0.4), deep)
-    for y in range(6, int(h), 7):
-        p.dot(0.4, y, 3.8, deep)
-        p.dot(w - 0.4, y, 3.8, deep)
+    for side in range(6, int(h), 7):
+        p.dot(0.4, side, 3.8, deep)
+        p.dot(w - 0.4, side, 3.8, deep)
     p.rect(1, 2, w - 1, h - 3, fill, 3)
     for i in range(steps + 1):
         p.dot(i * w / steps, 1.4, 3.7, fill)

@@ -14,7 +14,7 @@ def draw_oven(p: Pen, way: Way) -> None:
     p.rect(0, 4, 40, 40, body, 2.5)
     p.rect(34, 12, 40, 40, darken(body, 0.12), 2.5)
     p.rect(-0.5, 3, 40.5, 6.5, darken(body, 0.55), 1)
-    for x in (4, 23):
+    for x in (4.0, 23.0):
         p.rect(x, 0.8, x + 13, 3, "#2b2735", 1)
     p.rect(0, 6.5, 40, 13, darken(body, 0.18))
     for x in (5.5, 12.5, 27.5, 34.5):

@@ -125,7 +125,7 @@ def draw_stop_sign(p: Pen, way: Way) -> None:
 
 def draw_bench(p: Pen, way: Way) -> None:
     wood, iron = way
-    for x in (9, 46):
+    for x in (9.0, 46.0):
         p.line([(x, 25), (x, 33)], darken(iron, 0.3), 2.2)
     for x, out in ((3.5, -1.0), (53.5, 1.0)):
         p.line([(x, 2), (x, 35.5)], iron, 3)
@@ -166,15 +166,23 @@ def draw_dog(p: Pen, way: Way) -> None:
 
 def draw_frisbee(p: Pen, way: Way) -> None:
     disc, ring = way
-    for y, x in ((6, 1), (11.4, -1), (16.8, 1)):
-        p.line([(x, y), (x + 7, y - 0.4)], "#ffffff", 1.1)
-    left = 11.0
-    p.oval(left, 3, left + 37, 22, darken(disc, 0.35))
-    p.oval(left, 0, left + 37, 19, disc)
-    p.oval(left + 4, 1.8, left + 33, 15.6, lighten(disc, 0.26))
-    p.oval(left + 5.6, 2.7, left + 31.4, 14.9, disc)
-    p.oval(left + 11, 5, left + 26, 12.4, ring)
-    p.stroke([(left + 2.6, 14), (left + 9, 17.4), (left + 19, 18.4)], lighten(disc, 0.55), 1.1)
+    left = 10.0
+    p.oval(left, 3.4, left + 38, 22, darken(disc, 0.35))
+    p.oval(left, 0, left + 38, 18.6, disc)
+    p.oval(left + 3.6, 1.6, left + 34.4, 15.6, lighten(disc, 0.3))
+    p.oval(left + 5, 2.4, left + 33, 14.8, disc)
+    star = []
+    for i in range(10):
+        reach, angle = (1.0 if i % 2 == 0 else 0.45), -math.pi / 2 + i * math.pi / 5
+        star.append((left + 19 + 10.4 * reach * math.cos(angle), 8.8 + 5.6 * reach * math.sin(angle)))
+    p.poly(star, ring)
+    p.stroke([(left + 2.6, 13.8), (left + 9, 17.2), (left + 19, 18.2)], lighten(disc, 0.55), 1.1)
+
+
+def draw_flight(p: Pen) -> None:
+    """Streaks of air behind a thrown disc."""
+    for y, x in ((4.4, 3.5), (10.4, 0.0), (16.6, 2.0)):
+        p.stroke([(x, y + 1.2), (x + 4, y + 0.4), (x + 8, y)], "#ffffff", 1.5)
 
 
 def draw_bird(p: Pen, way: Way) -> None:

@@ -25,7 +25,7 @@ class Glyph:
 
     stance is "floor" (big things and animals), "top" (small things that rest on a surface) or "air"
     (things that hang or fly); tilt is the largest random turn in degrees; lean a fixed turn in degrees; zoom
-    scales the drawing.
+    scales the drawing; trail draws what has no outline, behind the object.
     """
 
     width: float
@@ -37,6 +37,7 @@ class Glyph:
     lean: float = 0.0
     flips: bool = True
     zoom: float = 1.0
+    trail: Callable[[Pen], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -349,6 +350,7 @@ BANK: dict[str, Glyph] = {
         "air",
         10,
         10,
+        trail=outdoor.draw_flight,
     ),
     "bird": Glyph(
         44,
@@ -399,13 +401,18 @@ def _ink(name: str, way: int, flip: bool) -> Image.Image:
     glyph = BANK[name]
     pen = Pen(glyph.width, glyph.height, SUPERSAMPLE, pad=4)
     glyph.draw(pen, glyph.ways[way])
-    art = pen.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else pen.image
+    art = pen.image
     reach = 2 * round(OUTLINE * SUPERSAMPLE) + 1
     rim = art.getchannel("A").filter(ImageFilter.MaxFilter(reach)).filter(ImageFilter.GaussianBlur(0.8))
     whole = Image.new("RGBA", art.size, (*INK, 0))
     whole.putalpha(rim)
     whole.alpha_composite(art)
-    return whole
+    if glyph.trail:
+        behind = Pen(glyph.width, glyph.height, SUPERSAMPLE, pad=4)
+        glyph.trail(behind)
+        behind.image.alpha_composite(whole)
+        whole = behind.image
+    return whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else whole
 
 
 @lru_cache(maxsize=16_000)

@@ -8,12 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sightline.demo.backdrops import SIZE, Zone
+from sightline.demo.covers import LEAD
 from sightline.demo.glyphs import BANK, Sprite, cut
 
 Rect = tuple[float, float, float, float]  # left, top, right, bottom
-SIZES = (72, 79, 86, 93, 100, 107, 115)  # percent; a sprite exists in these sizes only, so that few are cut
+SIZES = (70, 75, 81, 88, 94, 101, 108)  # percent; a sprite exists in these sizes only, so that few are cut
 USUAL = 2  # index of the smallest size that objects have where there is room
-STEPS = (0, 0, 1, 2, 3, 4)  # how many sizes smaller each further attempt at a layout draws everything
+STEPS = (
+    0,
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    6,
+)  # how many sizes smaller each further attempt at a layout draws everything
 HIDDEN = {"part": (0.30, 0.50), "heavy": (0.60, 0.85)}
 VEIL = {"part": (0.45, 0.56), "heavy": (0.78, 0.88)}
 TRIES = 9
@@ -98,15 +109,23 @@ def arrange(
     least = float("inf")
     for step in STEPS:
         spots: dict[int, Spot] = {}
-        worst = 0.0
-        for i in order:
+
+        def seat(i: int, step: int = step, spots: dict[int, Spot] = spots) -> float:
             (name, way, size, flip, turn), veil = looks[i]
             sprite = cut(name, way, SIZES[max(0, size - step)], flip, turn)
-            spot, crowding = _seat(
-                name, sprite, veil, zones, outdoors, [s.taken for s in spots.values()], rng
-            )
-            spots[i] = spot
-            worst = max(worst, crowding)
+            others = [spot.taken for j, spot in spots.items() if j != i]
+            spots[i], crowding = _seat(name, sprite, veil, zones, outdoors, others, rng)
+            return crowding
+
+        crowded = [i for i in order if seat(i) > CROWDED]
+        # Those that found no room try again now that everything else has its place; then their neighbours do.
+        if crowded:
+            for i in [*crowded, *order]:
+                if _crowd(spots[i].taken, [s.taken for j, s in spots.items() if j != i]) > CROWDED:
+                    seat(i)
+        worst = max(
+            (_crowd(spots[i].taken, [s.taken for j, s in spots.items() if j != i]) for i in order), default=0
+        )
         if worst < least:
             best, least = spots, worst
         if least <= CROWDED:
@@ -137,6 +156,10 @@ def _seat(
                 crowding = _crowd(spot.taken, taken)
                 if crowding < least:
                     best, least = spot, crowding
+                if least <= -1:
+                    break
+            if least <= -1:
+                break
         if least <= 0:
             break
     if best is None:
@@ -173,13 +196,14 @@ def _try_place(name: str, sprite: Sprite, veil: Veil, zone: Zone, rng: random.Ra
         else:
             left = SIZE - bisect_left(sprite.columns, 1 - veil.share)
         return Spot(name, sprite, left, top, zone.kind, veil, None, (left, top, left + w, top + h))
+    lead = LEAD.get(veil.kind, 0)
     if veil.side == "below":
-        depth = h - bisect_left(sprite.rows, 1 - veil.share)
+        depth = max(4, h - bisect_left(sprite.rows, 1 - veil.share) - lead)
         cover = (left - 3, top + h - depth, w + 6, depth + 1)
     elif veil.side == "left":
-        cover = (left - 3, top - 3, bisect_left(sprite.columns, veil.share) + 3, h + 4)
+        cover = (left - 3, top - 3, max(4, bisect_left(sprite.columns, veil.share) + 3 - lead), h + 4)
     else:
-        start = bisect_left(sprite.columns, 1 - veil.share)
+        start = min(w - 1, bisect_left(sprite.columns, 1 - veil.share) + lead)
         cover = (left + start, top - 3, w - start + 3, h + 4)
     x0, y0 = min(left, cover[0] - 2), min(top, cover[1] - 2)
     x1, y1 = max(left + w, cover[0] + cover[2] + 2), max(top + h, cover[1] + cover[3])
