@@ -13,8 +13,6 @@ splits: every object of the context is there or not with probability 0.4, parent
 objects of other contexts.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from sightline.errors import SightlineError
 
 SPLITS = ("train", "val", "val-shifted", "test", "test-shifted", "train-mixed")
 IDS_PER_SPLIT = 10_000_000
-NOISE = 9.0
+NOISE = 6.0
 """Standard deviation of the pixel noise on every picture, in grey levels of 255."""
 VISIBILITY = (("clear", 0.62), ("part", 0.23), ("heavy", 0.15))
 Negatives = Literal["random", "popular", "adversarial"]
@@ -200,7 +198,7 @@ def scene(split: str, index: int, seed: int = 0) -> Scene:
         names = _shifted(context, rng)
     elif split == "train-mixed":
         names = _mixed(context, rng)
-    levels, weights = zip(*VISIBILITY, strict=True)
+    levels, weights = [level for level, _ in VISIBILITY], [weight for _, weight in VISIBILITY]
     rng.shuffle(names)
     items = tuple(Item(name, rng.choices(levels, weights)[0]) for name in names)
     return Scene(SPLITS.index(split) * IDS_PER_SPLIT + index, split, context, items, key)
