@@ -1,0 +1,174 @@
+"""Write the tables of README and docs from ``benchmarks/results`` and the code; ``--check`` fails where they drifted.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. What stands there by hand is overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sightline import methods
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+
+
+def load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def rate(row: dict[str, Any], key: str) -> str:
+    low, high = row["ci"][key]
+    return f"{100 * row[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def difference(row: dict[str, Any], key: str, against: str = "difference") -> str:
+    if against not in row:
+        return ""
+    low, high = row[against][key]["ci"]
+    return f"{100 * row[against][key]['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def facts(result: dict[str, Any]) -> str:
+    versions = result["versions"]
+    return (
+        f"Measured on the demo model (not on any other), split `{result['split']}`, n = {result['n']} pictures,"
+        f" seed {result['seed']}, greedy search; {result['metric']}; brackets are 95 % bootstrap intervals over pictures;"
+        f" {result['hardware']['cores']} cores of {result['hardware']['cpu']}, torch {versions['torch']},"
+        f" transformers {versions['transformers']}, Sightline {versions['sightline']}."
+    )
+
+
+def comparison(result: dict[str, Any]) -> str:
+    lines = [
+        "| method | CHAIR_s % | CHAIR_i % | recall % | words | cost |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        figures = " | ".join(rate(row, key) for key in ("chair_s", "chair_i", "recall"))
+        lines.append(f"| `{row['method']}` | {figures} | {row['length']:.1f} | {row['cost']:.2f}× |")
+        if "greedy_cut" in row:
+            cut = row["greedy_cut"]
+            figures = " | ".join(rate(cut, key) for key in ("chair_s", "chair_i", "recall"))
+            lines.append(f"| greedy, cut to as many mentions as that | {figures} | {cut['length']:.1f} | |")
+    lines += [
+        "",
+        "| against greedy, paired | Δ CHAIR_i | Δ recall | Δ CHAIR_i against greedy cut |",
+        "|---|---|---|---|",
+    ]
+    for row in result["rows"][1:]:
+        lines.append(
+            f"| `{row['method']}` | {difference(row, 'chair_i')} | {difference(row, 'recall')}"
+            f" | {difference(row, 'chair_i', 'difference_to_greedy_cut')} |"
+        )
+    return "\n".join([*lines, "", facts(result)]) + "\n"
+
+
+def chosen() -> str:
+    result = load("choose")
+    search = result["val-shifted"]
+    lines = ["| setting | CHAIR_i % | recall % | Δ CHAIR_i | Δ recall | |", "|---|---|---|---|---|---|"]
+    for row in search["rows"]:
+        mark = "chosen" if row["method"] in result["chosen"] else ""
+        lines.append(
+            f"| `{row['method']}` | {rate(row, 'chair_i')} | {rate(row, 'recall')}"
+            f" | {difference(row, 'chair_i')} | {difference(row, 'recall')} | {mark} |"
+        )
+    return "\n".join([*lines, "", facts(search)]) + "\n"
+
+
+def branch_cost() -> str:
+    lines = [
+        "| shape | hardware, dtype | batch | prompt + new | method | prefill | per token | ms per token | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("branch-cost-*.json")):
+        result = json.loads(path.read_text())
+        for row in result["rows"]:
+            spread = {part: row[f"{part}_spread"] for part in ("prefill", "decode")}
+            memory = "" if row["peak_mib"] is None else f"{row['peak_mib'] / row['plain_peak_mib']:.2f}×"
+            lines.append(
+                f"| {result['shape']} | {result['hardware']}, {result['dtype']}, torch {result['torch']},"
+                f" transformers {result['transformers']} | {result['batch']} | {result['prompt']} + {result['new_tokens']}"
+                f" | `{row['method']}`"
+                f" | {row['prefill_ratio']:.2f}× [{spread['prefill'][0]:.2f}, {spread['prefill'][1]:.2f}]"
+                f" | {row['decode_ratio']:.2f}× [{spread['decode'][0]:.2f}, {spread['decode'][1]:.2f}]"
+                f" | {row['plain_token_ms']:.2f} → {row['token_ms']:.2f} | {memory} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def method_list() -> str:
+    lines = ["| Method | Paper | What it does | Cost |", "|---|---|---|---|"]
+    for name, cls in methods().items():
+        paper = f"[{cls.paper}](https://arxiv.org/abs/{cls.paper}), {cls.year}"
+        lines.append(f"| `{name}` (`{cls.__name__}`) | {paper} | {cls.gist} | {cls.cost} |")
+    return "\n".join(lines) + "\n"
+
+
+def parameters() -> str:
+    from sightline.cli.methods import describe, markdown
+
+    return markdown([describe(cls) for cls in methods().values()])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": method_list,
+    "parameters": parameters,
+    "demo-test": lambda: comparison(load("demo-test")),
+    "demo-test-shifted": lambda: comparison(load("demo-test-shifted")),
+    "chosen": chosen,
+    "branch-cost": branch_cost,
+}
+
+
+def render(text: str) -> str:
+    """``text`` with every table as it should stand."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise SystemExit(f"no table {name!r}; known: {', '.join(TABLES)}")
+        return f"<!-- table: {name} -->\n{TABLES[name]()}<!-- end -->"
+
+    return BLOCK.sub(table, text)
+
+
+def stale() -> list[str]:
+    """What is not as the code and the results say: pages, and results measured on other weights than the shipped ones."""
+    from sightline.demo.compare import DEFAULT_METHODS, digest
+    from sightline.demo.model import WEIGHTS
+
+    found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
+    weights = digest(WEIGHTS / "model.safetensors")
+    runs = {"demo-test": load("demo-test"), "demo-test-shifted": load("demo-test-shifted")}
+    for name, result in runs.items():
+        if result["weights_sha256"] != weights:
+            found.append(f"benchmarks/results/{name}.json (other weights)")
+        if [row["method"] for row in result["rows"][1:]] != list(DEFAULT_METHODS):
+            found.append(f"benchmarks/results/{name}.json (other methods than the demo's)")
+    if tuple(load("choose")["chosen"]) != tuple(DEFAULT_METHODS):
+        found.append("sightline/demo/compare.py (other defaults than benchmarks/choose.py chose)")
+    return found
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--check"]:
+        if found := stale():
+            raise SystemExit("stale, run `make tables` (or `make results`): " + ", ".join(found))
+        return
+    if sys.argv[1:]:
+        raise SystemExit(f"usage: {sys.argv[0]} [--check]")
+    for page in PAGES:
+        page.write_text(render(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()
