@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError, did_you_mean
+from sightline.errors import InputError
 from sightline.eval.captions import read_entries, read_image_id, read_text, require
-from sightline.eval.chair import mentions
+from sightline.eval.chair import check_family, mentions
 from sightline.eval.errors import EmptyFile, MalformedFile, UnknownObject
 from sightline.eval.images import ImageId, image_id
 from sightline.eval.vocabulary import COCO, Vocabulary
@@ -51,8 +51,11 @@ def load_truth(
         MalformedFile: a file is not in one of these forms.
         UnknownObject: a file names an object the vocabulary does not hold.
     """
+    check_family(family)
     if not paths:
-        raise EmptyFile("no ground truth was given: name COCO annotations or a list of objects")
+        raise EmptyFile(
+            "no ground truth: give COCO annotations (--annotations) or lists of objects (--ground-truth)"
+        )
     asked = {image_id(image) for image in image_ids}
     truth: Truth = defaultdict(set)
     for path in map(Path, paths):
@@ -153,6 +156,6 @@ def _canonical(name: object, where: str, vocabulary: Vocabulary) -> str:
     if not isinstance(name, str):
         raise MalformedFile(f"{where}: an object is named by a text, not {name!r}")
     if name not in vocabulary.words:
-        hint = did_you_mean(name, vocabulary.objects)
+        hint = vocabulary.hint(name)
         raise UnknownObject(f"{where}: {name!r} is not an object of the vocabulary; {hint}")
     return vocabulary.words[name]

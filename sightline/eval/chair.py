@@ -45,6 +45,7 @@ __all__ = [
     "Report",
     "Vocabulary",
     "Word",
+    "check_family",
     "mentions",
     "official_indices",
     "score",
@@ -85,6 +86,12 @@ def _lemmas(tokens: Sequence[str]) -> list[str]:
 
 FAMILIES: Mapping[str, Callable[[Sequence[str]], list[str]]] = {"pattern": _singular, "wordnet": _lemmas}
 """How each family brings the lower-cased tokens of a caption to their dictionary form."""
+
+
+def check_family(family: str) -> None:
+    """Raises `UnknownFamily` unless CHAIR has a family of this name."""
+    if family not in FAMILIES:
+        raise UnknownFamily(f"CHAIR has no family {family!r}; {did_you_mean(family, FAMILIES)}")
 
 
 def words(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> tuple[Word, ...]:
@@ -167,6 +174,7 @@ def score(
         UnknownImage: an image has no entry in `truth` (an empty entry is fine: an image without objects).
         UnknownObject: `truth` names an object that is not in the vocabulary.
     """
+    check_family(family)
     if not captions:
         raise EmptyFile("there are no captions to score")
     known = {image_id(image): frozenset(objects) for image, objects in truth.items()}
@@ -210,8 +218,7 @@ def _judge(entry: CaptionLike, truth: frozenset[str], family: str, vocabulary: V
 
 def _join(caption: str, family: str, vocabulary: Vocabulary) -> list[Word]:
     """The caption's normalised words, pairs made one from left to right, none used twice."""
-    if family not in FAMILIES:
-        raise UnknownFamily(f"CHAIR has no family {family!r}; {did_you_mean(family, FAMILIES)}")
+    check_family(family)
     lowered = caption.lower()
     tokens = tokenize(lowered)
     texts = FAMILIES[family]([token.text for token in tokens])
@@ -255,5 +262,5 @@ def _check_truth(known: Mapping[ImageId, Collection[str]], vocabulary: Vocabular
         if unknown := sorted(set(objects) - vocabulary.objects):
             raise UnknownObject(
                 f"the ground truth of image {image} names {unknown[0]!r}, not an object of the vocabulary; "
-                + did_you_mean(unknown[0], vocabulary.objects)
+                + vocabulary.hint(unknown[0])
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,11 @@ class Vocabulary:
     def openers(self) -> frozenset[str]:
         """The words a pair may begin with."""
         return frozenset(pair.split(" ")[0] for pair in self.pairs)
+
+    def hint(self, name: str) -> str:
+        """What an error about an unknown object ends in: the nearest word, if any is near."""
+        near = difflib.get_close_matches(name.lower(), self.words, n=1, cutoff=0.6)
+        return f"did you mean {near[0]!r}?" if near else f"it knows {len(self.objects)} objects"
 
     @classmethod
     def from_lines(
