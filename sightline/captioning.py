@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import InputError, InvalidParameter, UnsupportedModel
+from sightline.errors import InputError, InvalidParameter, NoImageTokens, UnsupportedModel
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +32,10 @@ class ModelNotLoaded(InputError):
 
 class NoChatTemplate(InputError):
     """The model's processor cannot wrap a question into a prompt."""
+
+
+class BadPrompt(InputError):
+    """The model's processor refuses a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +169,11 @@ def _named(name: str) -> Iterator[None]:
     except UnsupportedModel:
         raise
     except Exception as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelNotLoaded(f"cannot load {name}: {first}") from error
+        raise ModelNotLoaded(f"cannot load {name}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def prepare(processor: Any, pictures: Iterable[Image], prompt: str, *, raw: bool = False) -> Any:
@@ -178,6 +185,8 @@ def prepare(processor: Any, pictures: Iterable[Image], prompt: str, *, raw: bool
 
     Raises:
         NoChatTemplate: neither a template nor ``raw``.
+        NoImageTokens: the prompt has no place for the picture.
+        BadPrompt: with the first line of what the processor said.
     """
     shown = [[picture] for picture in pictures]
     if raw:
@@ -198,7 +207,14 @@ def prepare(processor: Any, pictures: Iterable[Image], prompt: str, *, raw: bool
     begin = getattr(processor.tokenizer, "bos_token", None)
     if not raw and begin and text.startswith(begin):
         options["add_special_tokens"] = False  # the template has written it already
-    return processor(text=[text] * len(shown), images=shown, **options)
+    try:
+        inputs = processor(text=[text] * len(shown), images=shown, **options)
+    except ValueError as error:
+        raise BadPrompt(f"{type(processor).__name__} refuses the prompt {text!r}: {_first_line(error)}") from error
+    place = getattr(processor, "image_token_id", None)
+    if isinstance(place, int) and not (inputs["input_ids"] == place).any(-1).all():
+        raise NoImageTokens(f"the prompt {text!r} has no place for the picture: write {processor.image_token} into it")
+    return inputs
 
 
 def answer(
@@ -221,7 +237,7 @@ def answer(
         raw: see ``prepare``.
 
     Raises:
-        UnsupportedModel, NoImageTokens, NoChatTemplate.
+        UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
     """
     import torch
 

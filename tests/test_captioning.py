@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from standin import standin
+
+from sightline import VCD, InvalidParameter, NoImageTokens
+from sightline.captioning import BadImage, BadPrompt, Generation, answer, open_picture, prepare
+from sightline.demo.world import scenes
+
+PROMPT = "Describe this image."
+SHORT = Generation(max_new_tokens=10)
+STRONG = VCD(alpha=3.0, beta=0.0, noise_step=999)
+
+
+def texts(count: int, *methods: VCD | str, batch: int = 1, generation: Generation = SHORT) -> list[str]:
+    model, processor = standin()
+    shown = [scene.image() for scene in scenes("val", count)]
+    said = answer(model, processor, shown, PROMPT, *methods, batch=batch, generation=generation)
+    return [text for answers in said for text in answers.texts]
+
+
+@pytest.mark.parametrize(
+    "method", [(), (STRONG,), ("m3id:decay=1.0,cutoff=0.0",)], ids=["plain", "vcd", "m3id"]
+)
+def test_a_batch_says_what_its_pictures_say_alone(method: tuple[VCD | str, ...]) -> None:
+    assert texts(5, *method, batch=2) == texts(5, *method)
+
+
+def test_batches_come_as_they_are_done_and_leave_the_model_alone() -> None:
+    model, processor = standin()
+    served: list[int] = []
+
+    def pictures():  # type: ignore[no-untyped-def]
+        for i, scene in enumerate(scenes("val", 5)):
+            served.append(i)
+            yield scene.image()
+
+    said = answer(model, processor, pictures(), PROMPT, STRONG, batch=2, generation=SHORT)
+    sizes = []
+    for answers in said:
+        assert "generate" not in vars(model)
+        assert len(served) == sum(sizes) + len(answers.texts)
+        assert 0 < answers.tokens <= 10 * len(answers.texts)
+        assert answers.seconds > 0
+        sizes.append(len(answers.texts))
+    assert sizes == [2, 2, 1]
+
+
+def test_tokens_count_the_end_mark_and_no_padding() -> None:
+    model, processor = standin()
+    end, pad = model.generation_config.eos_token_id, model.generation_config.pad_token_id
+    rows = iter([[7, 8, end, pad, pad], [7, 8, 9, 10, 11]])
+
+    def generate(input_ids: torch.Tensor, logits_processor: object = None, **kwargs: object) -> torch.Tensor:
+        return torch.cat([input_ids, torch.tensor([next(rows) for _ in input_ids])], 1)
+
+    model.generate = generate
+    shown = [scene.image() for scene in scenes("val", 2)]
+    (said,) = answer(model, processor, shown, PROMPT, batch=2)
+    assert said.tokens == 3 + 5
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    _, processor = standin()
+    inputs = prepare(processor, [scene.image() for scene in scenes("val", 2)], PROMPT)
+    assert inputs["pixel_values"].shape == (2, 3, 128, 128)
+    assert torch.equal(inputs["input_ids"][0], inputs["input_ids"][1])
+    assert inputs["attention_mask"].all()
+
+
+def test_a_template_that_writes_the_first_token_does_not_get_two() -> None:
+    _, processor = standin()
+    picture = scenes("val", 1)[0].image()
+    plain = prepare(processor, [picture], PROMPT)["input_ids"]
+    processor.chat_template = "{{ bos_token }} " + processor.chat_template
+    written = prepare(processor, [picture], PROMPT)["input_ids"]
+    begin = processor.tokenizer.bos_token_id
+    assert (written == begin).sum() == 1
+    assert (plain == begin).sum() <= 1
+
+
+def test_a_processor_that_says_nothing_about_a_missing_picture_is_watched() -> None:
+    _, processor = standin()
+
+    class Lenient:
+        chat_template = "x"
+        tokenizer, image_token, image_token_id = processor.tokenizer, "<image>", processor.image_token_id
+
+        def apply_chat_template(self, conversation: object, **options: object) -> str:
+            return "cat dog"
+
+        def __call__(self, text: list[str], images: object, **options: object) -> object:
+            return processor.tokenizer(text, **options)
+
+    with pytest.raises(NoImageTokens, match="write <image> into it"):
+        prepare(Lenient(), [scenes("val", 1)[0].image()], PROMPT)
+
+
+def test_a_prompt_with_too_many_pictures_is_refused() -> None:
+    _, processor = standin()
+    with pytest.raises(BadPrompt, match="2 <image> tokens"):
+        prepare(processor, [scenes("val", 1)[0].image()], "<image> <image> what?", raw=True)
+
+
+def test_sampling_draws_from_all_tokens_unless_told_otherwise() -> None:
+    assert Generation().arguments() == {"max_new_tokens": 128, "num_beams": 1, "do_sample": False}
+    drawn = Generation(sample=True, top_p=0.9).arguments()
+    assert (drawn["do_sample"], drawn["temperature"], drawn["top_p"], drawn["top_k"]) == (True, 1.0, 0.9, 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_new_tokens": 0}, {"num_beams": 0}, {"temperature": 1.0}, {"sample": True, "temperature": float("inf")},
+     {"sample": True, "top_p": 0.0}],
+)  # fmt: skip
+def test_generation_refuses(options: dict[str, float]) -> None:
+    with pytest.raises(InvalidParameter):
+        Generation(**options)  # type: ignore[arg-type]
+
+
+def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
+    picture = Image.new("L", (4, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    opened = open_picture(tmp_path / "turned.jpg")
+    assert (opened.mode, opened.size) == ("RGB", (2, 4))
+
+
+def test_a_picture_that_cannot_be_read_has_a_name(tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match="no such picture"):
+        open_picture(tmp_path / "missing.png")
