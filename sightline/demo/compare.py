@@ -209,16 +209,11 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Caption:
-    image_id: int
-    caption: str
-
-
 def _score(scenes: Sequence[Scene], captions: Sequence[str]) -> Report:
     from sightline.eval import chair
+    from sightline.eval.captions import Caption
 
-    pairs = [_Caption(scene.image_id, text) for scene, text in zip(scenes, captions, strict=True)]
+    pairs = [Caption(scene.image_id, text) for scene, text in zip(scenes, captions, strict=True)]
     return chair.score(pairs, {scene.image_id: scene.names for scene in scenes})
 
 
