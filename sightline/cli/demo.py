@@ -29,7 +29,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the drawn world: another seed, other pictures.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here.", dir_okay=False)
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here.")
     ] = None,
     captions: Annotated[
         bool, typer.Option("--captions", help="Put every caption into the --json file.")
