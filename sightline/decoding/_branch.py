@@ -167,7 +167,7 @@ class Branch:
             for key, value in kwargs.items()
             if key not in IMAGE_KEYS or key == "cross_attention_mask"
         }
-        _, self._base = model._expand_inputs_for_generation(expand_size=expand, input_ids=None, **kwargs)
+        self._base = {key: _repeat(key, value, expand) for key, value in kwargs.items()}
         if expand > 1:
             cache.batch_repeat_interleave(expand)
         self._cache = cache
@@ -266,3 +266,11 @@ def _drafting() -> bool:
 
 def _to(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _repeat(key: str, value: Any, times: int) -> Any:
+    """Each row of a tensor ``times`` times, rows of one prompt adjacent, as generate() lays them out."""
+    if not isinstance(value, Tensor) or times == 1:
+        return value
+    # positions of multi-axis rotary embeddings have the batch second
+    return value.repeat_interleave(times, dim=1 if key == "position_ids" and value.ndim == 3 else 0)

@@ -136,7 +136,7 @@ def test_assisted_decoding_gives_the_same_tokens(name: str, method: str, how: st
         own = torch.equal(
             run(family, prompts, do_sample=False, **options), run(family, prompts, do_sample=False)
         )
-    except (RuntimeError, ValueError, IndexError):
+    except (RuntimeError, ValueError, IndexError, TypeError):
         own = False
     if not own:
         pytest.skip(f"transformers' own assisted decoding departs from greedy search on {name}")
@@ -189,21 +189,27 @@ def test_return_sequences_and_early_ends(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
-def test_chunked_prefill_static_cache_and_streaming(
-    name: str, method: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("options", [{"prefill_chunk_size": 4}, {"cache_implementation": "static"}], ids=str)
+def test_chunked_prefill_and_static_cache(options: dict[str, Any], name: str, method: str) -> None:
     family, recipe = FAMILIES[name], METHODS[method]
+    if not torch.equal(
+        run(family, PROMPTS, do_sample=False, **options), run(family, PROMPTS, do_sample=False)
+    ):
+        pytest.skip(f"this release of transformers gives other tokens under {options} by itself")
     plain = run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False)
-    for options in ({"prefill_chunk_size": 4}, {"cache_implementation": "static"}):
-        assert torch.equal(
-            run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False, **options), plain
-        )
+    assert torch.equal(
+        run(family, PROMPTS, fresh(family, recipe, PROMPTS), do_sample=False, **options), plain
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_streaming(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    family, recipe, one = FAMILIES["llava"], METHODS[method], PROMPTS[:1]
 
     class Words:
         def decode(self, ids: Any, **_: Any) -> str:
             return "".join(f"<{int(i)}>" for i in torch.as_tensor(ids).flatten())
 
-    one = PROMPTS[:1]
     alone = run(family, one, fresh(family, recipe, one), do_sample=False)
     run(
         family,
