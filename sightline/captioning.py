@@ -210,10 +210,14 @@ def prepare(processor: Any, pictures: Iterable[Image], prompt: str, *, raw: bool
     try:
         inputs = processor(text=[text] * len(shown), images=shown, **options)
     except ValueError as error:
-        raise BadPrompt(f"{type(processor).__name__} refuses the prompt {text!r}: {_first_line(error)}") from error
+        raise BadPrompt(
+            f"{type(processor).__name__} refuses the prompt {text!r}: {_first_line(error)}"
+        ) from error
     place = getattr(processor, "image_token_id", None)
     if isinstance(place, int) and not (inputs["input_ids"] == place).any(-1).all():
-        raise NoImageTokens(f"the prompt {text!r} has no place for the picture: write {processor.image_token} into it")
+        raise NoImageTokens(
+            f"the prompt {text!r} has no place for the picture: write {processor.image_token} into it"
+        )
     return inputs
 
 
