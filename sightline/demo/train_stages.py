@@ -24,22 +24,22 @@ class Recipe:
     """Every number of the recipe. Batches are whole batches, shared by the workers."""
 
     seed: int = 0
-    scenes: int = 26_000
+    scenes: int = 20_000
     mixed_scenes: int = 2_600
     check_scenes: int = 400
-    vision_steps: int = 850
+    vision_steps: int = 700
     vision_batch: int = 96
     vision_rate: float = 1e-3
     text_steps: int = 300
     text_batch: int = 32
     text_rate: float = 2e-3
-    joint_steps: int = 1100
+    joint_steps: int = 1500
     joint_batch: int = 24
     joint_rate: float = 1.5e-3
     joint_questions: int = 4
     joint_blind: int = 2
     mixed_share: float = 0.15
-    mixed_from: float = 0.5
+    mixed_from: float = 0.4
     noisy_share: float = 0.06
     answer_weight: float = 0.5
 
