@@ -85,6 +85,8 @@ def _whole(text: str, path: Path) -> Any:
             return None
         place = f"line {error.lineno}, column {error.colno}"
         raise MalformedFile(f"{path}: is not JSON ({error.msg}, {place})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise MalformedFile(f"{path}: is not JSON that can be read ({error})") from error
 
 
 def _text(path: Path) -> str:

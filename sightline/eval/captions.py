@@ -80,6 +80,8 @@ def parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         spot = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise MalformedFile(f"{where}: is not JSON ({error.msg}, {spot}column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise MalformedFile(f"{where}: is not JSON that can be read ({error})") from error
 
 
 def require(entry: Any, key: str, where: str) -> Any:
@@ -108,6 +110,10 @@ def _caption(entry: Any, where: str) -> Caption:
     method = entry.get("method")
     if not isinstance(text, str):
         raise MalformedFile(f"{where}: 'caption' must be a text, not {json.dumps(text)[:40]}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedFile(f"{where}: 'caption' holds half a character (position {error.start})") from error
     if method is not None and not isinstance(method, str):
         raise MalformedFile(f"{where}: 'method' must be a text, not {json.dumps(method)[:40]}")
     return Caption(image, text, method, where)
@@ -121,7 +127,9 @@ def _refuse_duplicates(captions: list[Caption], path: Path) -> None:
             continue
         if known.method != caption.method:
             methods = ", ".join(sorted({str(entry.method) for entry in captions}))
-            raise DuplicateImage(f"{path}: holds captions of several methods ({methods}); choose one of them")
+            raise DuplicateImage(
+                f"{path}: holds captions of several methods ({methods}); choose one with --method (method=)"
+            )
         raise DuplicateImage(
             f"{caption.where}: image {caption.image_id} was captioned before ({known.where}): keep one"
         )

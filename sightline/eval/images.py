@@ -21,7 +21,7 @@ def image_id(value: object) -> ImageId:
         return value
     if isinstance(value, str) and value.strip():
         name = value.strip()
-        if name.isascii() and name.isdigit():
+        if name.isascii() and name.isdigit() and len(name) < 20:
             return int(name)
         coco = _COCO_NAME.fullmatch(name)
         return int(coco.group(1)) if coco else name

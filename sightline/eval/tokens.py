@@ -81,7 +81,7 @@ _CHUNK = re.compile(r"\S+")
 _CLOSERS = re.compile(r"[\])}>\"'»”’]+")
 # A period after a plain word and before a plain word (or the end) needs no closer look; all else goes to
 # Punkt.
-_TERMINATOR = re.compile(r"([a-z]*)[.?!](\s+(?=[\"'(]?[a-z0-9])|\s*\Z)?")
+_TERMINATOR = re.compile(r"(?<![a-z])([a-z]*)[.?!](\s+(?=[\"'(]?[a-z0-9])|\s*\Z)?")
 
 
 @lru_cache(maxsize=1 << 17)

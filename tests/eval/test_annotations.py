@@ -68,6 +68,7 @@ def test_lists_of_objects_in_every_form(tmp_path: Path) -> None:
     [
         ("", EmptyFile, "is empty"),
         ("{", MalformedFile, "is not JSON"),
+        ("[" * 100_000, MalformedFile, "is not JSON that can be read"),
         (
             '{"image_id": 1, "objects": ["cat"]}\n{"image_id": 2}',
             MalformedFile,

@@ -78,6 +78,8 @@ def test_a_line_separator_inside_a_caption_is_no_new_line(tmp_path: Path) -> Non
             r":1: an image id is a whole number or a text, not 1.5",
         ),
         ('{"image_id": 1, "caption": null}', MalformedFile, r":1: 'caption' must be a text, not null"),
+        ('{"image_id": 1, "caption": "a \\ud83d"}', MalformedFile, r":1: 'caption' holds half a character"),
+        ("[" * 100_000, MalformedFile, "is not JSON that can be read"),
         (
             '{"image_id": 1, "caption": "a", "method": 3}',
             MalformedFile,
