@@ -145,7 +145,7 @@ def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tu
         if not (WEIGHTS / "model.safetensors").is_file():
             raise WeightsMissing(f"no demo checkpoint in {WEIGHTS}: reinstall sightline")
         where, dtype = WEIGHTS, "float32" if dtype == "auto" else dtype
-    with _named(name):
+    with _named(f"{name} (a folder with a checkpoint, a Hugging Face id, or {DEMO})"):
         config = AutoConfig.from_pretrained(where)
     if type(config) not in CAPTIONERS:
         raise UnsupportedModel(

@@ -26,21 +26,20 @@ OBJECTS = (
 WORDS = (*OBJECTS, *(f"a {name}" for name in OBJECTS), "and", ".")
 
 
-def standin() -> tuple[Any, Any]:
-    """The model, in evaluation mode, and its processor; the same weights on every call."""
+def tokenizer_of(words: tuple[str, ...]) -> Any:
+    """A tokenizer that knows the demo's special tokens, these words, and nothing else."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    from sightline.demo.model import SPECIAL, build_model, build_processor
+    from sightline.demo.model import SPECIAL
 
-    words = Tokenizer(
-        WordLevel({word: i for i, word in enumerate((*SPECIAL, *WORDS, "<unk>"))}, unk_token="<unk>")
-    )
-    words.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
+    known = {word: i for i, word in enumerate((*SPECIAL, *words, "<unk>"))}
+    model = Tokenizer(WordLevel(known, unk_token="<unk>"))
+    model.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
@@ -48,6 +47,13 @@ def standin() -> tuple[Any, Any]:
         extra_special_tokens={"image_token": "<image>"},
         padding_side="left",
     )
+
+
+def standin() -> tuple[Any, Any]:
+    """The model, in evaluation mode, and its processor; the same weights on every call."""
+    from sightline.demo.model import build_model, build_processor
+
+    tokenizer = tokenizer_of(WORDS)
     torch.manual_seed(0)
     model = build_model(len(tokenizer))
     for parameter in model.parameters():

@@ -134,3 +134,56 @@ def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_read_has_a_name(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="no such picture"):
         open_picture(tmp_path / "missing.png")
+
+
+def test_pictures_of_other_sizes_are_padded_on_the_left() -> None:
+    """LLaVA-NeXT cuts a picture into as many tiles as it needs, so prompts of one batch differ in length."""
+    import transformers as tf
+    from standin import tokenizer_of
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    words = ("user", "what", *(f"w{i}" for i in range(40)))
+    tokenizer = tokenizer_of(words)
+    tiles = [[16, 16], [16, 32], [32, 16], [32, 32]]
+    processor = tf.LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=tiles
+        ),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template="{% for m in messages %}user <image> {{ m.content[1].text }}{% endfor %}",
+    )
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = tf.LlavaNextConfig(
+        text_config=tf.LlamaConfig(vocab_size=len(tokenizer), **small, **ids),
+        vision_config=tf.CLIPVisionConfig(image_size=16, patch_size=8, projection_dim=32, **small),
+        image_token_index=3,
+        image_grid_pinpoints=tiles,
+        vision_feature_layer=-1,
+    )
+    torch.manual_seed(0)
+    model = tf.LlavaNextForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.generation_config.update(**ids)
+    shown = [scenes("val", 1)[0].image().resize(size) for size in ((16, 16), (31, 30), (32, 16))]
+
+    mask = prepare(processor, shown, "what")["attention_mask"]
+    assert len(set(mask.sum(-1).tolist())) == 3
+    assert mask[:, -1].all()
+    said = {}
+    for specs in ((), ("vcd:alpha=3.0,beta=0.0,noise_step=999",), ("m3id:decay=1.0,cutoff=0.0",)):
+        together, alone = (
+            [text for one in said_by for text in one.texts]
+            for said_by in (
+                answer(model, processor, shown, "what", *specs, batch=size, generation=SHORT)
+                for size in (3, 1)
+            )
+        )
+        assert together == alone
+        said[specs] = tuple(together)
+    assert len(set(said.values())) == 3

@@ -15,12 +15,17 @@ class Marked(Protocol):
     def span(self) -> tuple[int, int]: ...
 
 
-def quiet_transformers() -> None:
-    """Stop transformers from writing bars and advice between a command's own lines; its errors still surface."""
+def quiet_transformers(*, bars: bool = False) -> None:
+    """Stop transformers from writing advice between a command's own lines; its errors still surface.
+
+    Args:
+        bars: leave its bars, which tell how far a download is, where stderr is a terminal.
+    """
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if not (bars and sys.stderr.isatty()):
+        logging.disable_progress_bar()
 
 
 @contextmanager

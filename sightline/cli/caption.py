@@ -59,7 +59,7 @@ def caption(
 
     All pictures are read before the model is loaded, so that a bad path costs nothing.
     """
-    from sightline.captioning import Generation, answer, load, open_picture
+    from sightline.captioning import DEMO, Generation, answer, load, open_picture
     from sightline.cli._console import quiet_transformers
     from sightline.eval.images import image_id
     from sightline.spec import parse
@@ -76,7 +76,7 @@ def caption(
     for path in images:
         open_picture(path)
 
-    quiet_transformers()
+    quiet_transformers(bars=model != DEMO)
     loaded, processor = load(model, dtype=dtype, device_map=device_map)
     pictures = (open_picture(path) for path in images)
     answers = answer(loaded, processor, pictures, prompt, *recipes, raw=raw_prompt, generation=generation)
