@@ -55,6 +55,8 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
         given = {**bound, **bound.get("kwargs", {})}
         if given.get("inputs") is not None:
             given["input_ids"] = given["inputs"]
+        if given.get("cache_implementation") == "paged":
+            raise InputError("continuous batching drops logits processors: leave out cache_implementation='paged'")
         target = Target(model, given)
         added = [recipe.bind(target) for recipe in recipes]
         bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]

@@ -159,6 +159,8 @@ def test_bad_arguments() -> None:
         pass
     with pytest.raises(InputError, match="takes methods"), mitigate(model, 3):  # type: ignore[arg-type]
         pass
+    with mitigate(model, M3ID()), pytest.raises(InputError, match="continuous batching"):
+        model.generate(**inputs, cache_implementation="paged")
     with pytest.raises(InputError, match="no input_ids"):
         M3ID().processor(model, {"pixel_values": inputs["pixel_values"]})
     with pytest.raises(InputError, match="return_tensors"):

@@ -244,20 +244,28 @@ def test_rope_deltas_are_those_of_the_main_prompt(name: str) -> None:
     assert torch.equal(family.model().model.rope_deltas, before)
 
 
-def test_another_prompt_as_the_amateur() -> None:
-    """A branch takes whatever inputs a method gives it: here a longer prompt about the same picture."""
-    family = FAMILIES["llava"]
-    other = [[*prompt, 30, 31, 32] for prompt in PROMPTS]
+OTHERS = {
+    "prompt": ([[*prompt, 30, 31, 32] for prompt in PROMPTS], 0),
+    "picture": (PROMPTS, 1),
+}
 
-    class Prompted(VCD):
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_another_prompt_or_picture_as_the_amateur(name: str, what: str) -> None:
+    """A branch takes whatever inputs a method gives it: here a longer prompt, or somebody else's picture."""
+    family = FAMILIES[name]
+    prompts, seed = OTHERS[what]
+
+    class Other(VCD):
         def amateur(self, target: Target) -> dict[str, Any]:
-            return family.inputs(other)
+            return family.inputs(prompts, seed=seed)
 
-    recipe = Prompted(alpha=3.0, beta=0.0)
+    recipe = Other(alpha=3.0, beta=0.0)
 
     class Reference(Recomputed):
         def amateur(self, index: int) -> dict[str, Any]:
-            return family.row(other, index)
+            return family.row(prompts, index, seed=seed)
 
     for options in MODES.values():
         reference = run(family, PROMPTS, Reference(family, recipe, PROMPTS), **options)
