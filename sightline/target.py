@@ -66,6 +66,8 @@ class Target:
             raise InputError("input_ids must be a tensor of shape (batch, prompt): use return_tensors='pt'")
         if self.inputs.get("inputs_embeds") is not None:
             raise InputError("inputs_embeds hide where the picture is: pass input_ids alone")
+        if self.inputs.get("pixel_values_videos") is not None:
+            raise InputError("prompts with video are not supported: pass pictures")
         if self.inputs.get("past_key_values") is not None:
             raise InputError(
                 "a prefilled past_key_values cannot be contrasted: pass the whole prompt without a cache"

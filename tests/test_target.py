@@ -70,6 +70,8 @@ def test_refusals() -> None:
         _ = Target(model, {"input_ids": torch.tensor([[1, IMAGE]])}).pixel_values
     with pytest.raises(InputError, match="text to contrast"):
         Target(model, {"input_ids": torch.tensor([[IMAGE, IMAGE]])}).without_image()
+    with pytest.raises(InputError, match="video"):
+        Target(model, {"input_ids": torch.tensor([[1, IMAGE]]), "pixel_values_videos": torch.zeros(1)})
     with pytest.raises(InputError, match="past_key_values"):
         Target(model, {"input_ids": torch.tensor([[1, IMAGE]]), "past_key_values": object()})
     token = model.config.image_token_id

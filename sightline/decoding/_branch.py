@@ -12,6 +12,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -151,7 +152,8 @@ class Branch:
         model, ids = self.model, self._ids.to(generated.device)
         expand = generated.shape[0] // ids.shape[0]
         kwargs = {key: _to(value, generated.device) for key, value in self._inputs.items()}
-        kwargs["position_ids"] = model._prepare_position_ids_for_generation(ids, kwargs)
+        if kwargs.get("position_ids") is None and "position_ids" in signature(model.forward).parameters:
+            kwargs["position_ids"] = model._prepare_position_ids_for_generation(ids, kwargs)
         if bool((kwargs["attention_mask"] == 1).all()):
             # As generate() does: no mask means no padding, and the kernels know a shorter way
             kwargs["attention_mask"] = None

@@ -221,6 +221,20 @@ def test_streaming(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == "".join(f"<{i}>" for i in alone[0].tolist())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_positions_given_by_the_caller_are_kept(method: str) -> None:
+    family = FAMILIES["llava"]
+    inputs = family.inputs(PROMPTS)
+    positions = inputs["attention_mask"].cumsum(-1) - 1
+    inputs["position_ids"] = positions.clamp(min=0)
+    given = family.model().generate(
+        **inputs, **PLAIN, logits_processor=[METHODS[method].processor(family.model(), inputs)]
+    )
+    assert torch.equal(
+        given[:, positions.shape[1] :], run(family, PROMPTS, fresh(family, METHODS[method], PROMPTS))
+    )
+
+
 def test_no_vision_tower_for_an_amateur_without_a_picture() -> None:
     family = FAMILIES["llava"]
     calls = []
