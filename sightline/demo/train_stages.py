@@ -24,12 +24,13 @@ class Recipe:
     """Every number of the recipe. Batches are whole batches, shared by the workers."""
 
     seed: int = 0
-    scenes: int = 20_000
-    mixed_scenes: int = 2_600
+    scenes: int = 26_000
+    mixed_scenes: int = 8_000
     check_scenes: int = 400
-    vision_steps: int = 700
+    vision_steps: int = 1300
     vision_batch: int = 96
     vision_rate: float = 1e-3
+    vision_mixed_share: float = 0.25
     text_steps: int = 300
     text_batch: int = 32
     text_rate: float = 2e-3
@@ -45,13 +46,17 @@ class Recipe:
 
 
 def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
-    """Stage 1: the tower learns which categories lie in each patch (28 logistic losses per patch)."""
+    """Stage 1: the tower learns which categories lie in each patch (28 logistic losses per patch).
+
+    A share of the pictures comes from ``train-mixed``, so that the habits settle in the language model rather
+    than in the tower.
+    """
     torch.manual_seed(recipe.seed + 1)
     tower = build_model(len(NAMES) + 4).model.vision_tower.to(team.device)
     linear = nn.Linear(128, len(NAMES))
     nn.init.constant_(linear.bias, -4.0)
     head = nn.Sequential(nn.LayerNorm(128), linear).to(team.device)
-    pictures = Pictures(out / "data", "train")
+    usual, mixed = Pictures(out / "data", "train"), Pictures(out / "data", "train-mixed")
 
     def patch_logits(pixels: Tensor) -> Tensor:
         states = tower(pixel_values=pixels).last_hidden_state[:, 1:]
@@ -60,10 +65,16 @@ def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
 
     def losses_at(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 1, step])
-        picked = rng.integers(recipe.scenes, size=recipe.vision_batch)[team.rank :: team.size]
-        labels = torch.from_numpy(pictures.labels[np.sort(picked)]).to(team.device).float()
-        logits = patch_logits(pictures.batch(np.sort(picked).tolist(), team.device))
-        return {"patches": binary_cross_entropy_with_logits(logits, labels)}
+        others = round(recipe.vision_mixed_share * recipe.vision_batch)
+        pixels, labels = [], []
+        for pictures, pool, n in (
+            (usual, recipe.scenes, recipe.vision_batch - others),
+            (mixed, recipe.mixed_scenes, others),
+        ):
+            picked = rng.integers(pool, size=n)[team.rank :: team.size].tolist()
+            pixels.append(pictures.batch(picked, team.device))
+            labels.append(torch.from_numpy(pictures.labels[picked]).to(team.device).float())
+        return {"patches": binary_cross_entropy_with_logits(patch_logits(torch.cat(pixels)), torch.cat(labels))}
 
     # post_layernorm serves the CLS token alone, which nothing here reads: it gets no gradient.
     learned = [p for name, p in tower.named_parameters() if "post_layernorm" not in name]
