@@ -60,7 +60,7 @@ def caption(
     All pictures are read before the model is loaded, so that a bad path costs nothing.
     """
     from sightline.captioning import DEMO, Generation, answer, load, open_picture
-    from sightline.cli._console import quiet_transformers
+    from sightline.cli._console import quiet_transformers, use_one_thread
     from sightline.eval.images import image_id
     from sightline.spec import parse
 
@@ -77,6 +77,8 @@ def caption(
         open_picture(path)
 
     quiet_transformers(bars=model != DEMO)
+    if model == DEMO:
+        use_one_thread()
     loaded, processor = load(model, dtype=dtype, device_map=device_map)
     pictures = (open_picture(path) for path in images)
     answers = answer(loaded, processor, pictures, prompt, *recipes, raw=raw_prompt, generation=generation)

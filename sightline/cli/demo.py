@@ -51,7 +51,7 @@ def demo(
     from rich.console import Console
 
     from sightline.captioning import DEMO, load
-    from sightline.cli._console import progress, quiet_transformers
+    from sightline.cli._console import progress, quiet_transformers, use_one_thread
     from sightline.cli._files import as_json, check_writable, write_whole
     from sightline.cli._results import show
     from sightline.demo.compare import check_split, compare, digest
@@ -67,6 +67,7 @@ def demo(
             check_writable(file)
 
     quiet_transformers()
+    use_one_thread()
     model, processor = load(DEMO)
     with progress(images * (1 + len(recipes)), f"{images} pictures, {1 + len(recipes)} ways") as advance:
         comparison = compare(

@@ -62,6 +62,7 @@ class Comparison:
     weights: str | None
     batch: int
     device: str
+    threads: int
 
     @property
     def greedy(self) -> Entry:
@@ -88,7 +89,12 @@ class Comparison:
             "cost": "wall seconds of generation over those of greedy in the same run, batches interleaved",
             "batch": self.batch,
             "weights_sha256": self.weights,
-            "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "device": self.device},
+            "hardware": {
+                "cpu": _cpu(),
+                "cores": os.cpu_count(),
+                "threads": self.threads,
+                "device": self.device,
+            },
             "versions": _versions(),
         }
         if captions:
@@ -163,6 +169,8 @@ def compare(
     Raises:
         UnknownSplit, InvalidParameter: also for a method that is listed twice.
     """
+    import torch
+
     from sightline.captioning import Generation, answer
     from sightline.demo.model import PROMPT
     from sightline.demo.world import scenes
@@ -199,7 +207,17 @@ def compare(
         report = _score(shown, captions)
         cut = None if way == GREEDY else _score(shown, _cut(greedy, report))
         entries.append(Entry(way, report, tokens[way], seconds[way], cut))
-    return Comparison(shown, tuple(entries), split, seed, name, weights, batch, str(model.device))
+    return Comparison(
+        scenes=shown,
+        entries=tuple(entries),
+        split=split,
+        seed=seed,
+        model=name,
+        weights=weights,
+        batch=batch,
+        device=str(model.device),
+        threads=torch.get_num_threads(),
+    )
 
 
 def digest(path: Path) -> str:

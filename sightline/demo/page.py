@@ -204,10 +204,12 @@ def _footer(result: Mapping[str, Any]) -> str:
     weights = (
         f"weights sha256 {result['weights_sha256']}" if result["weights_sha256"] else "weights not digested"
     )
+    machine = (
+        f"{hardware['cpu']}, {hardware['threads']} of {hardware['cores']} cores used, on {hardware['device']}"
+    )
     facts = (
         f"Model {result['model']}, split {result['split']}, {result['n']} pictures, seed {result['seed']}, greedy search,"
-        f" batches of {result['batch']}; {result['metric']}; {hardware['cpu']}, {hardware['cores']} cores, on"
-        f" {hardware['device']}; {libraries}; {weights}."
+        f" batches of {result['batch']}; {result['metric']}; {machine}; {libraries}; {weights}."
     )
     return f"<footer><p>{escape(LIMITS)}</p><p>{escape(facts)}</p></footer>"
 
