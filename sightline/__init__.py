@@ -23,14 +23,21 @@ _HOME = {
     "InvalidParameter": "sightline.errors",
     "M3ID": "sightline.decoding.m3id",
     "Method": "sightline.method",
+    "NeedsCalibration": "sightline.errors",
     "NoImageTokens": "sightline.errors",
+    "PAI": "sightline.attention_mods.pai",
     "ProcessorReused": "sightline.errors",
+    "SLA": "sightline.steering.vista",
     "SightlineError": "sightline.errors",
     "Target": "sightline.target",
     "UnknownMethod": "sightline.errors",
     "UnknownParameter": "sightline.errors",
     "UnsupportedModel": "sightline.errors",
+    "VAR": "sightline.attention_mods.var",
     "VCD": "sightline.decoding.vcd",
+    "VHR": "sightline.attention_mods.vhr",
+    "VSV": "sightline.steering.vista",
+    "attached": "sightline.attach",
     "methods": "sightline.spec",
     "mitigate": "sightline.attach",
     "parse": "sightline.spec",
@@ -41,26 +48,37 @@ __all__ = [
     "InvalidParameter",
     "M3ID",
     "Method",
+    "NeedsCalibration",
     "NoImageTokens",
+    "PAI",
     "ProcessorReused",
+    "SLA",
     "SightlineError",
     "Target",
     "UnknownMethod",
     "UnknownParameter",
     "UnsupportedModel",
+    "VAR",
     "VCD",
+    "VHR",
+    "VSV",
+    "attached",
     "methods",
     "mitigate",
     "parse",
 ]
 
 if TYPE_CHECKING:
-    from sightline.attach import mitigate
+    from sightline.attach import attached, mitigate
+    from sightline.attention_mods.pai import PAI
+    from sightline.attention_mods.var import VAR
+    from sightline.attention_mods.vhr import VHR
     from sightline.decoding.m3id import M3ID
     from sightline.decoding.vcd import VCD
     from sightline.errors import (
         InputError,
         InvalidParameter,
+        NeedsCalibration,
         NoImageTokens,
         ProcessorReused,
         SightlineError,
@@ -70,6 +88,7 @@ if TYPE_CHECKING:
     )
     from sightline.method import Method
     from sightline.spec import methods, parse
+    from sightline.steering.vista import SLA, VSV
     from sightline.target import Target
 
 

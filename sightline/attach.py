@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from sightline.errors import InputError
+from sightline.errors import InputError, UnsupportedModel
 from sightline.method import Method
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import Tensor
+    from transformers import LogitsProcessor, PreTrainedModel
+
+    from sightline.edit import Edit, Site
+    from sightline.target import Target
+
+
+@contextmanager
+def attached(
+    model: PreTrainedModel, inputs: Mapping[str, Any], *methods: Method | str
+) -> Iterator[list[LogitsProcessor]]:
+    """Methods in place for one generation; yields the logits processors that belong into it::
+
+        with attached(model, inputs, VHR(), M3ID()) as processors:
+            model.generate(**inputs, logits_processor=processors)
+
+    The door for whoever calls ``generate`` with processors of their own. ``mitigate`` is this around every call.
+
+    Raises:
+        UnsupportedModel, NoImageTokens: before anything is changed.
+    """
+    from sightline.target import Target
+
+    recipes = _recipes(methods)
+    target = Target(model, inputs)
+    with ExitStack() as stack:
+        yield [processor for recipe in recipes for processor in stack.enter_context(recipe.attach(target))]
 
 
 @contextmanager
@@ -31,14 +58,10 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
         UnsupportedModel: at once, if the model cannot be driven.
         NoImageTokens: from a ``generate`` whose prompt holds no picture.
     """
-    from sightline.spec import parse
-    from sightline.target import Target, _check_generates
+    from sightline.target import check_generates
 
-    recipes = [parse(method) if isinstance(method, str) else method for method in methods]
-    for recipe in recipes:
-        if not isinstance(recipe, Method):
-            raise InputError(f"mitigate() takes methods such as M3ID() or 'm3id', not {recipe!r}")
-    _check_generates(model)
+    recipes = _recipes(methods)
+    check_generates(model)
 
     generate: Any = model.generate
     if isinstance(outer := getattr(generate, "recipes", None), tuple):
@@ -56,16 +79,27 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
         if given.get("inputs") is not None:
             given["input_ids"] = given["inputs"]
         if given.get("cache_implementation") == "paged":
-            raise InputError("continuous batching drops logits processors: leave out cache_implementation='paged'")
-        target = Target(model, given)
-        added = [recipe.bind(target) for recipe in recipes]
-        bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
+            raise InputError(
+                "continuous batching drops logits processors: leave out cache_implementation='paged'"
+            )
         more = bound.pop("kwargs", {})
-        return generate(**bound, **more)
+        with attached(model, given, *recipes) as added:
+            bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
+            return generate(**bound, **more)
 
     mitigated.recipes = tuple(recipes)  # type: ignore[attr-defined]
     with _attribute(model, "generate", mitigated):
         yield model
+
+
+def _recipes(methods: Sequence[Method | str]) -> list[Method]:
+    from sightline.spec import parse
+
+    recipes = [parse(method) if isinstance(method, str) else method for method in methods]
+    for recipe in recipes:
+        if not isinstance(recipe, Method):
+            raise InputError(f"methods such as M3ID() or 'm3id' are needed here, not {recipe!r}")
+    return recipes
 
 
 @contextmanager
@@ -93,3 +127,262 @@ def preserving_rope_deltas(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, value in zip(owners, before, strict=True):
             module.rope_deltas = value
+
+
+class _Session:
+    """The edits inside one model, and where its current forward pass stands."""
+
+    def __init__(self, target: Target) -> None:
+        self.edits: list[Edit] = []
+        self.prompt = target.prompt
+        self.image = target.image_mask
+        self.first = 0
+        self.rows = 0
+        self.batch = 0
+        self.seams: set[str] = set()
+
+    def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the decoder runs: how much of the text has it seen, and how much is new?"""
+        tokens: Any = kwargs.get("inputs_embeds")
+        if tokens is None:
+            tokens = kwargs.get("input_ids", args[0] if args else None)
+        past = kwargs.get("past_key_values")
+        self.first = 0 if past is None else int(past.get_seq_length())
+        self.batch, self.rows = tokens.shape[:2]
+
+    def site(self, layer: int, device: Any) -> Site:
+        from sightline.edit import Site
+
+        image = self.image.to(device).repeat_interleave(self.batch // self.image.shape[0], dim=0)
+        return Site(layer=layer, first=self.first, rows=self.rows, prompt=self.prompt, image=image)
+
+    def at(self, layer: int, seam: str) -> list[Edit]:
+        return [edit for edit in self.edits if layer in edit.layers and edit.overrides(seam)]
+
+
+_SESSIONS: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
+"""By model, and by each of its decoder's attention modules. Nothing is stored on a module."""
+
+
+@contextmanager
+def editing(target: Target, *edits: Edit) -> Iterator[None]:
+    """Edits in place inside the block. Blocks nest: edits of one seam act in the order in which they were entered.
+
+    Raises:
+        UnsupportedModel: a layer has no place for an edit, or the model's attention cannot be replaced at run time.
+    """
+    model = target.model
+    with ExitStack() as stack:
+        session = _SESSIONS.get(model)
+        if session is None:
+            session = stack.enter_context(_opened(target))
+        before = list(session.edits)
+        stack.callback(setattr, session, "edits", before)
+        stack.enter_context(_seams(target, session, edits))
+        session.edits = [*before, *edits]
+        yield
+
+
+@contextmanager
+def alone(
+    model: PreTrainedModel, *edits: Edit, prompt: int = 0, image: Tensor | None = None
+) -> Iterator[None]:
+    """Inside the block only ``edits`` act on the model, for other prompts than the main ones; none: it runs unedited."""
+    session = _SESSIONS.get(model)
+    if session is None:
+        if edits:
+            raise InputError("edits can only stand alone within editing()")
+        yield
+        return
+    names = ("edits", "prompt", "image", "first", "rows", "batch")
+    before = {name: getattr(session, name) for name in names}
+    try:
+        session.edits, session.prompt = list(edits), prompt
+        if image is not None:
+            session.image = image
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(session, name, value)
+
+
+@contextmanager
+def _opened(target: Target) -> Iterator[_Session]:
+    session = _Session(target)
+    with ExitStack() as stack:
+        stack.callback(target.decoder.register_forward_pre_hook(session.begin, with_kwargs=True).remove)
+        stack.enter_context(_listed(target.model, session))
+        yield session
+
+
+@contextmanager
+def _listed(key: Any, session: _Session) -> Iterator[None]:
+    try:
+        _SESSIONS[key] = session
+        yield
+    finally:
+        del _SESSIONS[key]
+
+
+@contextmanager
+def _seams(target: Target, session: _Session, edits: Sequence[Edit]) -> Iterator[None]:
+    """Whatever these edits need and no enclosing block has put in place yet."""
+    with ExitStack() as stack:
+        wanted = {name for name in _SEAMS for edit in edits if any(map(edit.overrides, _SEAMS[name]))}
+        for name in wanted - session.seams:
+            stack.callback(session.seams.discard, name)
+            session.seams.add(name)
+            if name == "attention":
+                stack.enter_context(_attention_replaced(target, session))
+                continue
+            for index, layer in enumerate(target.layers):
+                stack.callback(_hook(name, index, layer, session, target.name).remove)
+        yield
+
+
+_SEAMS = {
+    "attention": ("scores", "probabilities", "heads"),
+    "enter": ("enter",),
+    "leave": ("leave",),
+    "mlp": ("mlp",),
+}
+
+
+def _hook(seam: str, index: int, layer: Any, session: _Session, name: str) -> Any:
+    if seam == "enter":
+
+        def read(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if edits := session.at(index, seam):
+                hidden = args[0] if args else kwargs["hidden_states"]
+                for edit in edits:
+                    edit.enter(hidden, session.site(index, hidden.device))
+
+        return layer.register_forward_pre_hook(read, with_kwargs=True)
+
+    def write(_module: Any, _args: Any, output: Any) -> Any:
+        edits = session.at(index, seam)
+        if not edits:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        flat = hidden
+        if hidden.ndim == 2:  # some expert layers put out one row per token
+            hidden = hidden.reshape(session.batch, session.rows, -1)
+        for edit in edits:
+            hidden = getattr(edit, seam)(hidden, session.site(index, hidden.device))
+        hidden = hidden.reshape(flat.shape)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    if seam == "leave":
+        return layer.register_forward_hook(write)
+    place = getattr(layer, "mlp", None) or getattr(layer, "feed_forward", None)
+    if place is None:
+        raise UnsupportedModel(f"{name}: decoder layer {index} has no MLP to steer")
+    return place.register_forward_hook(write)
+
+
+@contextmanager
+def _attention_replaced(target: Target, session: _Session) -> Iterator[None]:
+    """The decoder's attention function wrapped in ours; the vision tower keeps its own."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    model: Any = target.model
+    config = model.config.get_text_config(decoder=True)
+    base = config._attn_implementation
+    if base not in ALL_MASK_ATTENTION_FUNCTIONS or base not in (*ALL_ATTENTION_FUNCTIONS, "eager"):
+        raise UnsupportedModel(
+            f"{target.name}: attention {base!r} is not one that can be wrapped; load it with 'sdpa'"
+        )
+    if base in ("flex_attention", "eager"):
+        raise UnsupportedModel(
+            f"{target.name}: attention edits stand on top of 'sdpa' or a flash kernel, not {base!r};"
+            " call model.set_attn_implementation('sdpa')"
+        )
+    name = f"sightline_{base}"
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, functools.partial(_attention, ALL_ATTENTION_FUNCTIONS[base]))
+        # Without a mask function of the same name, models get no mask at all, and padding is attended to
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    with ExitStack() as stack:
+        for layer in target.layers:
+            for module in layer.modules():
+                if hasattr(module, "layer_idx") and hasattr(module, "num_key_value_groups"):
+                    stack.enter_context(_listed(module, session))
+        parts = [key for key in model.config.sub_configs if getattr(model.config, key, None) is config]
+        if not parts:
+            raise UnsupportedModel(
+                f"{target.name}: its text configuration is not a part of its configuration"
+            )
+        stack.callback(model.set_attn_implementation, {parts[0]: base})
+        model.set_attn_implementation({parts[0]: name})
+        if config._attn_implementation != name:
+            raise UnsupportedModel(f"{target.name} does not let its attention be replaced at run time")
+        yield
+
+
+def _attention(
+    base: Any,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """An attention function of transformers: ``base``, and what the edits of the module's session make of it."""
+    import torch
+
+    from sightline.edit import allowed_keys, attend
+
+    session = _SESSIONS.get(module)
+    layer = int(module.layer_idx)
+    weighing = [] if session is None else [*session.at(layer, "scores"), *session.at(layer, "probabilities")]
+    scaled = [] if session is None else session.at(layer, "heads")
+    if session is None or not (weighing or scaled):
+        out, weights = base(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
+        return out, weights
+    site = session.site(layer, query.device)
+    out, touched, union = None, None, None
+    if weighing:
+        touched = torch.stack([edit.rows(site) for edit in weighing]).any(0)
+        union = touched.any(0).nonzero().flatten()
+    if touched is None or not bool(touched.all()):
+        out, _ = base(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
+    if touched is not None and union is not None and len(union):
+        keys = key.shape[2]
+        seen = session.first + session.rows
+        first_key = max(seen - keys, 0)  # a sliding window keeps the last keys, a static cache room for more
+        image = site.image_columns(keys, first_key)
+        bias = allowed_keys(
+            attention_mask,
+            union,
+            first=session.first,
+            keys=keys,
+            first_key=first_key,
+            window=kwargs.get("sliding_window"),
+        )
+
+        def run(seam: str, weights: Tensor) -> Tensor:
+            for edit in session.at(layer, seam):
+                edited = getattr(edit, seam)(weights, image, site)
+                mine = edit.rows(site)[:, None, union, None]
+                weights = torch.where(mine, edited, weights)
+            return weights
+
+        rows = attend(
+            query[:, :, union], key, value, bias, scaling if scaling is not None else query.shape[-1] ** -0.5,
+            scores=functools.partial(run, "scores"), probabilities=functools.partial(run, "probabilities"),
+            softcap=kwargs.get("softcap"),
+        )  # fmt: skip
+        if out is None:
+            out = rows.contiguous()
+        else:
+            out = out.clone()
+            out[:, union] = torch.where(touched[:, union, None, None], rows, out[:, union])
+    assert out is not None
+    for edit in scaled:
+        out = edit.heads(out, site)
+    return out, None

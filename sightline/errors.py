@@ -34,6 +34,10 @@ class UnknownParameter(InputError):
     """The method has no parameter of this name."""
 
 
+class NeedsCalibration(InputError):
+    """A method needs constants of this very checkpoint, and none are known."""
+
+
 class ProcessorReused(SightlineError, RuntimeError):
     """A processor object met a second generation; it holds the state of one."""
 

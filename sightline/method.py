@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sightline.errors import InvalidParameter, did_you_mean
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessor, PreTrainedModel
+    from transformers import LogitsProcessor
     from typing_extensions import Self
 
     from sightline.target import Target
 
 
-def parameter(default: Any, text: str, *, low: float = -math.inf, high: float = math.inf) -> Any:
-    """A dataclass field with its one-line description and its closed range ``[low, high]``."""
-    return field(default=default, metadata={"text": text, "low": low, "high": high})
+def parameter(
+    default: Any, text: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
+) -> Any:
+    """A dataclass field with its one-line description, and its closed range ``[low, high]`` or its choices."""
+    return field(default=default, metadata={"text": text, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +76,13 @@ class Method(ABC):
         """The same recipe at zero strength: it changes nothing."""
 
     @abstractmethod
-    def bind(self, target: Target) -> LogitsProcessor:
-        """The processor for one generation on ``target``. Called by both doors, once per generation."""
-
-    def processor(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> LogitsProcessor:
-        """A fresh processor for one ``model.generate(**inputs, logits_processor=[…])``.
-
-        Args:
-            model: any decoder-only image-text-to-text model of transformers.
-            inputs: what the model's processor returned, the same mapping that goes to ``generate``: ``input_ids``
-                ``(batch, prompt)``, left-padded, with ``attention_mask`` and the image tensors.
+    def attach(self, target: Target) -> AbstractContextManager[Sequence[LogitsProcessor]]:
+        """The method in place for one generation on ``target``, with the processors that belong into ``generate``.
 
         Raises:
             UnsupportedModel: the model lacks what the method needs.
             NoImageTokens: a prompt holds no image.
         """
-        from sightline.target import Target
-
-        return self.bind(Target(model, inputs))
 
 
 def _validate(method: str, item: Field[Any], value: Any) -> None:
@@ -100,6 +92,12 @@ def _validate(method: str, item: Field[Any], value: Any) -> None:
         if "None" in kind:
             return
         raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
+    if kind == "bool" or item.metadata["choices"]:
+        if not isinstance(value, bool if kind == "bool" else str) or value not in (
+            item.metadata["choices"] or (True, False)
+        ):
+            raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
+        return
     if kind.startswith("tuple"):
         if not isinstance(value, tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
             raise InvalidParameter(f"{where} must be a tuple of whole numbers")
@@ -117,6 +115,10 @@ def _validate(method: str, item: Field[Any], value: Any) -> None:
 
 
 def _wanted(kind: str, item: Field[Any]) -> str:
+    if kind == "bool":
+        return "true or false"
+    if choices := item.metadata["choices"]:
+        return "one of " + ", ".join(choices)
     number = "a whole number" if kind.startswith("int") else "a finite number"
     low, high = item.metadata["low"], item.metadata["high"]
     if math.isinf(low) and math.isinf(high):
@@ -131,7 +133,7 @@ def _write(value: Any) -> str:
         return "none"
     if isinstance(value, tuple):
         return "+".join(str(v) for v in value)
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def read_value(method: type[Method], name: str, text: str) -> Any:
@@ -144,11 +146,21 @@ def read_value(method: type[Method], name: str, text: str) -> Any:
     if text.lower() == "none" and "None" in kind:
         return None
     try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        if next(item for item in method.parameters() if item.name == name).metadata["choices"]:
+            return text
         if kind.startswith("tuple"):
             return tuple(int(part) for part in text.split("+") if part)
         return int(text) if kind.startswith("int") else float(text)
-    except ValueError:
-        wanted = "whole numbers joined by +" if kind.startswith("tuple") else "a number"
+    except (ValueError, KeyError):
+        wanted = (
+            "whole numbers joined by +"
+            if kind.startswith("tuple")
+            else "true or false"
+            if kind == "bool"
+            else "a number"
+        )
         raise InvalidParameter(f"{method.name()}: {name}={text!r} must be {wanted}") from None
 
 

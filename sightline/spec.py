@@ -10,9 +10,10 @@ from sightline.method import Method, read_value, unknown_parameter
 
 def methods() -> dict[str, type[Method]]:
     """Every method by its spec name, sorted. What a seam's package exports is what exists; there is no registry."""
-    from sightline import decoding
+    from sightline import attention_mods, decoding, steering
 
-    exported = (getattr(package, name) for package in (decoding,) for name in package.__all__)
+    packages = (attention_mods, decoding, steering)
+    exported = (getattr(package, name) for package in packages for name in package.__all__)
     return {cls.name(): cls for cls in sorted(exported, key=lambda cls: cls.name())}
 
 

@@ -55,7 +55,7 @@ class Target:
     inputs: Mapping[str, Any] = field(repr=False)
 
     def __post_init__(self) -> None:
-        _check_generates(self.model)
+        check_generates(self.model)
         ids = self.inputs.get("input_ids")
         if ids is None:
             got = ", ".join(sorted(str(key) for key in self.inputs)) or "nothing"
@@ -158,6 +158,20 @@ class Target:
             )
         return mask
 
+    def check_image_in_context(self, method: str) -> None:
+        """The picture must stand among the decoder's own keys.
+
+        Raises:
+            UnsupportedModel: it is reached by cross-attention.
+            NoImageTokens: there is none.
+        """
+        if getattr(self.model.config.get_text_config(decoder=True), "cross_attention_layers", None):
+            raise UnsupportedModel(
+                f"{self.name} sees the picture by cross-attention: {method} edits self-attention to visual tokens, of which"
+                " there are none"
+            )
+        _ = self.image_mask
+
     @cached_property
     def marker_ids(self) -> frozenset[int]:
         """Ids of the tokens that open and close a picture, as far as the configuration names them."""
@@ -248,7 +262,7 @@ class Target:
         return inputs
 
 
-def _check_generates(model: Any) -> None:
+def check_generates(model: Any) -> None:
     from transformers import PreTrainedModel
     from transformers.generation import GenerationMixin
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 import sightline
-from sightline import M3ID, VCD, InvalidParameter, UnknownMethod, UnknownParameter, methods, parse
+from sightline import M3ID, SLA, VCD, VSV, InvalidParameter, UnknownMethod, UnknownParameter, methods, parse
 
 
 def test_issue_example() -> None:
@@ -25,6 +25,8 @@ def test_issue_example() -> None:
         (M3ID(gate=0.9), "m3id:gate=0.9"),
         (M3ID(gate=0.9, cutoff=0.1), "m3id:gate=0.9,cutoff=0.1"),
         (M3ID(decay=0.05, cutoff=0.05, also_drop=(3, 4)), "m3id:decay=0.05,cutoff=0.05,also_drop=3+4"),
+        (VSV(site="mlp", gain="cos", layers=(1, 2)), "vsv:site=mlp,gain=cos,layers=1+2"),
+        (SLA(final_norm=True), "sla:final_norm=true"),
         (VCD(), "vcd"),
         (VCD(noise_step=999), "vcd:noise_step=999"),
     ],
@@ -32,7 +34,7 @@ def test_issue_example() -> None:
 def test_spec_round_trip(recipe: sightline.Method, spec: str) -> None:
     assert recipe.spec == spec
     assert parse(spec) == recipe
-    assert eval(repr(recipe), {"M3ID": M3ID, "VCD": VCD}) == recipe
+    assert eval(repr(recipe), {"M3ID": M3ID, "SLA": SLA, "VCD": VCD, "VSV": VSV}) == recipe
 
 
 @pytest.mark.parametrize("name", methods())
@@ -40,7 +42,7 @@ def test_every_method_round_trips_and_is_frozen(name: str) -> None:
     recipe = parse(name)
     assert parse(recipe.spec) == recipe
     assert parse(recipe.off().spec) == recipe.off()
-    assert eval(repr(recipe), dict(vars(sightline.decoding))) == recipe
+    assert eval(repr(recipe), {cls.__name__: cls for cls in methods().values()}) == recipe
     first = recipe.parameters()[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(recipe, first, 1.0)
@@ -55,7 +57,7 @@ def test_every_method_round_trips_and_is_frozen(name: str) -> None:
 def test_unknown_names_say_what_is_near() -> None:
     with pytest.raises(UnknownMethod, match="did you mean 'm3id'"):
         parse("m3di")
-    with pytest.raises(UnknownMethod, match="known: m3id, vcd"):
+    with pytest.raises(UnknownMethod, match="known: m3id, pai, sla, var, vcd, vhr, vsv"):
         parse("zzz")
     with pytest.raises(UnknownParameter, match="did you mean 'alpha'"):
         parse("vcd:alhpa=1")
@@ -64,7 +66,7 @@ def test_unknown_names_say_what_is_near() -> None:
 @pytest.mark.parametrize(
     "spec",
     ["vcd:alpha=nan", "vcd:alpha=inf", "vcd:alpha=-1", "vcd:beta=1.5", "vcd:noise_step=1000", "vcd:noise_step=2.5",
-     "vcd:alpha=much", "vcd:alpha", "vcd:alpha=1,alpha=2", "m3id:decay=none", "m3id:gate=2", "m3id:also_drop=x"],
+     "vhr:prompt_rows=some", "sla:final_norm=maybe", "vsv:site=none", "vcd:alpha=much", "vcd:alpha", "vcd:alpha=1,alpha=2", "m3id:decay=none", "m3id:gate=2", "m3id:also_drop=x"],
 )  # fmt: skip
 def test_bad_values(spec: str) -> None:
     with pytest.raises(InvalidParameter) as error:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,13 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
-from sightline.attach import preserving_rope_deltas
+from sightline.attach import alone, preserving_rope_deltas
 from sightline.errors import ProcessorReused
 from sightline.method import Method
-from sightline.target import IMAGE_KEYS
+from sightline.target import IMAGE_KEYS, Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from sightline.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,24 @@ class ContrastMethod(Method):
     def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
         """New scores ``(rows, vocab)`` from float32 expert scores and amateur logits (None where not needed)."""
 
-    def bind(self, target: Target) -> ContrastProcessor:
+    @contextmanager
+    def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
+        _ = target.image_mask
+        yield [ContrastProcessor(self, target)]
+
+    def processor(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> LogitsProcessor:
+        """A fresh processor for one ``model.generate(**inputs, logits_processor=[…])``.
+
+        Args:
+            model: any decoder-only image-text-to-text model of transformers.
+            inputs: what the model's processor returned, the same mapping that goes to ``generate``: ``input_ids``
+                ``(batch, prompt)``, left-padded, with ``attention_mask`` and the image tensors.
+
+        Raises:
+            UnsupportedModel: the model lacks what the method needs.
+            NoImageTokens: a prompt holds no image.
+        """
+        target = Target(model, inputs)
         _ = target.image_mask
         return ContrastProcessor(self, target)
 
@@ -78,7 +94,7 @@ class ContrastProcessor(LogitsProcessor):
             self._branch = Branch(target.model, method.amateur(target))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if _drafting():
+        if drafting():
             # Any draft is right, the main model has the last word; contrasting drafts costs a full forward for each
             return scores
         self._check(input_ids)
@@ -124,9 +140,11 @@ class Branch:
     Args:
         model: the model that also generates.
         inputs: the branch's prompt, one row for each prompt of the main batch; its own length, mask and pictures.
+        edited: whether what edits the model's main branch edits this one as well.
     """
 
-    def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Any], *, edited: bool = False) -> None:
+        self._edited = edited
         self.model: Any = model
         self._ids: Tensor = inputs["input_ids"]
         self._inputs = {key: value for key, value in inputs.items() if key != "input_ids"}
@@ -139,7 +157,8 @@ class Branch:
     @torch.no_grad()
     def __call__(self, generated: Tensor) -> Tensor:
         """``(rows, vocab)`` logits after ``generated`` ``(rows, n)``; rows of one prompt are adjacent."""
-        with preserving_rope_deltas(self.model):
+        edits = nullcontext() if self._edited else alone(self.model)
+        with preserving_rope_deltas(self.model), edits:
             if self._seen is None or self._cache is None:
                 self._prefill(generated)
             else:
@@ -255,7 +274,7 @@ def _croppable(cache: DynamicCache) -> bool:
     return True
 
 
-def _drafting() -> bool:
+def drafting() -> bool:
     """Whether the caller is a draft model or another source of candidate tokens inside assisted generation."""
     frame = sys._getframe(2)
     while frame is not None:

@@ -9,7 +9,6 @@ from families import FAMILIES
 from sightline import VCD, NoImageTokens
 from sightline.decoding._contrast import plausible
 from sightline.decoding.vcd import add_noise, draw_noise, signal_level, vcd
-from sightline.target import Target
 
 Z = torch.tensor([[2.0, 1.5, -1.0]])
 U = torch.tensor([[1.0, 2.0, -1.0]])
@@ -111,4 +110,4 @@ def test_a_prompt_with_placeholders_but_no_pixels() -> None:
     inputs = family.inputs([[1, 5, 6]])
     del inputs["pixel_values"]
     with pytest.raises(NoImageTokens, match="pixel_values"):
-        VCD().bind(Target(family.model(), inputs))
+        VCD().processor(family.model(), inputs)

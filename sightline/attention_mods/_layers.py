@@ -1,0 +1,23 @@
+"""Which layers a method acts on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sightline.errors import InvalidParameter
+from sightline.target import Target
+
+
+def chosen_layers(
+    method: str, target: Target, layers: tuple[int, ...] | None, default: Iterable[int]
+) -> frozenset[int]:
+    """``layers`` where given, else ``default``.
+
+    Raises:
+        InvalidParameter: the model has no such layer.
+    """
+    count = len(target.layers)
+    picked = frozenset(default if layers is None else layers)
+    if bad := sorted(layer for layer in picked if not 0 <= layer < count):
+        raise InvalidParameter(f"{method}: {target.name} has layers 0 to {count - 1}, not {bad[0]}")
+    return picked

@@ -1,0 +1,153 @@
+"""What may be edited inside a decoder, and where: the vocabulary of attention edits and steering.
+
+An ``Edit`` overrides the seams it needs; ``attach`` calls them and owns every hook. Three depths of attention edits:
+scale what a head puts out (any kernel), change scores before the softmax, change probabilities after it. The last
+two name the query rows they touch; only those are recomputed with explicit weights, all others stay with the fast
+kernel, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where in a generation an edit stands.
+
+    Rows and columns are counted from the start of the padded prompt, whatever part of it a forward pass holds.
+    """
+
+    layer: int
+    first: int
+    """Row number of the pass's first token."""
+    rows: int
+    """Tokens in this pass."""
+    prompt: int
+    """Length of the padded prompt."""
+    image: Tensor
+    """``(batch, prompt)`` bool: where the prompt holds the picture; batch as generate() expanded it."""
+
+    @property
+    def last_prompt_row(self) -> int | None:
+        """Index, within this pass, of the prompt's last token; None when the pass does not hold it."""
+        index = self.prompt - 1 - self.first
+        return index if 0 <= index < self.rows else None
+
+    def row_numbers(self) -> Tensor:
+        """``(rows,)``: the number of every row of this pass."""
+        return torch.arange(self.first, self.first + self.rows, device=self.image.device)
+
+    def image_columns(self, keys: int, first_key: int) -> Tensor:
+        """``(batch, keys)`` bool: which of ``keys`` columns, beginning with number ``first_key``, are the picture."""
+        columns = self.image.new_zeros(self.image.shape[0], max(self.prompt, first_key + keys))
+        columns[:, : self.prompt] = self.image
+        return columns[:, first_key : first_key + keys]
+
+
+class Edit:
+    """One edit. Every seam that is not overridden costs nothing. Fresh for every generation: state may live in it."""
+
+    layers: frozenset[int] = frozenset()
+
+    def rows(self, site: Site) -> Tensor:
+        """``(batch, rows)`` bool: query rows whose scores or probabilities are edited."""
+        raise NotImplementedError
+
+    def scores(self, scores: Tensor, image: Tensor, site: Site) -> Tensor:
+        """New scaled scores ``(batch, heads, some rows, keys)``, before the mask; ``image`` is ``(batch, keys)``."""
+        return scores
+
+    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+        """New attention probabilities ``(batch, heads, some rows, keys)``, float32, rows summing to 1."""
+        return probs
+
+    def heads(self, out: Tensor, site: Site) -> Tensor:
+        """New head outputs ``(batch, rows, heads, head_dim)``, before the output projection."""
+        return out
+
+    def enter(self, hidden: Tensor, site: Site) -> None:
+        """Read the residual stream ``(batch, rows, hidden)`` before the layer."""
+
+    def leave(self, hidden: Tensor, site: Site) -> Tensor:
+        """New residual stream after the layer."""
+        return hidden
+
+    def mlp(self, hidden: Tensor, site: Site) -> Tensor:
+        """New output of the layer's MLP, before it is added to the residual stream."""
+        return hidden
+
+    def overrides(self, seam: str) -> bool:
+        return getattr(type(self), seam) is not getattr(Edit, seam)
+
+
+def allowed_keys(
+    mask: Tensor | None, row_index: Tensor, *, first: int, keys: int, first_key: int, window: int | None
+) -> Tensor | None:
+    """What each of some query rows may see, as a bias to add to float32 scores; None where it may see everything.
+
+    Args:
+        mask: as attention functions get it: None (causal), bool or additive ``(batch, 1, rows, keys)``, or ``(batch,
+            keys)``.
+        row_index: ``(some,)`` rows within the pass.
+        first, first_key: numbers of the pass's first row and of the first key.
+        window: length of a sliding window, or None.
+
+    Returns:
+        ``(batch or 1, 1, some, keys)`` float32, 0 or the lowest float.
+    """
+    lowest = torch.finfo(torch.float32).min
+    if mask is not None and mask.ndim == 4:
+        mask = mask[:, :, row_index, :keys]
+        return torch.where(mask, 0.0, lowest) if mask.dtype == torch.bool else mask.float().clamp(min=lowest)
+    rows = (first + row_index)[:, None]
+    columns = first_key + torch.arange(keys, device=row_index.device)[None]
+    seen = columns <= rows
+    if window is not None:
+        seen &= columns > rows - window
+    seen = seen[None, None]
+    if mask is not None:
+        seen = seen & mask[:, None, None, :keys].bool()
+    return None if bool(seen.all()) else torch.where(seen, 0.0, lowest)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    scaling: float,
+    *,
+    scores: Callable[[Tensor], Tensor],
+    probabilities: Callable[[Tensor], Tensor],
+    softcap: float | None = None,
+) -> Tensor:
+    """Attention of a few rows with explicit weights, edited before and after the softmax.
+
+    Args:
+        query: ``(batch, heads, rows, dim)``; key, value: ``(batch, groups, keys, dim)``, not repeated for their heads.
+        bias: see ``allowed_keys``.
+
+    Returns:
+        ``(batch, rows, heads, dim)`` in the dtype of ``value``.
+    """
+    batch, heads, rows, _ = query.shape
+    groups = key.shape[1]
+    grouped = query.reshape(batch, groups, heads // groups * rows, -1)
+    raw = (grouped @ key.transpose(-1, -2)).float().mul_(scaling).reshape(batch, heads, rows, -1)
+    if softcap is not None:
+        raw = softcap * torch.tanh(raw / softcap)
+    raw = scores(raw)
+    probs = probabilities((raw if bias is None else raw + bias).softmax(-1)).to(value.dtype)
+    mixed = probs.reshape(batch, groups, heads // groups * rows, -1) @ value
+    return mixed.reshape(batch, heads, rows, -1).transpose(1, 2)
+
+
+def last_layers(count: int, share: float) -> range:
+    """The last ``round(share · count)`` of ``count`` layers."""
+    return range(count - math.floor(share * count + 0.5), count)
