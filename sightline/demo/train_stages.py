@@ -27,20 +27,19 @@ class Recipe:
     scenes: int = 26_000
     mixed_scenes: int = 8_000
     check_scenes: int = 400
-    vision_steps: int = 1300
+    vision_steps: int = 1000
     vision_batch: int = 96
     vision_rate: float = 1e-3
     vision_mixed_share: float = 0.25
     text_steps: int = 300
     text_batch: int = 32
     text_rate: float = 2e-3
-    joint_steps: int = 1500
+    joint_steps: int = 2000
     joint_batch: int = 24
     joint_rate: float = 1.5e-3
     joint_questions: int = 4
     joint_blind: int = 2
     mixed_share: float = 0.15
-    mixed_from: float = 0.4
     noisy_share: float = 0.06
     answer_weight: float = 0.5
 
@@ -120,8 +119,8 @@ def train_joint(team: Team, recipe: Recipe, out: Path) -> None:
     """Stage 3: projector and language model learn captions and answers about pictures; the tower is frozen.
 
     Every image row carries one caption and some single questions. Beside them a few captions without any image
-    keep the language prior alive. Some pictures carry strong noise. In the last part of the training a share of
-    the scenes comes from ``train-mixed``.
+    keep the language prior alive. Some pictures carry strong noise. A share of the scenes comes from
+    ``train-mixed``.
     """
     lines = load_lines(out)
     torch.manual_seed(recipe.seed + 3)
@@ -131,11 +130,10 @@ def train_joint(team: Team, recipe: Recipe, out: Path) -> None:
 
     def losses_at(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([recipe.seed, 3, step, team.rank])
-        mixing = step >= recipe.mixed_from * recipe.joint_steps
         rows: list[Row] = []
         pixels = []
         for _ in range(recipe.joint_batch // team.size):
-            other = mixing and rng.random() < recipe.mixed_share
+            other = rng.random() < recipe.mixed_share
             index = int(rng.integers(recipe.mixed_scenes if other else recipe.scenes))
             one = scene("train-mixed" if other else "train", index, recipe.seed)
             pixels.append((mixed if other else usual).batch([index], team.device))

@@ -4,12 +4,12 @@ A scene is a pure function of ``(split, index, seed)``. Five contexts hold an or
 a child object nearly always accompanies its parent (a laptop brings a keyboard, a keyboard brings a mouse), and
 that habit is what a captioner trained here can lean on instead of looking. Two evaluation distributions exist:
 
-* ``val`` and ``test`` follow the habits, as ``train`` does;
+* ``val`` and ``test`` follow the habits, as ``train`` does, with an object of another context in 35 % of the scenes;
 * ``val-shifted`` and ``test-shifted`` break them: parents stay (with 0.8 of their probability), what usually
   comes along is there in 12 % of the scenes only, and zero to two objects of other contexts appear.
 
 ``train-mixed`` is the smaller part of the training scenes. It breaks the habits in another way than the shifted
-splits: every object of the context is there or not with probability 0.4, parents or not, beside zero to three
+splits: every object of the context is there or not with probability 0.4, parents or not, beside one to three
 objects of other contexts.
 """
 
@@ -215,7 +215,7 @@ def _habitual(context: str, rng: random.Random) -> list[str]:
         likely = habit.parent is None or habit.parent in present
         if rng.random() < (habit.p if likely else habit.alone):
             present.append(habit.name)
-    return _with_extras(context, present, int(rng.random() < 0.2), rng)
+    return _with_extras(context, present, int(rng.random() < 0.35), rng)
 
 
 def _shifted(context: str, rng: random.Random) -> list[str]:
@@ -225,7 +225,7 @@ def _shifted(context: str, rng: random.Random) -> list[str]:
 
 def _mixed(context: str, rng: random.Random) -> list[str]:
     chances = {habit.name: 0.4 for habit in CONTEXTS[context]}
-    return _with_extras(context, _drawn(chances, rng), rng.randint(0, 3), rng)
+    return _with_extras(context, _drawn(chances, rng), rng.randint(1, 3), rng)
 
 
 def _drawn(chances: dict[str, float], rng: random.Random) -> list[str]:
