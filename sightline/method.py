@@ -98,6 +98,10 @@ def _validate(method: str, item: Field[Any], value: Any) -> None:
         ):
             raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
         return
+    if kind.startswith("str"):
+        if not isinstance(value, str) or not value:
+            raise InvalidParameter(f"{where} must be a text")
+        return
     if kind.startswith("tuple"):
         if not isinstance(value, tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
             raise InvalidParameter(f"{where} must be a tuple of whole numbers")
@@ -148,7 +152,7 @@ def read_value(method: type[Method], name: str, text: str) -> Any:
     try:
         if kind == "bool":
             return {"true": True, "false": False}[text.lower()]
-        if next(item for item in method.parameters() if item.name == name).metadata["choices"]:
+        if kind.startswith("str"):
             return text
         if kind.startswith("tuple"):
             return tuple(int(part) for part in text.split("+") if part)
