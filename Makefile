@@ -28,13 +28,14 @@ tables: $(READY)  ## write the tables of README and docs anew from benchmarks/re
 
 results: $(READY)  ## measure everything in benchmarks/results anew (about half an hour on 2 cores)
 	$(BIN)/python benchmarks/choose.py
+	$(BIN)/python benchmarks/heads.py
 	$(BIN)/sightline demo --images 500 --split test --json benchmarks/results/demo-test.json
 	$(BIN)/sightline demo --images 500 --split test-shifted --json benchmarks/results/demo-test-shifted.json
 	$(MAKE) bench tables
 
-bench: $(READY)  ## cost of the contrast branch over plain generate
-	$(BIN)/python benchmarks/branch_cost.py --json benchmarks/results/branch-cost-demo-cpu.json
-	$(BIN)/python benchmarks/branch_cost.py --shape 130m --json benchmarks/results/branch-cost-130m-cpu.json
+bench: $(READY)  ## what each method costs over plain generate
+	$(BIN)/python benchmarks/cost.py --json benchmarks/results/cost-demo-cpu.json
+	$(BIN)/python benchmarks/cost.py --shape 130m --threads 1 --json benchmarks/results/cost-130m-cpu.json
 
 train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 cores)
 	$(BIN)/python -m sightline.demo.train --out build/demo-model

@@ -84,12 +84,12 @@ def chosen() -> str:
     return "\n".join([*lines, "", facts(search)]) + "\n"
 
 
-def branch_cost() -> str:
+def cost() -> str:
     lines = [
         "| shape | hardware, dtype | batch | prompt + new | method | prefill | per token | ms per token | peak memory |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for path in sorted(RESULTS.glob("branch-cost-*.json")):
+    for path in sorted(RESULTS.glob("cost-*.json")):
         result = json.loads(path.read_text())
         for row in result["rows"]:
             spread = {part: row[f"{part}_spread"] for part in ("prefill", "decode")}
@@ -125,7 +125,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo-test": lambda: comparison(load("demo-test")),
     "demo-test-shifted": lambda: comparison(load("demo-test-shifted")),
     "chosen": chosen,
-    "branch-cost": branch_cost,
+    "cost": cost,
 }
 
 

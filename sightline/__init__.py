@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "ConflictingMethods": "sightline.errors",
     "InputError": "sightline.errors",
     "InvalidParameter": "sightline.errors",
     "M3ID": "sightline.decoding.m3id",
@@ -44,6 +45,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ConflictingMethods",
     "InputError",
     "InvalidParameter",
     "M3ID",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from sightline.decoding.m3id import M3ID
     from sightline.decoding.vcd import VCD
     from sightline.errors import (
+        ConflictingMethods,
         InputError,
         InvalidParameter,
         NeedsCalibration,

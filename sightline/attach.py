@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sightline.errors import InputError, UnsupportedModel
+from sightline.errors import ConflictingMethods, InputError, UnsupportedModel
 from sightline.method import Method
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
         methods: recipes, or their spec strings (``"m3id:decay=0.05"``).
 
     Raises:
+        ConflictingMethods: a method is given twice, in one block or in nested ones.
         UnsupportedModel: at once, if the model cannot be driven.
         NoImageTokens: from a ``generate`` whose prompt holds no picture.
     """
@@ -99,6 +101,13 @@ def _recipes(methods: Sequence[Method | str]) -> list[Method]:
     for recipe in recipes:
         if not isinstance(recipe, Method):
             raise InputError(f"methods such as M3ID() or 'm3id' are needed here, not {recipe!r}")
+    return _compatible(recipes)
+
+
+def _compatible(recipes: list[Method]) -> list[Method]:
+    names = [recipe.name() for recipe in recipes]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConflictingMethods(f"{twice} is given twice: its strength is a parameter, give it once")
     return recipes
 
 
@@ -130,7 +139,10 @@ def preserving_rope_deltas(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Session:
-    """The edits inside one model, and where its current forward pass stands."""
+    """The edits inside one model, and where its current forward pass stands.
+
+    What is the same in every layer of a pass is worked out once per pass, on the CPU where that saves a wait for the GPU.
+    """
 
     def __init__(self, target: Target) -> None:
         self.edits: list[Edit] = []
@@ -140,6 +152,7 @@ class _Session:
         self.rows = 0
         self.batch = 0
         self.seams: set[str] = set()
+        self.known: dict[Any, Any] = {}
 
     def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the decoder runs: how much of the text has it seen, and how much is new?"""
@@ -149,12 +162,27 @@ class _Session:
         past = kwargs.get("past_key_values")
         self.first = 0 if past is None else int(past.get_seq_length())
         self.batch, self.rows = tokens.shape[:2]
+        self.known = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()`` at its first use in a pass, the same thing afterwards."""
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     def site(self, layer: int, device: Any) -> Site:
         from sightline.edit import Site
 
-        image = self.image.to(device).repeat_interleave(self.batch // self.image.shape[0], dim=0)
-        return Site(layer=layer, first=self.first, rows=self.rows, prompt=self.prompt, image=image)
+        def image() -> Tensor:
+            return self.image.to(device).repeat_interleave(self.batch // self.image.shape[0], dim=0)
+
+        return Site(
+            layer=layer,
+            first=self.first,
+            rows=self.rows,
+            prompt=self.prompt,
+            image=self.once(("image", device), image),
+        )
 
     def at(self, layer: int, seam: str) -> list[Edit]:
         return [edit for edit in self.edits if layer in edit.layers and edit.overrides(seam)]
@@ -194,7 +222,7 @@ def alone(
             raise InputError("edits can only stand alone within editing()")
         yield
         return
-    names = ("edits", "prompt", "image", "first", "rows", "batch")
+    names = ("edits", "prompt", "image", "first", "rows", "batch", "known")
     before = {name: getattr(session, name) for name in names}
     try:
         session.edits, session.prompt = list(edits), prompt
@@ -333,56 +361,102 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """An attention function of transformers: ``base``, and what the edits of the module's session make of it."""
-    import torch
-
-    from sightline.edit import allowed_keys, attend
+    from sightline.edit import attend
 
     session = _SESSIONS.get(module)
     layer = int(module.layer_idx)
-    weighing = [] if session is None else [*session.at(layer, "scores"), *session.at(layer, "probabilities")]
+    weighing = (
+        [] if session is None else [edit for edit in session.edits if layer in edit.layers and edit.weighs]
+    )
     scaled = [] if session is None else session.at(layer, "heads")
     if session is None or not (weighing or scaled):
         out, weights = base(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
         return out, weights
     site = session.site(layer, query.device)
-    out, touched, union = None, None, None
-    if weighing:
-        touched = torch.stack([edit.rows(site) for edit in weighing]).any(0)
-        union = touched.any(0).nonzero().flatten()
-    if touched is None or not bool(touched.all()):
+    out = None
+    plan = _plan(session, weighing, query.device) if weighing else None
+    if plan is None or not plan.everything:
         out, _ = base(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
-    if touched is not None and union is not None and len(union):
+    if plan is not None and len(plan.union):
         keys = key.shape[2]
-        seen = session.first + session.rows
-        first_key = max(seen - keys, 0)  # a sliding window keeps the last keys, a static cache room for more
-        image = site.image_columns(keys, first_key)
-        bias = allowed_keys(
-            attention_mask,
-            union,
-            first=session.first,
-            keys=keys,
-            first_key=first_key,
-            window=kwargs.get("sliding_window"),
+        first_key = max(session.first + session.rows - keys, 0)  # a sliding window keeps the last keys only
+        image = session.once(("columns", keys), lambda: site.image_columns(keys, first_key))
+        window = kwargs.get("sliding_window")
+        bias = session.once(
+            ("bias", id(attention_mask), keys, window, id(plan)),
+            lambda: plan.bias(attention_mask, session, keys, first_key, window),
         )
 
         def run(seam: str, weights: Tensor) -> Tensor:
-            for edit in session.at(layer, seam):
-                edited = getattr(edit, seam)(weights, image, site)
-                mine = edit.rows(site)[:, None, union, None]
-                weights = torch.where(mine, edited, weights)
+            for edit, mine in zip(weighing, plan.mine, strict=True):
+                if edit.overrides(seam):
+                    edited = getattr(edit, seam)(weights, image, site)
+                    weights = edited if mine is None else weights.where(~mine, edited)
             return weights
 
         rows = attend(
-            query[:, :, union], key, value, bias, scaling if scaling is not None else query.shape[-1] ** -0.5,
-            scores=functools.partial(run, "scores"), probabilities=functools.partial(run, "probabilities"),
+            query if plan.everything else query[:, :, plan.union],
+            key,
+            value,
+            bias,
+            scaling if scaling is not None else query.shape[-1] ** -0.5,
+            scores=functools.partial(run, "scores"),
+            probabilities=functools.partial(run, "probabilities"),
             softcap=kwargs.get("softcap"),
-        )  # fmt: skip
+        )
         if out is None:
             out = rows.contiguous()
         else:
             out = out.clone()
-            out[:, union] = torch.where(touched[:, union, None, None], rows, out[:, union])
+            out[:, plan.union] = rows.where(plan.touched[:, :, None, None], out[:, plan.union])
     assert out is not None
     for edit in scaled:
         out = edit.heads(out, site)
     return out, None
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Which rows of a pass are recomputed for some edits."""
+
+    union: Tensor
+    """``(some,)`` rows that any edit touches in any prompt of the batch."""
+    touched: Tensor
+    """``(batch, some)`` bool: which of them are touched in which prompt."""
+    mine: tuple[Tensor | None, ...]
+    """For each edit ``(batch, 1, some, 1)`` bool: its own rows; None where that is all of them."""
+    everything: bool
+    """Whether nothing is left for the fast kernel."""
+    lowest_row: int
+
+    def bias(
+        self, mask: Tensor | None, session: _Session, keys: int, first_key: int, window: int | None
+    ) -> Tensor | None:
+        from sightline.edit import allowed_keys
+
+        if mask is None and window is None and first_key + keys - 1 <= session.first + self.lowest_row:
+            return None
+        return allowed_keys(
+            mask, self.union, first=session.first, keys=keys, first_key=first_key, window=window
+        )
+
+
+def _plan(session: _Session, weighing: Sequence[Edit], device: Any) -> _Plan:
+    def make() -> _Plan:
+        import torch
+
+        site = session.site(0, torch.device("cpu"))
+        rows = torch.stack([edit.rows(site) for edit in weighing])
+        touched = rows.any(0)
+        union = touched.any(0).nonzero().flatten()
+        own = [None if bool(mine[:, union].all()) else mine[:, None, union, None].to(device) for mine in rows]
+        return _Plan(
+            union=union.to(device),
+            touched=touched[:, union].to(device),
+            mine=tuple(own),
+            everything=bool(touched.all()),
+            lowest_row=int(union.min()) if len(union) else 0,
+        )
+
+    plan: _Plan = session.once(("plan", *map(id, weighing), device), make)
+    return plan

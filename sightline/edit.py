@@ -56,8 +56,11 @@ class Edit:
     layers: frozenset[int] = frozenset()
 
     def rows(self, site: Site) -> Tensor:
-        """``(batch, rows)`` bool: query rows whose scores or probabilities are edited."""
-        raise NotImplementedError
+        """``(batch, rows)`` bool on the site's device: query rows whose scores or probabilities are edited.
+
+        The same in every layer of a pass. Here: all of them.
+        """
+        return torch.ones(site.image.shape[0], site.rows, dtype=torch.bool, device=site.image.device)
 
     def scores(self, scores: Tensor, image: Tensor, site: Site) -> Tensor:
         """New scaled scores ``(batch, heads, some rows, keys)``, before the mask; ``image`` is ``(batch, keys)``."""
@@ -85,11 +88,16 @@ class Edit:
     def overrides(self, seam: str) -> bool:
         return getattr(type(self), seam) is not getattr(Edit, seam)
 
+    @property
+    def weighs(self) -> bool:
+        """Whether attention weights are needed explicitly."""
+        return self.overrides("scores") or self.overrides("probabilities")
+
 
 def allowed_keys(
     mask: Tensor | None, row_index: Tensor, *, first: int, keys: int, first_key: int, window: int | None
-) -> Tensor | None:
-    """What each of some query rows may see, as a bias to add to float32 scores; None where it may see everything.
+) -> Tensor:
+    """What each of some query rows may see, as a bias to add to float32 scores.
 
     Args:
         mask: as attention functions get it: None (causal), bool or additive ``(batch, 1, rows, keys)``, or ``(batch,
@@ -113,7 +121,7 @@ def allowed_keys(
     seen = seen[None, None]
     if mask is not None:
         seen = seen & mask[:, None, None, :keys].bool()
-    return None if bool(seen.all()) else torch.where(seen, 0.0, lowest)
+    return torch.where(seen, 0.0, lowest)
 
 
 def attend(

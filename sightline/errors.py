@@ -38,6 +38,10 @@ class NeedsCalibration(InputError):
     """A method needs constants of this very checkpoint, and none are known."""
 
 
+class ConflictingMethods(InputError):
+    """Methods that make no sense together."""
+
+
 class ProcessorReused(SightlineError, RuntimeError):
     """A processor object met a second generation; it holds the state of one."""
 

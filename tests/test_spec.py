@@ -66,7 +66,8 @@ def test_unknown_names_say_what_is_near() -> None:
 @pytest.mark.parametrize(
     "spec",
     ["vcd:alpha=nan", "vcd:alpha=inf", "vcd:alpha=-1", "vcd:beta=1.5", "vcd:noise_step=1000", "vcd:noise_step=2.5",
-     "vhr:prompt_rows=some", "sla:final_norm=maybe", "vsv:site=none", "vcd:alpha=much", "vcd:alpha", "vcd:alpha=1,alpha=2", "m3id:decay=none", "m3id:gate=2", "m3id:also_drop=x"],
+     "vcd:alpha=much", "vcd:alpha", "vcd:alpha=1,alpha=2", "m3id:decay=none", "m3id:gate=2", "m3id:also_drop=x",
+     "vhr:prompt_rows=some", "sla:final_norm=maybe", "vsv:site=none"],
 )  # fmt: skip
 def test_bad_values(spec: str) -> None:
     with pytest.raises(InvalidParameter) as error:

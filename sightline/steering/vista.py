@@ -77,7 +77,7 @@ class _Steer(Edit):
         steered = steer(
             hidden, vector, chosen.strength, unit=chosen.direction == "unit", gain=chosen.gain == "cos"
         )
-        if chosen.rows == "all":
+        if chosen.rows == "all" or site.first >= site.prompt - 1:
             return steered
         new = site.row_numbers() >= site.prompt - 1
         return torch.where(new[None, :, None], steered, hidden)

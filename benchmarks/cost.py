@@ -1,12 +1,14 @@
-"""What a contrast branch costs: prefill, per-token time and memory of each method over plain ``generate``, in one run.
+"""What each method costs: prefill, time per token and memory over plain ``generate``, in one run.
 
-    python benchmarks/branch_cost.py                                  # the demo model, on this machine
-    python benchmarks/branch_cost.py --shape 130m --threads 1         # a random LLaVA of about 130M parameters
-    python benchmarks/branch_cost.py --shape 7b --device cuda --dtype bfloat16
+    python benchmarks/cost.py                                         # the demo model, on this machine
+    python benchmarks/cost.py --shape 130m                            # a random LLaVA of about 130M parameters
+    python benchmarks/cost.py --shape 7b --device cuda --dtype bfloat16
 
 Plain and mitigated generations alternate, so that a machine whose speed drifts slows both; printed are medians of the
 ratios of neighbours, with their spread. A clock among the stopping criteria reads the time after every token. Weights of
-the larger shapes are random: speed does not depend on them.
+the larger shapes are random: speed does not depend on them. VAR is set so that every head redistributes, its worst case.
+The row ``eager`` is no method: plain generation with eager attention that returns its weights, which the released code of
+VAR needs for everything. Peak memory is measured on CUDA only.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 IMAGE = 32000
+EAGER = "eager"
+VAR = "var:ratio=0.0,mass=0.0,tau=0.5,dims=0+1"
+METHODS = ["vcd", "m3id", "pai:gamma=1.0", "pai", "vhr", "vsv", "sla", VAR, EAGER]
 
 
 def demo(batch: int, device: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
@@ -102,35 +109,50 @@ class Clock(StoppingCriteria):
         return steps[0] + steps[1] - token, token
 
 
+@contextmanager
+def way(model: Any, spec: str) -> Iterator[dict[str, Any]]:
+    """A method in place, or eager attention; yields what ``generate`` needs besides."""
+    if spec != EAGER:
+        with mitigate(model, spec):
+            yield {}
+        return
+    before = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        yield {"output_attentions": True, "output_hidden_states": True, "return_dict_in_generate": True}
+    finally:
+        model.set_attn_implementation({"text_config": before})
+
+
 def measure(
     model: Any, inputs: dict[str, Any], specs: list[str], new: int, repeats: int, device: str
 ) -> list[dict[str, Any]]:
-    def once() -> tuple[float, float]:
+    def once(**more: Any) -> tuple[float, float]:
         clock = Clock(device)
         options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-        model.generate(**inputs, **options, stopping_criteria=[clock])
+        model.generate(**inputs, **options, stopping_criteria=[clock], **more)
         return clock.split()
 
-    def peak() -> float | None:
+    def peak(**more: Any) -> float | None:
         if device != "cuda":
             return None
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
-        once()
+        once(**more)
         return (torch.cuda.max_memory_allocated() - base) / 2**20
 
     once()
     plain_peak = peak()
     rows = []
     for spec in specs:
-        with mitigate(model, spec):
-            once()
-            mitigated_peak = peak()
+        with way(model, spec) as more:
+            once(**more)
+            mitigated_peak = peak(**more)
         pairs = []
         for _ in range(repeats):
             plain = once()
-            with mitigate(model, spec):
-                pairs.append((plain, once()))
+            with way(model, spec) as more:
+                pairs.append((plain, once(**more)))
         prefill = [b[0] / a[0] for a, b in pairs]
         decode = [b[1] / a[1] for a, b in pairs]
         rows.append(
@@ -161,9 +183,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
-    parser.add_argument(
-        "--method", action="append", help="spec string; may be repeated (default: vcd and m3id)"
-    )
+    parser.add_argument("--method", action="append", help="spec string; may be repeated (default: all)")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
@@ -177,7 +197,7 @@ def main() -> None:
     dtype = getattr(torch, args.dtype)
     make = demo if args.shape == "demo" else lambda *rest: random_llava(args.shape, *rest)
     model, inputs = make(args.batch, args.device, dtype)
-    rows = measure(model, inputs, args.method or ["vcd", "m3id"], args.new_tokens, args.repeats, args.device)
+    rows = measure(model, inputs, args.method or METHODS, args.new_tokens, args.repeats, args.device)
     hardware = (
         torch.cuda.get_device_name()
         if args.device == "cuda"
@@ -196,7 +216,7 @@ def main() -> None:
     for row in rows:
         memory = "" if row["peak_mib"] is None else f"  peak {row['peak_mib'] / row['plain_peak_mib']:.2f}x"
         print(
-            f"{row['method']:<28} prefill {ratio(row, 'prefill')}"
+            f"{row['method']:<40} prefill {ratio(row, 'prefill')}"
             f" ({row['plain_prefill_ms']:.1f} -> {row['prefill_ms']:.1f} ms)"
             f"  per token {ratio(row, 'decode')} ({row['plain_token_ms']:.2f} -> {row['token_ms']:.2f} ms){memory}"
         )
