@@ -29,8 +29,7 @@ tables: $(READY)  ## write the tables of README and docs anew from benchmarks/re
 results: $(READY)  ## measure everything in benchmarks/results anew (about half an hour on 2 cores)
 	$(BIN)/python benchmarks/choose.py
 	$(BIN)/python benchmarks/heads.py
-	$(BIN)/sightline demo --images 500 --split test --json benchmarks/results/demo-test.json
-	$(BIN)/sightline demo --images 500 --split test-shifted --json benchmarks/results/demo-test-shifted.json
+	$(BIN)/python benchmarks/demo.py
 	$(MAKE) bench tables
 
 bench: $(READY)  ## what each method costs over plain generate

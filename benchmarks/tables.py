@@ -84,6 +84,30 @@ def chosen() -> str:
     return "\n".join([*lines, "", facts(search)]) + "\n"
 
 
+def heads() -> str:
+    result = load("heads")
+    named = {"greedy": "none", "silenced": "the half with the highest VHD"}
+    lines = ["| silenced heads | CHAIR_i % | recall % | Δ recall |", "|---|---|---|---|"]
+    for row in result["comparison"]["rows"]:
+        which = row["method"].partition("which=")[2]
+        name = {"lowest": "the half with the lowest VHD", "random": "half of them, at random"}.get(which)
+        lines.append(
+            f"| {name or named[row['method']]} | {rate(row, 'chair_i')} | {rate(row, 'recall')}"
+            f" | {difference(row, 'recall')} |"
+        )
+    massive = max(result["massive"].values())
+    first = max(share[0] for share in result["share_first_token_and_picture"].values())
+    lines += [
+        "",
+        f"Layers {', '.join(map(str, result['layers']))}. Largest |x| / rms of any state: {massive:.1f} of at most"
+        f" {result['width'] ** 0.5:.1f}; largest mean attention of the prompt's last token to the first token in a layer:"
+        f" {100 * first:.1f} %.",
+        "",
+        facts(result["comparison"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def cost() -> str:
     lines = [
         "| shape | hardware, dtype | batch | prompt + new | method | prefill | per token | ms per token | peak memory |",
@@ -125,6 +149,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo-test": lambda: comparison(load("demo-test")),
     "demo-test-shifted": lambda: comparison(load("demo-test-shifted")),
     "chosen": chosen,
+    "heads": heads,
     "cost": cost,
 }
 
@@ -148,13 +173,15 @@ def stale() -> list[str]:
 
     found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
     weights = digest(WEIGHTS / "model.safetensors")
+    choice = load("choose")
     runs = {"demo-test": load("demo-test"), "demo-test-shifted": load("demo-test-shifted")}
-    for name, result in runs.items():
+    for name, result in {**runs, "choose": choice["val-shifted"], "heads": load("heads")}.items():
         if result["weights_sha256"] != weights:
             found.append(f"benchmarks/results/{name}.json (other weights)")
-        if [row["method"] for row in result["rows"][1:]] != list(DEFAULT_METHODS):
-            found.append(f"benchmarks/results/{name}.json (other methods than the demo's)")
-    if tuple(load("choose")["chosen"]) != tuple(DEFAULT_METHODS):
+    for name, result in runs.items():
+        if [row["method"] for row in result["rows"][1:]] != choice["chosen"]:
+            found.append(f"benchmarks/results/{name}.json (other settings than chosen)")
+    if not set(DEFAULT_METHODS) <= set(choice["chosen"]):
         found.append("sightline/demo/compare.py (other defaults than benchmarks/choose.py chose)")
     return found
 
