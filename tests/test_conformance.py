@@ -11,8 +11,9 @@ import torch
 from families import FAMILIES, SPECIAL, Family
 from strong import STRONG
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
-from sightline import ConflictingMethods, Method, UnsupportedModel, attached, methods, mitigate
+from sightline import ConflictingMethods, InputError, Method, UnsupportedModel, attached, methods, mitigate
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 OPTIONS: dict[str, Any] = {
@@ -113,10 +114,93 @@ def test_one_beam_of_a_beam_search_is_greedy(name: str, method: str) -> None:
     assert torch.equal(generate(family, inputs, strong(method), num_beams=1, num_return_sequences=1), greedy)
 
 
+some_families = pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+
+
+@some_families
+@every_method
+def test_rows_alone_under_beam_search_and_several_sequences(name: str, method: str) -> None:
+    family = FAMILIES[name]
+    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2}
+    together = generate(family, family.inputs(PROMPTS), strong(method), **options)
+    for i in range(len(PROMPTS)):
+        alone = generate(family, family.row(PROMPTS, i), strong(method), **options)
+        assert torch.equal(alone, together[2 * i : 2 * i + 2])
+
+
+@some_families
+@every_method
+def test_sampling_depends_on_the_seed_alone_also_in_a_second_generation_of_a_block(
+    name: str, method: str
+) -> None:
+    family, inputs = FAMILIES[name], FAMILIES[name].inputs(PROMPTS)
+    outs = []
+    with mitigate(family.model(), strong(method)):
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            outs.append(family.model().generate(**inputs, **{**OPTIONS, "do_sample": True}))
+    assert torch.equal(outs[0], outs[1])
+    assert not torch.equal(outs[0], outs[2])
+
+
+@some_families
+@every_method
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_implementation": "static"},
+        {"use_cache": False},
+        {"prefill_chunk_size": 4},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_way_of_running_does_not_change_the_answer(
+    options: dict[str, Any], name: str, method: str
+) -> None:
+    family, prompts = FAMILIES[name], [[1, *[10, 11, 12] * 3]]
+    inputs = family.inputs(prompts)
+    given = [
+        family.model()
+        .generate(**inputs, **{**OPTIONS, **more}, output_logits=True, return_dict_in_generate=True)
+        .logits
+        for more in ({}, options)
+    ]
+    if not torch.allclose(torch.stack(given[0]), torch.stack(given[1]), atol=1e-3):
+        pytest.skip(f"this release of transformers gives other logits under {options} by itself")
+    if "prefill_chunk_size" in options and method == "vhr":
+        with pytest.raises(InputError, match="prefill_chunk_size"):
+            generate(family, inputs, strong(method), **options)
+        return
+    assert torch.equal(
+        generate(family, inputs, strong(method), **options), generate(family, inputs, strong(method))
+    )
+
+
+@every_method
+def test_streaming_gives_the_tokens_one_by_one(method: str) -> None:
+    class Ear(BaseStreamer):
+        def __init__(self) -> None:
+            self.heard: list[int] = []
+
+        def put(self, value: Tensor) -> None:
+            self.heard += value.flatten().tolist()
+
+        def end(self) -> None:
+            self.heard.append(-1)
+
+    family, inputs, ear = FAMILIES["llava"], FAMILIES["llava"].inputs(PROMPTS[:1]), Ear()
+    answer = generate(family, inputs, strong(method), streamer=ear)
+    assert ear.heard == [*inputs["input_ids"][0].tolist(), *answer[0].tolist(), -1]
+
+
 @every_method
 def test_recipes_nest_with_every_other(method: str) -> None:
     family, inputs = FAMILIES["llava"], FAMILIES["llava"].inputs(PROMPTS)
-    with mitigate(family.model(), strong(method)), pytest.raises(ConflictingMethods, match=f"{method} is given twice"):
+    with (
+        mitigate(family.model(), strong(method)),
+        pytest.raises(ConflictingMethods, match=f"{method} is given twice"),
+    ):
         generate(family, inputs, strong(method))
     for other in set(methods()) - {method}:
         with mitigate(family.model(), strong(method)):
