@@ -1,0 +1,277 @@
+"""Where a model looks while it writes: the attention of every object word to the tokens of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sightline.attach import attached, editing
+from sightline.attention_mods._layers import chosen_layers
+from sightline.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
+from sightline.captioning import Generation
+from sightline.edit import Edit, Site
+from sightline.target import Target
+from sightline.token_grid import token_grid
+
+if TYPE_CHECKING:
+    from sightline.method import Method
+
+MASSIVE = 100.0
+"""Where no sink dimensions are known, a sink needs an activation this many times the median of its vector."""
+
+
+@dataclass(frozen=True)
+class SinkRule:
+    """When a token counts as a sink: ``sink_score`` over ``dims`` at least ``tau`` at some inner layer.
+
+    Args:
+        tau: threshold of the score; it cannot exceed √width.
+        dims: sink dimensions. None, where they are not known: all in which a token has a massive activation, at least
+            100 times the median of its absolute values, so that no ordinary vector passes for a sink.
+    """
+
+    tau: float
+    dims: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one generation showed.
+
+    ``ids`` are the generated tokens; ``attention`` ``(tokens, picture)`` is what the row that predicts each of them gave
+    to each of the picture's tokens, averaged over heads and layers; ``sinks`` ``(picture)`` is the largest sink score of
+    each, 0 where no dimension counts.
+    """
+
+    ids: tuple[int, ...]
+    attention: Tensor
+    sinks: Tensor
+
+
+@dataclass(frozen=True)
+class WordMap:
+    """One object word of a caption and where the model looked to write it.
+
+    ``tokens`` are the numbers of the generated tokens that spell it, ``attention`` the mean over them, one row of numbers
+    per row of picture tokens; all of it adds up to ``share``, the part of the attention that went to the picture.
+    """
+
+    word: str
+    object: str
+    span: tuple[int, int]
+    tokens: tuple[int, ...]
+    attention: tuple[tuple[float, ...], ...]
+
+    @property
+    def share(self) -> float:
+        return sum(map(sum, self.attention))
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A token of the picture that counts as a sink: its place in the grid, and its score."""
+
+    row: int
+    column: int
+    score: float
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """One caption, its object words with their maps, and the picture's sinks. ``method`` is None for the plain model."""
+
+    method: str | None
+    caption: str
+    grid: tuple[int, int]
+    words: tuple[WordMap, ...]
+    sinks: tuple[Sink, ...]
+    rule: SinkRule
+
+
+class Watch(Edit):
+    """Sums up, changing nothing, what the rows that predict a token give to the picture's columns.
+
+    It must be the last edit, so that it sees what others made of the probabilities.
+    """
+
+    def __init__(self, layers: Collection[int]) -> None:
+        self.layers = frozenset(layers)
+        self.sums: dict[int, Tensor] = {}
+        self._seen: set[tuple[int, int]] = set()
+
+    def rows(self, site: Site) -> Tensor:
+        return (site.row_numbers() >= site.prompt - 1)[None].expand(site.image.shape[0], -1)
+
+    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+        # Others may edit more rows, but these are the last of the pass and so the last here
+        numbers = [number for number in site.row_numbers().tolist() if number >= site.prompt - 1]
+        keys = probs.shape[-1]
+        columns = site.image[0].nonzero().flatten() - max(site.first + site.rows - keys, 0)
+        kept = columns >= 0  # a sliding window has dropped the rest
+        for at, number in enumerate(numbers, start=probs.shape[2] - len(numbers)):
+            # A contrast branch that runs under the edits passes after the model itself: the first pass counts
+            if (site.layer, number) in self._seen:
+                continue
+            self._seen.add((site.layer, number))
+            given = probs.new_zeros(len(columns))
+            given[kept] = probs[0, :, at][:, columns[kept]].mean(0)
+            self.sums[number] = self.sums.get(number, 0) + given.float().cpu()
+        return probs
+
+    def mean(self, first: int, count: int) -> Tensor:
+        """``(count, picture)``: the rows from ``first`` on, over heads and layers."""
+        return torch.stack([self.sums[number] for number in range(first, first + count)]) / len(self.layers)
+
+
+class WatchSinks(Edit):
+    """Keeps the largest sink score that each of the picture's tokens has while the prompt passes."""
+
+    def __init__(self, layers: Collection[int], rule: SinkRule) -> None:
+        self.layers = frozenset(layers)
+        self.rule = rule
+        self.highest: Tensor | None = None
+
+    def enter(self, hidden: Tensor, site: Site) -> None:
+        here = min(site.first + site.rows, site.prompt) - site.first
+        if here <= 0:
+            return
+        if self.highest is None:
+            self.highest = torch.zeros(site.image.shape[1])
+        scores = score_sinks(hidden[0, :here], self.rule).cpu()
+        part = self.highest[site.first : site.first + here]
+        part.copy_(torch.maximum(part, scores))
+
+
+def score_sinks(hidden: Tensor, rule: SinkRule) -> Tensor:
+    """The sink score of each vector ``(…, hidden)`` under a rule, 0 where no dimension counts."""
+    if rule.dims is not None:
+        return sink_score(hidden, rule.dims)
+    x = hidden.float()
+    massive = x.abs() >= MASSIVE * x.abs().median(-1, keepdim=True).values
+    return sink_score(x, tuple(range(x.shape[-1]))) * massive.any(-1)
+
+
+def sink_rule(target: Target, methods: Sequence[Method] = ()) -> SinkRule:
+    """The rule for a model: dimensions and threshold of a VAR among the methods, else the published dimensions of the
+    checkpoint, else massive activations; the threshold is the published one scaled to the width."""
+    width = int(target.model.config.get_text_config(decoder=True).hidden_size)
+    var = next((method for method in methods if isinstance(method, VAR)), VAR())
+    known = PUBLISHED.get(str(target.model.config._name_or_path))
+    dims = var.dims or (known[1] if known and known[0] == width else None)
+    return SinkRule(scaled_tau(width) if var.tau is None else var.tau, dims)
+
+
+def capture(
+    model: Any,
+    inputs: Any,
+    *methods: Method,
+    layers: tuple[int, ...] | None = None,
+    generation: Generation | None = None,
+    sinks: SinkRule | None = None,
+) -> Captured:
+    """Generate under ``methods`` and watch the attention to the picture.
+
+    The rows that predict tokens run with explicit weights; they agree with the model's own kernel up to rounding.
+
+    Args:
+        inputs: what the model's processor returned for one prompt with one picture.
+        layers: averaged over; default: all.
+        generation: greedy unless given; one beam.
+        sinks: default: ``sink_rule``.
+
+    Raises:
+        UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be watched (eager).
+        InvalidParameter: the model has no such layer.
+    """
+    target = Target(model, inputs)
+    target.check_image_in_context("an attention map")
+    count = len(target.layers)
+    watch = Watch(chosen_layers("attention", target, layers, range(count)))
+    inner = range(min(2, count), count - 1)
+    watch_sinks = WatchSinks(inner, sinks or sink_rule(target, methods))
+    arguments = (generation or Generation()).arguments()
+    with ExitStack() as stack:
+        processors = stack.enter_context(attached(model, inputs, *methods))
+        stack.enter_context(editing(target, watch, watch_sinks))
+        written = model.generate(**inputs, **arguments, logits_processor=processors)
+    ids = written[0, target.prompt :].tolist()
+    image = target.image_mask[0].cpu()
+    scores = watch_sinks.highest
+    found = torch.zeros(int(image.sum())) if scores is None else scores[image]
+    return Captured(tuple(ids), watch.mean(target.prompt - 1, len(ids)), found)
+
+
+def look(
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    *methods: Method,
+    layers: tuple[int, ...] | None = None,
+    generation: Generation | None = None,
+    sinks: SinkRule | None = None,
+) -> AttentionMap:
+    """The caption under ``methods`` with one map for every object word in it.
+
+    Arguments and errors are those of ``capture``, and:
+
+    Raises:
+        NoTokenGrid: the picture's tokens are not one grid.
+    """
+    target = Target(model, inputs)
+    grid = token_grid(target)
+    rule = sinks or sink_rule(target, methods)
+    seen = capture(model, inputs, *methods, layers=layers, generation=generation, sinks=rule)
+    text, spans = token_spans(processor.tokenizer, seen.ids)
+    found = [
+        Sink(*divmod(at, grid[1]), score) for at, score in enumerate(seen.sinks.tolist()) if score >= rule.tau
+    ]
+    spec = " ".join(method.spec for method in methods) or None
+    return AttentionMap(spec, text, grid, word_maps(text, spans, seen.attention, grid), tuple(found), rule)
+
+
+def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+    """The text of some tokens, and which of its letters each of them adds.
+
+    Decoded token by token, since a token's letters hang on those before it. A token that adds nothing, such as an end
+    mark or half a letter, has an empty span; a letter of several tokens belongs to the last.
+    """
+    text = tokenizer.decode(list(ids), skip_special_tokens=True)
+    ends = [0]
+    for count in range(1, len(ids) + 1):
+        so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
+        ends.append(max(ends[-1], _agreement(so_far, text)))
+    return text, list(pairwise(ends))
+
+
+def _agreement(one: str, other: str) -> int:
+    """How many letters two texts share before they differ."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def word_maps(
+    text: str, spans: Sequence[tuple[int, int]], attention: Tensor, grid: tuple[int, int]
+) -> tuple[WordMap, ...]:
+    """One map for every object that CHAIR finds in a caption, in order, repeats included.
+
+    Args:
+        spans: which letters each generated token wrote.
+        attention: ``(tokens, picture)``.
+    """
+    from sightline.eval.chair import mentions
+
+    maps = []
+    for mention in mentions(text):
+        start, end = mention.span
+        tokens = tuple(at for at, (first, last) in enumerate(spans) if first < end and last > start)
+        mean = attention[list(tokens)].mean(0).reshape(grid)
+        maps.append(
+            WordMap(text[start:end], mention.object, mention.span, tokens, tuple(map(tuple, mean.tolist())))
+        )
+    return tuple(maps)
