@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sightline.attach import editing
 from sightline.attention_mods._layers import chosen_layers
+from sightline.calibration import Calibration, model_name
 from sightline.edit import Edit, Site
 from sightline.errors import InvalidParameter, NeedsCalibration
 from sightline.method import Method, parameter
@@ -126,9 +127,10 @@ class VAR(Method):
         ratio: least share of a head's attention to the picture that is not on sinks. Paper: ρ = 0.5 for
             hallucination, 0.8 in general. The code's ρ is one minus this.
         mass: least attention of a head to the picture. Code: 0.2.
-        tau: threshold of the sink score. Default: 20 · √(width / 4096), the published 20 at its width. It cannot
-            exceed √width.
-        dims: sink dimensions. Published for a few checkpoints; anything else needs its own (``sightline calibrate``).
+        tau: threshold of the sink score. Default: the calibration's, else 20 · √(width / 4096), the published 20 at its
+            width. It cannot exceed √width.
+        dims: sink dimensions. Default: the calibration's, else the published ones of a few checkpoints.
+        calibration: file written by ``sightline calibrate`` for this very checkpoint.
         layers: layers acted on. Default, as in the paper: 2 to the last but one.
 
     Departs from the released code, not from the paper: the last layer stays as it is; sinks are found anew for every
@@ -139,8 +141,9 @@ class VAR(Method):
 
     Raises:
         NeedsCalibration: no sink dimensions are known for this checkpoint.
+        CalibrationMismatch, BadCalibration: the calibration was made for another model; it is no such file.
         UnsupportedModel: attention that cannot be replaced at run time; a model that sees the picture by
-            cross-attention.
+            cross-attention; a calibration that found no sinks.
         NoImageTokens: the prompt holds no picture.
     """
 
@@ -158,6 +161,7 @@ class VAR(Method):
     )
     dims: tuple[int, ...] | None = parameter(None, "sink dimensions; published for a few checkpoints")
     layers: tuple[int, ...] | None = parameter(None, "layers acted on; default: 2 to the last but one")
+    calibration: str | None = parameter(None, "file written by sightline calibrate")
 
     def off(self) -> Self:
         return replace(self, fraction=0.0)
@@ -171,20 +175,24 @@ class VAR(Method):
         count = len(target.layers)
         layers = chosen_layers("var", target, self.layers, range(min(2, count), count - 1))
         width = int(target.model.config.get_text_config(decoder=True).hidden_size)
-        dims = self._dims(target, width)
-        tau = scaled_tau(width) if self.tau is None else self.tau
+        dims, tau = self._constants(target, width)
         with editing(target, Redistribute(self, layers, dims, tau)):
             yield []
 
-    def _dims(self, target: Target, width: int) -> tuple[int, ...]:
-        if self.dims is not None:
-            if not self.dims or min(self.dims) < 0 or max(self.dims) >= width:
-                raise InvalidParameter(f"var: dims={self.dims!r} must lie between 0 and {width - 1}")
-            return self.dims
-        known = PUBLISHED.get(target.model.config._name_or_path)
-        if known is None or known[0] != width:
-            raise NeedsCalibration(
-                f"var: no sink dimensions are published for {target.model.config._name_or_path or target.name}:"
-                " give them as dims"
-            )
-        return known[1]
+    def _constants(self, target: Target, width: int) -> tuple[tuple[int, ...], float]:
+        """Sink dimensions and threshold: as given, else as calibrated, else as published."""
+        dims, tau = self.dims, self.tau
+        if dims is not None and (not dims or min(dims) < 0 or max(dims) >= width):
+            raise InvalidParameter(f"var: dims={dims!r} must lie between 0 and {width - 1}")
+        if self.calibration is not None and (dims is None or tau is None):
+            found = Calibration.load(self.calibration).sinks(target)
+            dims, tau = dims or found[0], found[1] if tau is None else tau
+        if dims is None:
+            known = PUBLISHED.get(target.model.config._name_or_path)
+            if known is None or known[0] != width:
+                raise NeedsCalibration(
+                    f"var: no sink dimensions are published for {model_name(target.model)}:"
+                    " give them as dims, or the file that `sightline calibrate` writes as calibration"
+                )
+            dims = known[1]
+        return dims, scaled_tau(width) if tau is None else tau

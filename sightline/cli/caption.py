@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sightline.errors import InputError
+
+if TYPE_CHECKING:
+    from sightline.method import Method
 
 PROMPT = "Describe this image."
 
@@ -26,6 +33,14 @@ def caption(
             metavar="SPEC",
             help="A method such as [bold]m3id:decay=0.05[/bold] (see [bold]sightline methods[/bold]); several compose,"
             " in this order. Without one the model is left as it is.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What [bold]sightline calibrate[/bold] found in this model, for the methods that need it (var).",
+            show_default=False,
         ),
     ] = None,
     prompt: Annotated[
@@ -65,6 +80,8 @@ def caption(
     from sightline.spec import parse
 
     recipes = [parse(spec) for spec in method or ()]
+    if calibration is not None:
+        recipes = with_calibration(recipes, calibration)
     generation = Generation(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
@@ -96,3 +113,28 @@ def caption(
             print(json.dumps(line, ensure_ascii=False), flush=True)
         else:
             print(f"{path}: {said.texts[0]}" if len(images) > 1 else said.texts[0], flush=True)
+
+
+def with_calibration(recipes: Sequence[Method], path: Path) -> list[Method]:
+    """The recipes, those that read a calibration and name none given this one.
+
+    Raises:
+        InputError: none of them reads one, or the file is no calibration.
+    """
+    from sightline.calibration import Calibration
+
+    Calibration.load(path)
+    given: list[Method] = []
+    takers = 0
+    for recipe in recipes:
+        settings = asdict(recipe)
+        if "calibration" in settings:
+            takers += 1
+            recipe = type(recipe)(**settings | {"calibration": settings["calibration"] or str(path)})
+        given.append(recipe)
+    if not takers:
+        chosen = ", ".join(recipe.name() for recipe in recipes) or "none"
+        raise InputError(
+            f"--calibration has no effect on the chosen methods ({chosen}): leave it out, or add --method var"
+        )
+    return given

@@ -10,9 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 import sightline
+from sightline.cli.calibrate import calibrate
 from sightline.cli.caption import caption
 from sightline.cli.chair import chair
 from sightline.cli.demo import demo
+from sightline.cli.inspect import inspect
 from sightline.cli.methods import methods
 from sightline.errors import SightlineError
 
@@ -88,7 +90,7 @@ def options(
         print(context.get_help())
 
 
-for command in (demo, caption, chair, methods):
+for command in (demo, caption, chair, methods, inspect, calibrate):
     app.command()(command)
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import planted
 import pytest
 import torch
 from eager import run
-from families import FAMILIES, IMAGE
+from families import FAMILIES, IMAGE, SPECIAL
 from restated import NAMES, compare, stream
 from torch import Tensor
 
-from sightline import VAR, InvalidParameter, NeedsCalibration, mitigate
+from sightline import VAR, InvalidParameter, NeedsCalibration, UnsupportedModel, mitigate, parse
 from sightline.attention_mods.var import redistribute, scaled_tau, sink_score
+from sightline.calibration import BadCalibration, CalibrationMismatch
+from sightline.probing import probe
 
 # columns: BOS, text, v0..v3, question, current; sinks are BOS and v0
 ROW = torch.tensor([[[[0.40, 0.05, 0.20, 0.05, 0.10, 0.05, 0.10, 0.05]]]])
@@ -146,4 +151,52 @@ def test_constants_are_not_borrowed_from_another_checkpoint() -> None:
     with mitigate(model, VAR()), pytest.raises(NeedsCalibration, match="dims"):
         model.generate(**inputs, max_new_tokens=1)
     with mitigate(model, VAR(dims=(32,))), pytest.raises(InvalidParameter, match="between 0 and 31"):
+        model.generate(**inputs, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl", "mistral3"])
+def test_a_calibration_gives_dims_and_tau(name: str, tmp_path: Path) -> None:
+    """On a model with planted sinks."""
+    file = str(tmp_path / "file.json")
+    found = probe(planted.build(name), [planted.prompt(name, seed) for seed in (0, 1)], prompt="x")
+    found.save(file)
+    model, inputs = planted.build(name), planted.prompt(name, seed=7)
+    options: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "suppress_tokens": SPECIAL}
+    strong: dict[str, Any] = {"fraction": 1.0, "ratio": 0.0, "mass": 0.0}
+
+    def scores(*recipes: VAR) -> Tensor:
+        with mitigate(model, *recipes):
+            out = model.generate(**inputs, **options, output_scores=True, return_dict_in_generate=True)
+        return torch.stack(out.scores)
+
+    plain, calibrated = scores(), scores(VAR(**strong, calibration=file))
+    assert torch.equal(calibrated, scores(VAR(**strong, dims=found.dims, tau=found.tau)))
+    assert not torch.equal(calibrated.argmax(-1), plain.argmax(-1)), "the same tokens: nothing happened"
+    # what is given beside the file wins over it
+    high = scores(VAR(**strong, calibration=file, tau=9.0))  # √64 is the most a score can be
+    assert torch.equal(high, scores(VAR(**strong, dims=found.dims, tau=9.0)))
+    assert torch.equal(high.argmax(-1), plain.argmax(-1))
+    other = scores(VAR(**strong, calibration=file, dims=(3,)))
+    assert torch.equal(other, scores(VAR(**strong, dims=(3,), tau=found.tau)))
+
+
+def test_a_spec_names_the_calibration() -> None:
+    recipe = VAR(calibration="some/file.json")
+    assert recipe.spec == "var:calibration=some/file.json"
+    assert parse(recipe.spec) == recipe
+
+
+def test_a_calibration_of_another_model_or_without_sinks_is_refused(tmp_path: Path) -> None:
+    file = str(tmp_path / "file.json")
+    inputs = planted.prompt("llava")
+    for sinks, error, words in (
+        (True, CalibrationMismatch, "another model"),
+        (False, UnsupportedModel, "no massive activation"),
+    ):
+        model = planted.build("llava", sinks=sinks)
+        found = probe(model, [inputs], prompt="x")
+        (replace(found, layers=7) if sinks else found).save(file)
+        with mitigate(model, VAR(calibration=file)), pytest.raises(error, match=words):
+            model.generate(**inputs, max_new_tokens=1)
+    with mitigate(model, VAR(calibration=file + "x")), pytest.raises(BadCalibration, match="no such"):
         model.generate(**inputs, max_new_tokens=1)
