@@ -20,6 +20,7 @@ from sightline.target import Target
 from sightline.token_grid import token_grid
 
 if TYPE_CHECKING:
+    from sightline.calibration import Calibration
     from sightline.method import Method
 
 MASSIVE = 100.0
@@ -157,14 +158,27 @@ def score_sinks(hidden: Tensor, rule: SinkRule) -> Tensor:
     return sink_score(x, tuple(range(x.shape[-1]))) * massive.any(-1)
 
 
-def sink_rule(target: Target, methods: Sequence[Method] = ()) -> SinkRule:
-    """The rule for a model: dimensions and threshold of a VAR among the methods, else the published dimensions of the
-    checkpoint, else massive activations; the threshold is the published one scaled to the width."""
+def sink_rule(
+    target: Target, methods: Sequence[Method] = (), calibration: Calibration | None = None
+) -> SinkRule:
+    """What counts as a sink in a model: what a VAR among the methods takes for one, else what was found in its
+    calibration, else by the published dimensions of the checkpoint, else by massive activations.
+
+    Raises:
+        InvalidParameter, NeedsCalibration: from VAR.
+        CalibrationMismatch: the calibration was made for another model.
+    """
     width = int(target.model.config.get_text_config(decoder=True).hidden_size)
-    var = next((method for method in methods if isinstance(method, VAR)), VAR())
+    for method in methods:
+        if isinstance(method, VAR) and method.fraction > 0:
+            dims, tau = method._constants(target, width)
+            return SinkRule(tau, dims)
+    if calibration is not None:
+        calibration.check(target)
+        if calibration.dims and calibration.tau is not None:
+            return SinkRule(calibration.tau, calibration.dims)
     known = PUBLISHED.get(str(target.model.config._name_or_path))
-    dims = var.dims or (known[1] if known and known[0] == width else None)
-    return SinkRule(scaled_tau(width) if var.tau is None else var.tau, dims)
+    return SinkRule(scaled_tau(width), known[1] if known and known[0] == width else None)
 
 
 def capture(

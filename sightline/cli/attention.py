@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sightline.cli.caption import PROMPT
+from sightline.cli.caption import PROMPT, with_calibration
 from sightline.errors import InputError, InvalidParameter
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ def attention(
             help="What is in the picture, if you know: words for other objects are struck.",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What [bold]sightline calibrate[/bold] found in this model: for the rings, and for var.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest caption, in tokens.")] = 128,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The figure, a PNG.")] = Path("attention.png"),
     json_out: Annotated[
@@ -84,18 +91,25 @@ def attention(
 ) -> None:
     """Draw where a model looks for each object word of its caption, before and after methods act.
 
-    The model captions the picture greedily, plainly and then under the methods. For every object word, the attention of
-    the position that predicts it is laid over the picture; rings mark attention sinks.
+    The model captions the picture greedily, once as it is and once under the methods.
+
+    The figure lays each object word's attention over the picture; rings mark attention sinks.
     """
-    from sightline.attention_map import look
+    from sightline.attention_map import look, sink_rule
+    from sightline.attention_mods.var import VAR
     from sightline.attention_picture import draw
+    from sightline.calibration import Calibration
     from sightline.captioning import DEMO, Generation, load, prepare
     from sightline.cli._console import quiet_transformers, use_one_thread
     from sightline.cli._files import as_json, check_writable, write_whole
     from sightline.spec import parse
+    from sightline.target import Target
     from sightline.token_grid import seen_box
 
     recipes = [parse(spec) for spec in method or ()]
+    known = None if calibration is None else Calibration.load(calibration)
+    if calibration is not None and any(isinstance(recipe, VAR) for recipe in recipes):
+        recipes = with_calibration(recipes, calibration)
     generation = Generation(max_new_tokens=max_new_tokens)
     chosen = read_layers(layers)
     picture, present = read_picture(image)
@@ -112,8 +126,9 @@ def attention(
     loaded, processor = load(model, dtype=dtype, device_map=device_map)
     box = seen_box(processor.image_processor, *picture.size)
     inputs = prepare(processor, [picture], prompt, raw=raw_prompt).to(loaded.device, dtype=loaded.dtype)
+    rule = sink_rule(Target(loaded, inputs), recipes, known)
     maps = [
-        look(loaded, processor, inputs, *methods, layers=chosen, generation=generation)
+        look(loaded, processor, inputs, *methods, layers=chosen, generation=generation, sinks=rule)
         for methods in ([], recipes)[: 2 if recipes else 1]
     ]
     if not any(one.words for one in maps):

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import sightline
+from sightline.cli.attention import attention
 from sightline.cli.calibrate import calibrate
 from sightline.cli.caption import caption
 from sightline.cli.chair import chair
@@ -90,7 +91,7 @@ def options(
         print(context.get_help())
 
 
-for command in (demo, caption, chair, methods, inspect, calibrate):
+for command in (demo, caption, chair, methods, inspect, calibrate, attention):
     app.command()(command)
 
 
