@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sightline.errors import InputError, NeedsCalibration, SightlineError, UnsupportedModel
+from sightline.errors import InputError, NeedsCalibration, NoImageTokens, SightlineError, UnsupportedModel
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,20 +133,37 @@ def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial
         return Trial(name, False, str(error), missing=True)
     except SightlineError as error:
         return Trial(name, False, str(error))
+    except (
+        Exception
+    ) as error:  # whatever a foreign model raises is the answer to whether the method runs on it
+        return Trial(
+            name, False, f"unexpected {type(error).__name__}: {_first_line(error)}; please report it"
+        )
     return Trial(name, True)
 
 
-def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
-    """The inputs of one question. Without a chat template the placeholder is put before the question by hand."""
-    from sightline.captioning import NoChatTemplate, prepare
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).split("\n")), "")
 
+
+def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
+    """The inputs of one question; without a chat template the bare one, the placeholder put before it where needed."""
+    from sightline.captioning import BadPrompt, prepare
+
+    token = getattr(processor, "image_token", None)
     try:
-        return prepare(processor, [picture], prompt, raw=raw)
-    except NoChatTemplate:
-        token = getattr(processor, "image_token", None)
-        if token is None:
-            raise
-        return prepare(processor, [picture], f"{token}\n{prompt}", raw=True)
+        if raw or token is None or getattr(processor, "chat_template", None):
+            return prepare(processor, [picture], prompt, raw=raw)
+        try:
+            return prepare(processor, [picture], prompt, raw=True)
+        except (BadPrompt, NoImageTokens):
+            return prepare(processor, [picture], f"{token}\n{prompt}", raw=True)
+    except SightlineError:
+        raise
+    except Exception as error:  # a processor unlike the others must not hide what the model itself tells
+        raise BadPrompt(
+            f"{type(processor).__name__} makes no prompt of it: {type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 def _describe(model: Any, processor: Any) -> dict[str, Any]:
@@ -250,6 +267,6 @@ def unnamed_markers(target: Target, tokenizer: Any) -> Sequence[int]:
     row = target.input_ids[0].tolist()
     places = target.image_mask[0].nonzero().flatten().tolist()
     near = set(row[max(places[0] - 1, 0) : places[-1] + 2])
-    ordinary = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    ordinary = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
     special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
     return sorted((near & special) - {target.image_token_id} - target.marker_ids - ordinary)

@@ -13,6 +13,8 @@ from sightline.cli.caption import PROMPT
 from sightline.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sightline.inspection import Inspection
 
 SIZES = ("336x336", "1024x768")
@@ -102,6 +104,19 @@ def show(model: str, found: Inspection) -> None:
         facts.add_row(name, escape(value))
     console.print(facts)
     console.print()
+    _show_methods(console, model, found)
+    for note in found.notes:
+        console.print(f"\n[bold]Note[/bold] {escape(note)}")
+
+
+def _show_methods(console: Console, model: str, found: Inspection) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    reasons = {trial.why_not for trial in found.trials}
+    if len(reasons) == 1 and None not in reasons:
+        console.print(f"[red]No method runs[/red]: {escape(str(*reasons))}")
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("method", no_wrap=True)
     table.add_column("runs", no_wrap=True)
@@ -118,13 +133,11 @@ def show(model: str, found: Inspection) -> None:
     console.print(table)
     if any(trial.missing for trial in found.trials):
         console.print(f"\nnot yet: run [bold]sightline calibrate {escape(model)}[/bold] first")
-    for note in found.notes:
-        console.print(f"\n[bold]Note[/bold] {escape(note)}")
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:
     def known(value: Any) -> str:
-        return "not told by the model" if value is None else str(value)
+        return "unknown" if value is None else str(value)
 
     def tokens(named: tuple[tuple[int, str], ...]) -> str:
         return ", ".join(f"{text} ({token})" for token, text in named)
