@@ -23,7 +23,9 @@ PAPER, CARD, INK, SOFT, LINE, ABSENT = "#fbfaf7", "#f1efe9", "#211f2d", "#6b6779
 BEFORE, AFTER = "#6b6779", "#3563c9"
 HEAT = ("#150b37", "#5b1a78", "#b8325f", "#f07c3a", "#fde98c")
 """Colours of a map from nothing to its largest value; lightness rises all the way."""
-MARGIN, GAP, PANEL, PER_BAND = 56, 24, 216, 6
+MARGIN, GAP, PANEL = 56, 24, 216
+FEWEST, PER_BAND = 4, 6
+"""Panels side by side: as many as there are words, within these bounds; fewer are larger."""
 WIDTH = 2 * MARGIN + PER_BAND * PANEL + (PER_BAND - 1) * GAP
 OVER, UNDER = 34, 96
 """Room over a row of panels for its name, and under it for words, shares and bars."""
@@ -47,6 +49,7 @@ def draw(
     prompt: str,
     averaged: str,
     present: Collection[str] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Image.Image:
     """The whole figure, RGB.
 
@@ -55,11 +58,14 @@ def draw(
         maps: the plain model's, and that of the methods if there is one.
         averaged: which layers the maps are the mean of, in words.
         present: objects known to be in the picture; words for others are struck. None: not known.
+        remarks: more notes for the foot.
     """
     picture = picture.convert("RGB")
-    tall = min(max(round(PANEL * picture.height / picture.width), PANEL // 3), 3 * PANEL)
     columns = columns_of(maps)
     bands = [columns[at : at + PER_BAND] for at in range(0, len(columns), PER_BAND)]
+    across = min(max(len(columns), FEWEST), PER_BAND)
+    wide = (WIDTH - 2 * MARGIN - (across - 1) * GAP) // across
+    tall, small = height_of(picture, wide), height_of(picture, PANEL)
     left = MARGIN + PANEL + 2 * GAP
     captions = [
         list(
@@ -71,10 +77,9 @@ def draw(
         )
         for i, one in enumerate(maps)
     ]
-    notes = [
-        line for note in explain(maps, averaged, present) for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 17)
-    ]  # fmt: skip
-    header = max(tall, 122 + sum(30 * len(lines) + 14 for lines in captions))
+    told = [*explain(maps, averaged, present), *remarks]
+    notes = [line for note in told for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 17)]
+    header = max(small, 122 + sum(30 * len(lines) + 14 for lines in captions))
     found = [keyed(one) for one in maps]
     # A row in which none of a band's words is said would be placeholders only
     shown = [[row for row, words in enumerate(found) if words.keys() & set(keys)] for keys in bands]
@@ -82,7 +87,7 @@ def draw(
     canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + header + 36 + body + 24 * len(notes)), PAPER)
     pen = ImageDraw.Draw(canvas)
 
-    paste_rounded(canvas, picture.resize((PANEL, tall), Image.Resampling.LANCZOS), (MARGIN, MARGIN))
+    paste_rounded(canvas, picture.resize((PANEL, small), Image.Resampling.LANCZOS), (MARGIN, MARGIN))
     write(pen, (left, MARGIN - 8), "Where the model looks", 40)
     write(pen, (left, MARGIN + 50), shorten(f"{model}   ·   {prompt}", WIDTH - MARGIN - left, 19), 19, SOFT)
     y = MARGIN + 100
@@ -100,22 +105,27 @@ def draw(
             write(pen, (MARGIN, y + 4), row_name(maps, row), 17, tint(row))
             top = y + OVER
             for place, key in enumerate(keys):
-                at = (MARGIN + place * (PANEL + GAP), top)
+                at = (MARGIN + place * (wide + GAP), top)
                 if key not in found[row]:
-                    blank(canvas, at, (PANEL, tall))
+                    blank(canvas, at, (wide, tall))
                     continue
                 word = found[row][key]
-                paste_rounded(canvas, heat(picture, word, (PANEL, tall)), at)
-                rings(canvas, maps[row], at, (PANEL, tall))
+                paste_rounded(canvas, heat(picture, word, (wide, tall)), at)
+                rings(canvas, maps[row], at, (wide, tall))
                 absent = present is not None and key[0] not in present
                 before = found[0][key].share if row and key in found[0] else None
-                under(pen, (at[0], at[1] + tall), word, before, absent=absent, colour=tint(row))
+                under(pen, (at[0], at[1] + tall), wide, word, before, absent=absent, colour=tint(row))
             y += OVER + tall + UNDER
         y += 20
     for line in notes:
         write_pieces(pen, (MARGIN, y), line, 17)
         y += 24
     return canvas
+
+
+def height_of(picture: Image.Image, wide: int) -> int:
+    """How tall the picture is when drawn ``wide``; what is extremely long or wide is drawn less so."""
+    return min(max(round(wide * picture.height / picture.width), wide // 3), 3 * wide)
 
 
 def columns_of(maps: Sequence[AttentionMap]) -> list[Key]:
@@ -182,6 +192,7 @@ def ring(canvas: Image.Image, centre: tuple[float, float], radius: float) -> Non
 def under(
     pen: ImageDraw.ImageDraw,
     at: tuple[int, int],
+    wide: int,
     word: WordMap,
     before: float | None,
     *,
@@ -190,14 +201,14 @@ def under(
 ) -> None:
     """What stands below a panel: the word, its share of attention, and the share as a bar."""
     x, y = at
-    name = shorten(word.word, PANEL, 22)
+    name = shorten(word.word, wide, 22)
     write_pieces(pen, (x, y + 8), [Piece(name, ABSENT if absent else INK, absent)], 22)
-    pen.rectangle([x, y + 42, x + PANEL - 1, y + 47], fill=LINE)
-    pen.rectangle([x, y + 42, x + max(1, round((PANEL - 1) * min(word.share, 1))), y + 47], fill=colour)
+    pen.rectangle([x, y + 42, x + wide - 1, y + 47], fill=LINE)
+    pen.rectangle([x, y + 42, x + max(1, round((wide - 1) * min(word.share, 1))), y + 47], fill=colour)
     write(pen, (x, y + 54), f"{100 * word.share:.1f} % on the picture", 16, SOFT)
     if before is not None:
         change = f"{100 * (word.share - before):+.1f}"
-        write(pen, (x + PANEL - font(16).getlength(change), y + 54), change, 16, colour)
+        write(pen, (x + wide - font(16).getlength(change), y + 54), change, 16, colour)
 
 
 def blank(canvas: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
@@ -233,13 +244,13 @@ def explain(maps: Sequence[AttentionMap], averaged: str, present: Collection[str
         + ("; beside it, its change in points." if len(maps) > 1 else ".")
     ]
     counts = [len(one.sinks) for one in maps]
-    known = maps[-1].rule.dims is not None
-    bound = f"score {maps[-1].rule.tau:.1f} or more" + ("" if known else ", by massive activations")
+    rule = maps[-1].rule
+    needed = f"a score of {rule.tau:.1f} or more" + ("" if rule.dims else " and a massive activation")
     if any(counts):
         told = [str(counts[0])] if len(maps) == 1 else [f"{counts[0]} before", f"{counts[1]} after"]
-        notes.append(f"Sinks among the picture's tokens ({bound}): {', '.join(told)}.")
+        notes.append(f"Sinks among the picture's tokens, which have {needed}: {', '.join(told)}.")
     else:
-        notes.append(f"No sink among the picture's tokens ({bound}).")
+        notes.append(f"No sink among the picture's tokens: none has {needed}.")
     if present is not None:
         notes[-1] += " Struck words name what is not in the picture."
     return notes

@@ -141,6 +141,7 @@ def attention(
         prompt=prompt,
         averaged=named_layers(chosen, len(loaded.get_decoder().layers)),
         present=present,
+        remarks=remarks(box, *picture.size),
     )
     save_png(figure, out)
     if json_out is not None:
@@ -213,6 +214,16 @@ def named_layers(chosen: Sequence[int] | None, count: int) -> str:
     if chosen is None or len(chosen) == count:
         return f"all {count} layers"
     return f"layer{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"
+
+
+def remarks(box: tuple[float, float, float, float], width: int, height: int) -> list[str]:
+    """What the figure says where the model did not see exactly the picture."""
+    if box == (0, 0, width, height):
+        return []
+    across, down = round(box[2] - box[0]), round(box[3] - box[1])
+    return [
+        f"Shown is what the model saw of the picture: {across} x {down} pixels about its centre, of {width} x {height}."
+    ]
 
 
 def save_png(figure: Image, path: Path) -> None:
