@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import planted
 import pytest
 import torch
 from families import FAMILIES, IMAGE
@@ -180,6 +181,24 @@ def test_without_known_dimensions_only_massive_activations_count() -> None:
     scores = score_sinks(torch.stack([plain, spiked, near]), SinkRule(2.5))
     assert scores.tolist() == [0, pytest.approx(7.976, abs=5e-3), 0]
     assert score_sinks(near, SinkRule(2.5, dims=(7,))) > 7.9
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl"])
+def test_planted_sinks_are_found_unaided_and_var_drains_them(name: str) -> None:
+    inputs, generation = planted.prompt(name), Generation(max_new_tokens=2)
+    model = planted.build(name)
+    tau = scaled_tau(planted.WIDTH)
+    seen = capture(model, inputs, generation=generation)
+    assert (seen.sinks >= tau).nonzero().flatten().tolist() == [planted.SPOT]
+    assert not (capture(planted.build(name, sinks=False), inputs, generation=generation).sinks >= tau).any()
+
+    assert int(seen.attention[0].argmax()) == planted.SPOT
+    var = VAR(dims=(planted.DIM,), mass=0.0, ratio=0.0)
+    drained = capture(model, inputs, var, generation=generation, layers=(2,)).attention[0]
+    before = capture(model, inputs, generation=generation, layers=(2,)).attention[0]
+    # Layer 2 is the first that VAR edits: its sinks lose 60 %, and the picture gains what BOS loses as well
+    assert float(drained[planted.SPOT]) == pytest.approx(0.4 * float(before[planted.SPOT]), rel=1e-4)
+    assert drained.sum() > before.sum()
 
 
 def test_the_rule_comes_from_var_or_the_checkpoint() -> None:
