@@ -182,7 +182,9 @@ def _show_heads(console: Console, found: Calibration) -> None:
     always = sum(share == 1 for row in found.chosen for share in row)
     never = sum(share == 0 for row in found.chosen for share in row)
     console.print(
-        f"  of {len(ranked)} heads, {always} are chosen for every picture and {never} for none", style="dim"
+        f"  Of {len(ranked)} heads, VHR's rule chooses {always} for every picture and {never} for none. One that moves far but"
+        " is seldom chosen also stands out without the picture.",
+        style="dim",
     )
 
 
