@@ -182,8 +182,8 @@ def _show_heads(console: Console, found: Calibration) -> None:
     always = sum(share == 1 for row in found.chosen for share in row)
     never = sum(share == 0 for row in found.chosen for share in row)
     console.print(
-        f"  Of {len(ranked)} heads, VHR's rule chooses {always} for every picture and {never} for none. One that moves far but"
-        " is seldom chosen also stands out without the picture.",
+        f"  Of {len(ranked)} heads, VHR's rule chooses {always} for every picture and {never} for none. One that moves far"
+        " but is seldom chosen also stands out without the picture.",
         style="dim",
     )
 
