@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageFont import FreeTypeFont
 
-    from sightline.attention_map import AttentionMap, WordMap
+    from sightline.attention_map import AttentionMap, Sink, WordMap
 
 Key = tuple[str, int]
 """An object and which of its mentions is meant, so that a word stands in one column before and after."""
@@ -110,7 +110,7 @@ def draw(
                     blank(canvas, at, (wide, tall))
                     continue
                 word = found[row][key]
-                paste_rounded(canvas, heat(picture, word, (wide, tall)), at)
+                paste_rounded(canvas, heat(picture, word, (wide, tall), maps[row].sinks), at)
                 rings(canvas, maps[row], at, (wide, tall))
                 absent = present is not None and key[0] not in present
                 before = found[0][key].share if row and key in found[0] else None
@@ -143,10 +143,19 @@ def keyed(one: AttentionMap) -> dict[Key, WordMap]:
     return found
 
 
-def heat(picture: Image.Image, word: WordMap, size: tuple[int, int]) -> Image.Image:
-    """The picture, paled, under the word's map, which is smoothed between the centres of its tokens."""
+def heat(
+    picture: Image.Image, word: WordMap, size: tuple[int, int], sinks: Collection[Sink] = ()
+) -> Image.Image:
+    """The picture, paled, under the word's map, which is smoothed between the centres of its tokens.
+
+    The hottest colour is the largest value off the sinks: measured against a sink, all else would look cold.
+    """
     values = np.asarray(word.attention, dtype=np.float32)
-    values = values / max(float(values.max()), 1e-30)
+    clear = np.ones(values.shape, dtype=bool)
+    for sink in sinks:
+        clear[sink.row, sink.column] = False
+    largest = float(values[clear].max()) if clear.any() else float(values.max())
+    values = (values / max(largest, 1e-30)).clip(0, 1)
     strength = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))[..., None]
     shown = picture.resize(size, Image.Resampling.LANCZOS)
     base = np.asarray(Image.blend(shown, shown.convert("L").convert("RGB"), 0.75), dtype=np.float32)
@@ -237,13 +246,14 @@ def legend(canvas: Image.Image, at: tuple[int, int], *, rings: bool) -> None:
 def explain(maps: Sequence[AttentionMap], averaged: str, present: Collection[str] | None) -> list[str]:
     """The notes at the foot of the figure."""
     rows, columns = maps[0].grid
+    counts = [len(one.sinks) for one in maps]
+    largest = "its largest value" + (" off the sinks" if any(counts) else "")
     notes = [
         f"A map shows the attention of the position that predicts the word to the picture's {rows} x {columns} tokens, mean"
-        f" over all heads and {averaged}, relative to its largest value. The bar below it is the share of all"
+        f" over all heads and {averaged}, relative to {largest}. The bar below it is the share of all"
         " attention that goes to the picture"
         + ("; beside it, its change in points." if len(maps) > 1 else ".")
     ]
-    counts = [len(one.sinks) for one in maps]
     rule = maps[-1].rule
     needed = f"a score of {rule.tau:.1f} or more" + ("" if rule.dims else " and a massive activation")
     if any(counts):

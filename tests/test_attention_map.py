@@ -341,6 +341,15 @@ def test_heat_is_brightest_where_attention_is() -> None:
     )  # smooth between
 
 
+def test_a_sink_does_not_outshine_the_rest() -> None:
+    picture = Image.new("RGB", (40, 40), "grey")
+    calm = WordMap("dog", "dog", (0, 3), (0,), ((0.01, 0.0), (0.0, 0.01)))
+    drained = replace(calm, attention=((0.01, 0.0), (0.0, 0.4)))
+    sinks = (Sink(1, 1, 9.0),)
+    assert heat(picture, drained, (80, 80), sinks).tobytes() == heat(picture, calm, (80, 80)).tobytes()
+    assert heat(picture, drained, (80, 80)).tobytes() != heat(picture, calm, (80, 80)).tobytes()
+
+
 def test_colours_run_from_the_first_to_the_last_and_grow_lighter() -> None:
     line = colours(np.linspace(0, 1, 50, dtype=np.float32))
     assert tuple(line[0]) == (0x15, 0x0B, 0x37) == tuple(int(HEAT[0][i : i + 2], 16) for i in (1, 3, 5))
