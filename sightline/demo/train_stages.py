@@ -87,9 +87,12 @@ def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
         indices = range(recipe.check_scenes)
         found = patch_logits(checks.batch(indices, team.device)).amax(1).gt(0).cpu()
     there = torch.from_numpy(checks.labels[list(indices)]).amax(1).bool()
-    hits = float((found & there).sum())
-    checked = {"val_precision": hits / float(found.sum()), "val_recall": hits / float(there.sum())}
-    _keep(out, "vision", tower.state_dict(), {"losses": history, **{k: round(v, 4) for k, v in checked.items()}})
+    hits = int((found & there).sum())
+    checked = {
+        "val_precision": round(hits / int(found.sum()), 4) if found.any() else None,
+        "val_recall": round(hits / int(there.sum()), 4),
+    }
+    _keep(out, "vision", tower.state_dict(), {"losses": history, **checked})
 
 
 def train_text(team: Team, recipe: Recipe, out: Path) -> None:

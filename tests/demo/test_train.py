@@ -13,7 +13,7 @@ from torch import nn
 
 from sightline.demo import train as training
 from sightline.demo.model import EOS, IMAGE, build_model
-from sightline.demo.train_data import GRID, NOTHING, Lines, pack, patch_labels, train_tokenizer
+from sightline.demo.train_data import GRID, NOTHING, Lines, Row, pack, patch_labels, train_tokenizer
 from sightline.demo.train_stages import Recipe, token_losses
 from sightline.demo.train_team import Team, fit
 from sightline.demo.world import NAMES, scene, scenes
@@ -64,7 +64,7 @@ def test_a_blind_caption_has_the_prompt_of_the_image_with_its_tokens_dropped(tok
 def test_every_learned_target_is_the_next_token_and_the_padding_teaches_nothing(tokenizer: Any) -> None:
     lines = Lines(tokenizer)
     rng = np.random.default_rng(1)
-    talks = []
+    talks: list[Row] = []
     for one in scenes("train", 3):
         talks.append(([], [[lines.describe(one, rng, blind=True), *lines.ask(one, 2, rng, user="USER: ")]]))
     rows = pack(talks)
@@ -96,7 +96,9 @@ def test_workers_end_with_the_mean_gradient() -> None:
         for parameter in own:
             parameter.grad = torch.full_like(parameter, float(rank + 1))
     team = [Team(rank, 2, torch.device("cpu"), barrier, board) for rank in range(2)]
-    threads = [threading.Thread(target=each.average, args=(own,)) for each, own in zip(team, parameters, strict=True)]
+    threads = [
+        threading.Thread(target=each.average, args=(own,)) for each, own in zip(team, parameters, strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -109,7 +111,9 @@ def test_workers_end_with_the_mean_gradient() -> None:
 
 def test_fit_finds_a_minimum_and_reports_its_losses() -> None:
     point = nn.Parameter(torch.tensor([3.0, -2.0]))
-    history = fit([point], lambda step: {"distance": (point - 1.0).pow(2).sum()}, {"distance": 1.0}, 300, 0.1, Team())
+    history = fit(
+        [point], lambda step: {"distance": (point - 1.0).pow(2).sum()}, {"distance": 1.0}, 300, 0.1, Team()
+    )
     assert [entry["step"] for entry in history] == [50, 100, 150, 200, 250, 300]
     assert history[0]["distance"] > history[-1]["distance"]
     assert torch.allclose(point, torch.ones(2), atol=0.05)
@@ -124,8 +128,15 @@ def test_a_directory_of_another_recipe_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_runs_resumes_and_gives_the_same_weights_again(tmp_path: Path) -> None:
     recipe = Recipe(
-        scenes=64, mixed_scenes=16, check_scenes=8, vision_steps=3, text_steps=3, joint_steps=4, vision_batch=8,
-        text_batch=4, joint_batch=4,
+        scenes=64,
+        mixed_scenes=16,
+        check_scenes=8,
+        vision_steps=3,
+        text_steps=3,
+        joint_steps=4,
+        vision_batch=8,
+        text_batch=4,
+        joint_batch=4,
     )
     first = training.train(tmp_path / "first", recipe, threads=2)
     weights = (first / "model.safetensors").read_bytes()

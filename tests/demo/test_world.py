@@ -56,7 +56,9 @@ def test_image_ids_and_scenes_differ_between_splits() -> None:
     ("child", "parent"), [("keyboard", "laptop"), ("mouse", "keyboard"), ("remote", "tv"), ("frisbee", "dog")]
 )
 def test_habits_hold_in_distribution(split: str, child: str, parent: str) -> None:
-    own = [one for one in scenes(split, 3000) if child in {habit.name for habit in world.CONTEXTS[one.context]}]
+    own = [
+        one for one in scenes(split, 3000) if child in {habit.name for habit in world.CONTEXTS[one.context]}
+    ]
     assert share(own, child, parent) == pytest.approx(0.92, abs=0.05)
 
 
@@ -64,7 +66,10 @@ def test_habits_hold_in_distribution(split: str, child: str, parent: str) -> Non
 @pytest.mark.parametrize("child", ["keyboard", "mouse", "remote", "frisbee", "traffic light", "cup"])
 def test_habits_are_broken_in_the_shifted_splits(split: str, child: str) -> None:
     context, parent = next(
-        (place, habit.parent) for place, habits in world.CONTEXTS.items() for habit in habits if habit.name == child
+        (place, habit.parent)
+        for place, habits in world.CONTEXTS.items()
+        for habit in habits
+        if habit.name == child
     )
     own = [one for one in scenes(split, 6000) if one.context == context]
     assert parent is not None
@@ -118,9 +123,13 @@ def test_questions_are_answered_by_the_scene_and_adversarial_ones_stay_in_its_co
             for question, answer in asked:
                 (name,) = NAME.findall(question)
                 assert (name in one.names) == (answer == "yes")
-    office = next(one for one in scenes("val-shifted", 50) if one.context == "office" and "mouse" not in one.names)
+    office = next(
+        one for one in scenes("val-shifted", 50) if one.context == "office" and "mouse" not in one.names
+    )
     own = {habit.name for habit in world.CONTEXTS["office"]} - set(office.names)
-    asked_about = [NAME.findall(question)[0] for question, answer in questions(office, "adversarial") if answer == "no"]
+    asked_about = [
+        NAME.findall(question)[0] for question, answer in questions(office, "adversarial") if answer == "no"
+    ]
     assert set(asked_about) <= own
 
 
@@ -136,9 +145,9 @@ def test_pycocotools_loads_the_annotations(tmp_path: Path) -> None:
     assert coco.loadCats([18])[0] == {"id": 18, "name": "dog", "supercategory": "animal"}
     for one in picked:
         found = coco.loadAnns(coco.getAnnIds(imgIds=[one.image_id]))
-        assert sorted(coco.loadCats([each["category_id"] for each in found]), key=lambda c: c["name"]) == sorted(
-            coco.loadCats(coco.getCatIds(catNms=list(one.names))), key=lambda c: c["name"]
-        )
+        assert sorted(
+            coco.loadCats([each["category_id"] for each in found]), key=lambda c: c["name"]
+        ) == sorted(coco.loadCats(coco.getCatIds(catNms=list(one.names))), key=lambda c: c["name"])
         for each in found:
             x, y, width, height = each["bbox"]
             assert 0 <= x < x + width <= 128
