@@ -171,7 +171,7 @@ def sink_rule(
     width = int(target.model.config.get_text_config(decoder=True).hidden_size)
     for method in methods:
         if isinstance(method, VAR) and method.fraction > 0:
-            dims, tau = method._constants(target, width)
+            dims, tau = method.constants(target, width)
             return SinkRule(tau, dims)
     if calibration is not None:
         calibration.check(target)

@@ -175,11 +175,11 @@ class VAR(Method):
         count = len(target.layers)
         layers = chosen_layers("var", target, self.layers, range(min(2, count), count - 1))
         width = int(target.model.config.get_text_config(decoder=True).hidden_size)
-        dims, tau = self._constants(target, width)
+        dims, tau = self.constants(target, width)
         with editing(target, Redistribute(self, layers, dims, tau)):
             yield []
 
-    def _constants(self, target: Target, width: int) -> tuple[tuple[int, ...], float]:
+    def constants(self, target: Target, width: int) -> tuple[tuple[int, ...], float]:
         """Sink dimensions and threshold: as given, else as calibrated, else as published."""
         dims, tau = self.dims, self.tau
         if dims is not None and (not dims or min(dims) < 0 or max(dims) >= width):

@@ -103,7 +103,9 @@ def chair(
     console = Console(highlight=False)
     _print_figures(console, report)
     if alone:
-        console.print("Without --references, what only people saw in an image counts as made up.", style="dim")
+        console.print(
+            "Without --references, what only people saw in an image counts as made up.", style="dim"
+        )
     _print_captions(console, report, None if per_caption else WORST)
 
 
