@@ -38,9 +38,9 @@ _HOME = {
     "VCD": "sightline.decoding.vcd",
     "VHR": "sightline.attention_mods.vhr",
     "VSV": "sightline.steering.vista",
-    "attached": "sightline.attach",
+    "attached": "sightline.doors",
     "methods": "sightline.spec",
-    "mitigate": "sightline.attach",
+    "mitigate": "sightline.doors",
     "parse": "sightline.spec",
 }
 
@@ -71,12 +71,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sightline.attach import attached, mitigate
     from sightline.attention_mods.pai import PAI
     from sightline.attention_mods.var import VAR
     from sightline.attention_mods.vhr import VHR
     from sightline.decoding.m3id import M3ID
     from sightline.decoding.vcd import VCD
+    from sightline.doors import attached, mitigate
     from sightline.errors import (
         ConflictingMethods,
         InputError,

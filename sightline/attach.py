@@ -3,116 +3,24 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sightline.errors import ConflictingMethods, InputError, UnsupportedModel
-from sightline.method import Method
+from sightline.errors import InputError, UnsupportedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import LogitsProcessor, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from sightline.edit import Edit, Site
     from sightline.target import Target
 
 
 @contextmanager
-def attached(
-    model: PreTrainedModel, inputs: Mapping[str, Any], *methods: Method | str
-) -> Iterator[list[LogitsProcessor]]:
-    """Methods in place for one generation; yields the logits processors that belong into it::
-
-        with attached(model, inputs, VHR(), M3ID()) as processors:
-            model.generate(**inputs, logits_processor=processors)
-
-    The door for whoever calls ``generate`` with processors of their own. ``mitigate`` is this around every call.
-
-    Raises:
-        UnsupportedModel, NoImageTokens: before anything is changed.
-    """
-    from sightline.target import Target
-
-    recipes = _recipes(methods)
-    target = Target(model, inputs)
-    with ExitStack() as stack:
-        yield [processor for recipe in recipes for processor in stack.enter_context(recipe.attach(target))]
-
-
-@contextmanager
-def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrainedModel]:
-    """Every ``model.generate`` inside the block is mitigated; the calling code stays as it is.
-
-    Methods apply in the order given, after a caller's own ``logits_processor``; blocks nest, the outer block's methods
-    first. Each call of ``generate`` gets fresh state, so any number of calls may stand in one block. Whoever else calls
-    this model object meanwhile, from another thread for example, is mitigated too.
-
-    Args:
-        model: any decoder-only image-text-to-text model of transformers.
-        methods: recipes, or their spec strings (``"m3id:decay=0.05"``).
-
-    Raises:
-        ConflictingMethods: a method is given twice, in one block or in nested ones.
-        UnsupportedModel: at once, if the model cannot be driven.
-        NoImageTokens: from a ``generate`` whose prompt holds no picture.
-    """
-    from sightline.target import check_generates
-
-    recipes = _recipes(methods)
-    check_generates(model)
-
-    generate: Any = model.generate
-    if isinstance(outer := getattr(generate, "recipes", None), tuple):
-        # A block within a block: one wrapper with both sets, so that the outer methods act first
-        recipes, generate = (
-            [*outer, *recipes],
-            inspect.unwrap(generate, stop=lambda f: not hasattr(f, "recipes")),
-        )
-    arguments = inspect.signature(generate)
-
-    @functools.wraps(generate)
-    def mitigated(*args: Any, **kwargs: Any) -> Any:
-        bound = arguments.bind(*args, **kwargs).arguments
-        given = {**bound, **bound.get("kwargs", {})}
-        if given.get("inputs") is not None:
-            given["input_ids"] = given["inputs"]
-        if given.get("cache_implementation") == "paged":
-            raise InputError(
-                "continuous batching drops logits processors: leave out cache_implementation='paged'"
-            )
-        more = bound.pop("kwargs", {})
-        with attached(model, given, *recipes) as added:
-            bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
-            return generate(**bound, **more)
-
-    mitigated.recipes = tuple(recipes)  # type: ignore[attr-defined]
-    with _attribute(model, "generate", mitigated):
-        yield model
-
-
-def _recipes(methods: Sequence[Method | str]) -> list[Method]:
-    from sightline.spec import parse
-
-    recipes = [parse(method) if isinstance(method, str) else method for method in methods]
-    for recipe in recipes:
-        if not isinstance(recipe, Method):
-            raise InputError(f"methods such as M3ID() or 'm3id' are needed here, not {recipe!r}")
-    return _compatible(recipes)
-
-
-def _compatible(recipes: list[Method]) -> list[Method]:
-    names = [recipe.name() for recipe in recipes]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConflictingMethods(f"{twice} is given twice: its strength is a parameter, give it once")
-    return recipes
-
-
-@contextmanager
-def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Set an instance attribute inside the block; afterwards it is what it was, or absent if it was."""
     had = name in vars(owner)
     before = vars(owner).get(name)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sightline.attach import attached, editing
+from sightline.attach import editing
 from sightline.attention_mods._layers import chosen_layers
 from sightline.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
 from sightline.captioning import Generation
+from sightline.doors import attached
 from sightline.edit import Edit, Site
 from sightline.target import Target
 from sightline.token_grid import token_grid

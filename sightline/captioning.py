@@ -245,7 +245,7 @@ def answer(
     """
     import torch
 
-    from sightline.attach import mitigate
+    from sightline.doors import mitigate
 
     generation = generation or Generation()
     remaining = iter(pictures)

@@ -122,7 +122,7 @@ def try_methods(
 
 
 def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial:
-    from sightline.attach import attached
+    from sightline.doors import attached
 
     try:
         with attached(model, inputs, recipe) as processors:

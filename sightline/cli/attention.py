@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sightline.cli._options import DeviceMap, Dtype, MaxNewTokens, Model, Prompt, RawPrompt
 from sightline.cli.caption import PROMPT, with_calibration
 from sightline.errors import InputError, InvalidParameter
 
@@ -34,12 +35,7 @@ def attention(
             " known what is in it.",
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
-        ),
-    ] = "demo",
+    model: Model = "demo",
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,12 +45,8 @@ def attention(
             " after; several compose. Without one there are only the maps before.",
         ),
     ] = None,
-    prompt: Annotated[
-        str, typer.Option(help="The question; the model's chat template makes a prompt of it.")
-    ] = PROMPT,
-    raw_prompt: Annotated[
-        bool, typer.Option("--raw-prompt", help="Take --prompt as it is, the picture's placeholder included.")
-    ] = False,
+    prompt: Prompt = PROMPT,
+    raw_prompt: RawPrompt = False,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -75,19 +67,14 @@ def attention(
             help="What [bold]sightline calibrate[/bold] found in this model: for the rings, and for var.",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest caption, in tokens.")] = 128,
+    max_new_tokens: MaxNewTokens = 128,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The figure, a PNG.")] = Path("attention.png"),
     json_out: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the maps, shares and sinks as numbers as well."),
     ] = None,
-    device_map: Annotated[
-        str | None,
-        typer.Option(help="Where the model goes: auto, cuda, cuda:1, …", show_default="the CPU"),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own (demo: float32).")
-    ] = "auto",
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Draw where a model looks for each object word of its caption, before and after methods act.
 

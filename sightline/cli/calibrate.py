@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sightline.cli._options import DeviceMap, Dtype, ModelArgument, Prompt, RawPrompt
 from sightline.cli.caption import PROMPT
 from sightline.errors import InputError
 
@@ -21,12 +22,7 @@ BAR = 30
 
 
 def calibrate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
-        ),
-    ],
+    model: ModelArgument,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -35,22 +31,15 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
-    prompt: Annotated[str, typer.Option(help="The question about each picture.")] = PROMPT,
-    raw_prompt: Annotated[
-        bool, typer.Option("--raw-prompt", help="Take --prompt as it is, the picture's placeholder included.")
-    ] = False,
+    prompt: Prompt = PROMPT,
+    raw_prompt: RawPrompt = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The file to write.", show_default="MODEL-calibration.json"),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most pictures.")] = 32,
-    device_map: Annotated[
-        str | None,
-        typer.Option(help="Where the model goes: auto, cuda, cuda:1, …", show_default="the CPU"),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own (demo: float32).")
-    ] = "auto",
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Find where a model's attention sinks are, which heads answer to the picture, and in which layers it looks.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sightline.cli._options import DeviceMap, Dtype, MaxNewTokens, Model, Prompt, RawPrompt
 from sightline.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,12 +21,7 @@ PROMPT = "Describe this image."
 
 def caption(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures to describe.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
-        ),
-    ] = "demo",
+    model: Model = "demo",
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,25 +39,16 @@ def caption(
             show_default=False,
         ),
     ] = None,
-    prompt: Annotated[
-        str, typer.Option(help="The question; the model's chat template makes a prompt of it.")
-    ] = PROMPT,
-    raw_prompt: Annotated[
-        bool, typer.Option("--raw-prompt", help="Take --prompt as it is, the picture's placeholder included.")
-    ] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest caption, in tokens.")] = 128,
+    prompt: Prompt = PROMPT,
+    raw_prompt: RawPrompt = False,
+    max_new_tokens: MaxNewTokens = 128,
     num_beams: Annotated[int, typer.Option(help="Beams of the search; 1 is none.")] = 1,
     sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the best.")] = False,
     temperature: Annotated[float | None, typer.Option(help="With --sample.", show_default="1")] = None,
     top_p: Annotated[float | None, typer.Option(help="With --sample.", show_default="1")] = None,
     seed: Annotated[int, typer.Option(help="Of sampling; the same for every picture.")] = 0,
-    device_map: Annotated[
-        str | None,
-        typer.Option(help="Where the model goes: auto, cuda, cuda:1, …", show_default="the CPU"),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own (demo: float32).")
-    ] = "auto",
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
     as_json: Annotated[
         bool,
         typer.Option(

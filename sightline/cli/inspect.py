@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sightline.cli._options import DeviceMap, Dtype, ModelArgument, Prompt, RawPrompt
 from sightline.cli.caption import PROMPT
 from sightline.errors import InputError
 
@@ -22,12 +23,7 @@ LARGEST = 8192
 
 
 def inspect(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
-        ),
-    ],
+    model: ModelArgument,
     image: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Try methods on this picture.", show_default="a grey one"),
@@ -40,17 +36,10 @@ def inspect(
             show_default=", ".join(SIZES),
         ),
     ] = None,
-    prompt: Annotated[str, typer.Option(help="The question about the picture.")] = PROMPT,
-    raw_prompt: Annotated[
-        bool, typer.Option("--raw-prompt", help="Take --prompt as it is, the picture's placeholder included.")
-    ] = False,
-    device_map: Annotated[
-        str | None,
-        typer.Option(help="Where the model goes: auto, cuda, cuda:1, …", show_default="the CPU"),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own (demo: float32).")
-    ] = "auto",
+    prompt: Prompt = PROMPT,
+    raw_prompt: RawPrompt = False,
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What Sightline sees in a model: decoder, picture tokens, and which methods run, or why not.

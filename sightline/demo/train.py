@@ -102,7 +102,9 @@ def write_checkpoint(out: Path) -> Path:
     model = build_model(load_lines(out).vocabulary)
     missing = model.load_state_dict(load_file(out / "joint.safetensors"), strict=False)
     if missing.unexpected_keys or missing.missing_keys != ["lm_head.weight"]:
-        raise RecipeChanged(f"{out / 'joint.safetensors'} does not fit the model: train again in another --out")
+        raise RecipeChanged(
+            f"{out / 'joint.safetensors'} does not fit the model: train again in another --out"
+        )
     model.tie_weights()
     model.to(torch.float16).save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
@@ -146,7 +148,9 @@ def write_log(out: Path) -> dict[str, Any]:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        named = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
         if named:
             return named[0]
     return platform.processor() or platform.machine()
@@ -155,7 +159,9 @@ def _processor() -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m sightline.demo.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the run; resumed when it holds one")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory of the run; resumed when it holds one"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="worker processes on the CPU")

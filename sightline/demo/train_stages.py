@@ -73,12 +73,19 @@ def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
             picked = rng.integers(pool, size=n)[team.rank :: team.size].tolist()
             pixels.append(pictures.batch(picked, team.device))
             labels.append(torch.from_numpy(pictures.labels[picked]).to(team.device).float())
-        return {"patches": binary_cross_entropy_with_logits(patch_logits(torch.cat(pixels)), torch.cat(labels))}
+        return {
+            "patches": binary_cross_entropy_with_logits(patch_logits(torch.cat(pixels)), torch.cat(labels))
+        }
 
     # post_layernorm serves the CLS token alone, which nothing here reads: it gets no gradient.
     learned = [p for name, p in tower.named_parameters() if "post_layernorm" not in name]
     history = fit(
-        [*learned, *head.parameters()], losses_at, {"patches": 28.0}, recipe.vision_steps, recipe.vision_rate, team
+        [*learned, *head.parameters()],
+        losses_at,
+        {"patches": 28.0},
+        recipe.vision_steps,
+        recipe.vision_rate,
+        team,
     )
     if team.rank:
         return
@@ -142,7 +149,9 @@ def train_joint(team: Team, recipe: Recipe, out: Path) -> None:
             pixels.append((mixed if other else usual).batch([index], team.device))
             asked = [[turn] for turn in lines.ask(one, recipe.joint_questions, rng)]
             rows.append((lines.image_prefix, [[lines.describe(one, rng)], *asked]))
-        blind = [scene("train", int(i), recipe.seed) for i in rng.integers(recipe.scenes, size=recipe.joint_blind)]
+        blind = [
+            scene("train", int(i), recipe.seed) for i in rng.integers(recipe.scenes, size=recipe.joint_blind)
+        ]
         rows.append(([], [[lines.describe(one, rng, blind=True)] for one in blind]))
         pictures = _with_noise(torch.cat(pixels), recipe.noisy_share, rng)
         with torch.no_grad():
@@ -177,7 +186,9 @@ def _with_noise(pixels: Tensor, share: float, rng: np.random.Generator) -> Tenso
     for index in range(len(pixels)):
         if rng.random() < share:
             strength = float(rng.uniform(0.5, 1.0))
-            noise = torch.from_numpy(rng.normal(size=tuple(pixels.shape[1:])).astype(np.float32)).to(pixels.device)
+            noise = torch.from_numpy(rng.normal(size=tuple(pixels.shape[1:])).astype(np.float32)).to(
+                pixels.device
+            )
             pixels[index] = (1.0 - strength) * pixels[index] + strength * noise
     return pixels
 

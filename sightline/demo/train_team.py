@@ -56,7 +56,9 @@ def work_together(task: Callable[..., None], arguments: Iterable[Any], workers: 
     spawn(_work, (task, tuple(arguments), group), nprocs=workers)  # type: ignore[no-untyped-call]
 
 
-def _work(rank: int, task: Callable[..., None], arguments: tuple[Any, ...], group: tuple[int, Any, Tensor]) -> None:
+def _work(
+    rank: int, task: Callable[..., None], arguments: tuple[Any, ...], group: tuple[int, Any, Tensor]
+) -> None:
     torch.set_num_threads(1)
     size, barrier, board = group
     task(Team(rank, size, torch.device("cpu"), barrier, board), *arguments)
@@ -101,5 +103,7 @@ def fit(
             history.append({"step": step + 1, **{name: round(mean, 4) for name, mean in means.items()}})
             window = []
             if team.rank == 0:
-                print("  " + "  ".join(f"{name} {value:g}" for name, value in history[-1].items()), flush=True)
+                print(
+                    "  " + "  ".join(f"{name} {value:g}" for name, value in history[-1].items()), flush=True
+                )
     return history
