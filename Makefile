@@ -33,8 +33,8 @@ results: $(READY)  ## measure everything in benchmarks/results anew (about half 
 	$(MAKE) bench tables
 
 bench: $(READY)  ## what each method costs over plain generate
-	$(BIN)/python benchmarks/cost.py --json benchmarks/results/cost-demo-cpu.json
-	$(BIN)/python benchmarks/cost.py --shape 130m --threads 1 --json benchmarks/results/cost-130m-cpu.json
+	$(BIN)/python benchmarks/cost.py --threads 1 --json benchmarks/results/cost-demo-cpu.json
+	$(BIN)/python benchmarks/cost.py --shape 130m --threads 1 --new-tokens 16 --json benchmarks/results/cost-130m-cpu.json
 
 train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 cores)
 	$(BIN)/python -m sightline.demo.train --out build/demo-model

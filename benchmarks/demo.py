@@ -23,12 +23,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--split", action="append", help="may be repeated (default: both test splits)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, processor = load()
     chosen = json.loads((RESULTS / "choose.json").read_text())["chosen"]
     weights = digest(WEIGHTS / "model.safetensors")
-    for split in ("test", "test-shifted"):
+    for split in args.split or ("test", "test-shifted"):
         found = compare(model, processor, map(parse, chosen), split=split, n=args.images, weights=weights)
         (RESULTS / f"demo-{split}.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
         for row in found.to_json()["rows"]:

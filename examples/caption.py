@@ -17,7 +17,7 @@ scene = scenes("val-shifted", 1)[0]
 conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
 prompt = processor.apply_chat_template(conversation, add_generation_prompt=True)
 inputs = processor(text=prompt, images=scene.image(), return_tensors="pt")
-method = M3ID(decay=0.05, cutoff=0.05)
+method = M3ID(decay=0.07, cutoff=0.02)
 
 
 def read(ids):

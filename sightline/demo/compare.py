@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sightline.method import Method
 
 GREEDY = "greedy"
-DEFAULT_METHODS = ("vcd:noise_step=999", "m3id:decay=0.05,cutoff=0.05")
+DEFAULT_METHODS = ("vcd:beta=0.02,noise_step=999", "m3id:decay=0.07,cutoff=0.02")
 """The demo's own settings, chosen on the ``val`` splits."""
 SPLITS = {
     "test": "held-out pictures that follow the habits of the training world",

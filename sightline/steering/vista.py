@@ -210,17 +210,23 @@ class Augment(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if drafting():
             return scores
-        late = torch.stack(
-            [self._logits(layer, input_ids.shape[1] - 1) for layer in sorted(self.remember.layers)]
-        )
-        mixed = augment(scores.float(), late.mean(0).to(scores.device), self.method.gamma)
+        late = self._late(input_ids.shape[1] - 1).to(scores.device)
+        mixed = augment(scores.float(), late, self.method.gamma)
         return mixed.log_softmax(-1).to(scores.dtype)
 
-    def _logits(self, layer: int, row: int) -> Tensor:
-        first, states = self.remember.states[layer]
-        hidden = states[:, row - first]
-        logits: Tensor = self.head(self.norm(hidden) if self.method.final_norm else hidden).float()
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+    def _late(self, row: int) -> Tensor:
+        """``(rows, vocab)``: the mean of the late layers' logits."""
+        states = []
+        for first, hidden in self.remember.states.values():
+            state = hidden[:, row - first]
+            states.append(self.norm(state) if self.method.final_norm else state)
+        stacked = torch.stack(states)
+        if self.softcap is None:
+            # The head is linear: the mean of its answers is its answer to the mean, at a fraction of the price
+            logits: Tensor = self.head(stacked.float().mean(0).to(stacked.dtype)).float()
+            return logits
+        capped: Tensor = self.softcap * torch.tanh(self.head(stacked).float() / self.softcap)
+        return capped.mean(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +247,7 @@ class SLA(Method):
     Departs from the code: logits of the last row only are computed (there: of the whole prompt); a logit soft cap is
     applied to each layer. Scores leave as log-probabilities.
 
-    Cost: ``window`` more head products per token; no extra forward. The attention kernel stays.
+    Cost: one more head product per token (``window`` of them where logits are soft-capped); no extra forward. The attention kernel stays.
 
     Raises:
         InvalidParameter: the window is longer than the decoder.
@@ -255,7 +261,7 @@ class SLA(Method):
         "The Hidden Life of Tokens: Reducing Hallucination of LVLMs via Visual Information Steering"
     )
     gist: ClassVar[str] = "mixes in the logits of the layers before the last"
-    cost: ClassVar[str] = "a few more head products per token"
+    cost: ClassVar[str] = "one more head product per token"
 
     gamma: float = parameter(0.3, "share of the late layers' logits; 0 is off", low=0, high=1)
     window: int = parameter(5, "layers before the last", low=1)
