@@ -30,6 +30,7 @@ results: $(READY)  ## measure everything in benchmarks/results anew (about half 
 	$(BIN)/python benchmarks/choose.py
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/sightline attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 
 bench: $(READY)  ## what each method costs over plain generate
