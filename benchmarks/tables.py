@@ -48,15 +48,15 @@ def facts(result: dict[str, Any]) -> str:
 
 def comparison(result: dict[str, Any]) -> str:
     lines = [
-        "| method | CHAIR_s % | CHAIR_i % | recall % | words | cost |",
-        "|---|---|---|---|---|---|",
+        "| method | CHAIR_s % | CHAIR_i % | recall % | precision % | words | cost |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        figures = " | ".join(rate(row, key) for key in ("chair_s", "chair_i", "recall"))
+        figures = " | ".join(rate(row, key) for key in ("chair_s", "chair_i", "recall", "precision"))
         lines.append(f"| `{row['method']}` | {figures} | {row['length']:.1f} | {row['cost']:.2f}× |")
         if "greedy_cut" in row:
             cut = row["greedy_cut"]
-            figures = " | ".join(rate(cut, key) for key in ("chair_s", "chair_i", "recall"))
+            figures = " | ".join(rate(cut, key) for key in ("chair_s", "chair_i", "recall", "precision"))
             lines.append(f"| greedy, cut to as many mentions as that | {figures} | {cut['length']:.1f} | |")
     lines += [
         "",

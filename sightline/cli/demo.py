@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    images: Annotated[int, typer.Option(min=1, help="How many drawn pictures.")] = 100,
+    images: Annotated[int, typer.Option(min=1, help="How many drawn pictures.")] = 500,
     methods: Annotated[
         list[str] | None,
         typer.Option(

@@ -148,7 +148,7 @@ def compare(
     methods: Iterable[Method],
     *,
     split: str = "test-shifted",
-    n: int = 100,
+    n: int = 500,
     seed: int = 0,
     batch: int = 32,
     max_new_tokens: int = 64,
