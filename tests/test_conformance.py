@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, SPECIAL, Family
+from families import FAMILIES, IMAGE, SPECIAL, Family
 from strong import STRONG
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from sightline import ConflictingMethods, InputError, Method, UnsupportedModel, attached, methods, mitigate
+from sightline import (
+    ConflictingMethods,
+    InputError,
+    Method,
+    NoImageTokens,
+    UnsupportedModel,
+    attached,
+    methods,
+    mitigate,
+)
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 OPTIONS: dict[str, Any] = {
@@ -192,6 +201,33 @@ def test_streaming_gives_the_tokens_one_by_one(method: str) -> None:
     family, inputs, ear = FAMILIES["llava"], FAMILIES["llava"].inputs(PROMPTS[:1]), Ear()
     answer = generate(family, inputs, strong(method), streamer=ear)
     assert ear.heard == [*inputs["input_ids"][0].tolist(), *answer[0].tolist(), -1]
+
+
+@every_method
+def test_a_prompt_without_a_picture_is_refused_before_anything_changes(method: str) -> None:
+    family = FAMILIES["llava"]
+    with pytest.raises(NoImageTokens):
+        generate(family, {"input_ids": torch.tensor([[1, 5, 6]])}, strong(method))
+    assert "generate" not in vars(family.model())
+    assert family.model().config.text_config._attn_implementation == "sdpa"
+
+
+@every_method
+def test_several_pictures_in_one_prompt(method: str) -> None:
+    """Two pictures: more columns of the picture, nothing else."""
+    family = FAMILIES["llava"]
+    one = family.inputs([[1, 10, 11]])
+    ids = torch.tensor([[1, *[IMAGE] * 4, 10, *[IMAGE] * 4, 11]])
+    pixels = torch.cat([one["pixel_values"], family.inputs([[1]], seed=1)["pixel_values"]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    assert not torch.equal(generate(family, inputs, strong(method)), generate(family, inputs))
+
+
+@every_method
+def test_a_compiled_wrapper_is_refused_by_name(method: str) -> None:
+    compiled = torch.compile(FAMILIES["llava"].model())
+    with pytest.raises(UnsupportedModel, match="OptimizedModule"), mitigate(compiled, strong(method)):
+        pass
 
 
 @every_method

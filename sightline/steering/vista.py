@@ -247,7 +247,8 @@ class SLA(Method):
     Departs from the code: logits of the last row only are computed (there: of the whole prompt); a logit soft cap is
     applied to each layer. Scores leave as log-probabilities.
 
-    Cost: one more head product per token (``window`` of them where logits are soft-capped); no extra forward. The attention kernel stays.
+    Cost: one more head product per token (``window`` of them where logits are soft-capped); no extra forward. The
+    attention kernel stays.
 
     Raises:
         InvalidParameter: the window is longer than the decoder.
