@@ -1,6 +1,6 @@
 """What each method costs: prefill, time per token and memory over plain ``generate``, in one run.
 
-    python benchmarks/cost.py                                         # the demo model, on this machine
+    python benchmarks/cost.py                                         # the demo model, on the CPU
     python benchmarks/cost.py --shape 130m                            # a random LLaVA of about 130M parameters
     python benchmarks/cost.py --shape 7b --device cuda --dtype bfloat16
 
