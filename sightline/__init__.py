@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "ConcurrentUse": "sightline.errors",
     "ConflictingMethods": "sightline.errors",
     "InputError": "sightline.errors",
     "InvalidParameter": "sightline.errors",
@@ -45,6 +46,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ConcurrentUse",
     "ConflictingMethods",
     "InputError",
     "InvalidParameter",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from sightline.decoding.vcd import VCD
     from sightline.doors import attached, mitigate
     from sightline.errors import (
+        ConcurrentUse,
         ConflictingMethods,
         InputError,
         InvalidParameter,

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sightline.errors import InputError, UnsupportedModel
+from sightline.errors import ConcurrentUse, InputError, UnsupportedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,8 @@ class _Session:
         self.batch = 0
         self.seams: set[str] = set()
         self.known: dict[Any, Any] = {}
+        self.images: dict[Any, Tensor] = {}
+        self.thread = get_ident()
 
     def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the decoder runs: how much of the text has it seen, and how much is new?"""
@@ -81,16 +84,11 @@ class _Session:
     def site(self, layer: int, device: Any) -> Site:
         from sightline.edit import Site
 
-        def image() -> Tensor:
-            return self.image.to(device).repeat_interleave(self.batch // self.image.shape[0], dim=0)
-
-        return Site(
-            layer=layer,
-            first=self.first,
-            rows=self.rows,
-            prompt=self.prompt,
-            image=self.once(("image", device), image),
-        )
+        key = (device, self.batch)
+        if key not in self.images:  # kept from pass to pass: asking a GPU for it would wait for the GPU
+            each = self.batch // self.image.shape[0]
+            self.images[key] = self.image.to(device).repeat_interleave(each, dim=0)
+        return Site(layer=layer, first=self.first, rows=self.rows, prompt=self.prompt, image=self.images[key])
 
     def at(self, layer: int, seam: str) -> list[Edit]:
         return [edit for edit in self.edits if layer in edit.layers and edit.overrides(seam)]
@@ -106,12 +104,17 @@ def editing(target: Target, *edits: Edit) -> Iterator[None]:
 
     Raises:
         UnsupportedModel: a layer has no place for an edit, or the model's attention cannot be replaced at run time.
+        ConcurrentUse: another thread is generating with edits on this very model.
     """
     model = target.model
     with ExitStack() as stack:
         session = _SESSIONS.get(model)
         if session is None:
             session = stack.enter_context(_opened(target))
+        elif session.thread != get_ident():
+            raise ConcurrentUse(
+                "another thread is generating with edits on this model: one generation at a time, or a copy of the model"
+            )
         before = list(session.edits)
         stack.callback(setattr, session, "edits", before)
         stack.enter_context(_seams(target, session, edits))
@@ -130,12 +133,12 @@ def alone(
             raise InputError("edits can only stand alone within editing()")
         yield
         return
-    names = ("edits", "prompt", "image", "first", "rows", "batch", "known")
+    names = ("edits", "prompt", "image", "images", "first", "rows", "batch", "known")
     before = {name: getattr(session, name) for name in names}
     try:
         session.edits, session.prompt = list(edits), prompt
         if image is not None:
-            session.image = image
+            session.image, session.images = image, {}
         yield
     finally:
         for name, value in before.items():

@@ -42,6 +42,10 @@ class ConflictingMethods(InputError):
     """Methods that make no sense together."""
 
 
+class ConcurrentUse(SightlineError, RuntimeError):
+    """Two threads want to edit the inside of one model at once."""
+
+
 class ProcessorReused(SightlineError, RuntimeError):
     """A processor object met a second generation; it holds the state of one."""
 

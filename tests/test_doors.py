@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from typing import Any
 
@@ -14,11 +15,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
 from sightline import (
     M3ID,
     VCD,
+    VHR,
+    ConcurrentUse,
     InputError,
     NoImageTokens,
     SightlineError,
     UnknownMethod,
     UnsupportedModel,
+    attached,
     mitigate,
 )
 
@@ -169,3 +173,23 @@ def test_bad_arguments() -> None:
         M3ID().processor(model, {**inputs, "inputs_embeds": torch.zeros(1)})
     with pytest.raises(UnsupportedModel, match="'surprise'"):
         M3ID().processor(model, {**inputs, "surprise": torch.zeros(1)})
+
+
+def test_two_threads_cannot_edit_one_model_at_once() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    found: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            with attached(model, inputs, VHR(layers=(1,))):
+                found.append(AssertionError("should have been refused"))
+        except ConcurrentUse as error:
+            found.append(error)
+
+    with attached(model, inputs, VHR(layers=(1,))):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert [type(error) for error in found] == [ConcurrentUse]
+    with attached(model, inputs, VHR(layers=(1,))) as processors:
+        assert processors == []
