@@ -16,11 +16,11 @@ from sightline.demo.world import scenes
 model, processor = load()
 conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
 prompt = processor.apply_chat_template(conversation, add_generation_prompt=True)
-inputs = processor(text=prompt, images=scenes("val-shifted", 1)[0].image(), return_tensors="pt")
+inputs = processor(text=prompt, images=scenes("val-shifted", 23)[22].image(), return_tensors="pt")
 
 streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 with mitigate(model, M3ID(decay=0.07, cutoff=0.02)):
-    # The block has to stay open until the thread is done: leaving it ends the mitigation
+    # A generation that begins in the block is mitigated to its end
     writer = Thread(target=model.generate, kwargs={**inputs, "max_new_tokens": 64, "streamer": streamer})
     writer.start()
     for piece in streamer:
