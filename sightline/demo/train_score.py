@@ -1,7 +1,7 @@
 """Score a demo checkpoint with plain greedy decoding: ``python -m sightline.demo.train_score CHECKPOINT --splits ...``.
 
-The figures go into the checkpoint's ``training-log.json`` under ``scores``. Every decision about the recipe uses the
-``val`` splits; the ``test`` splits are scored once, at the end.
+The figures go into the checkpoint's ``training-log.json`` under ``scores``, as fractions. Every decision
+about the recipe uses the ``val`` splits; the ``test`` splits are scored once, at the end.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def score_checkpoint(folder: Path, splits: Iterable[str], n: int) -> dict[str, A
         found[split] = {"n": n}
         for figure in FIGURES:
             value, interval = getattr(report, figure), report.ci[figure]
-            bounds = [round(100 * bound, 1) for bound in interval] if interval else None
-            found[split][figure] = {"value": round(100 * value, 1), "interval": bounds}
+            bounds = [round(bound, 4) for bound in interval] if interval else None
+            found[split][figure] = {"value": round(value, 4), "interval": bounds}
     return found
 
 
