@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sightline.attach import alone, editing
+from sightline.attach import editing
 from sightline.attention_mods.vhr import LATE_SHARE, Listen, clean, divergence
-from sightline.decoding._branch import Branch
+from sightline.decoding._branch import overhear
 from sightline.edit import Edit, Site, last_layers
 from sightline.method import Method, parameter
 from sightline.target import Target
@@ -85,8 +85,7 @@ def divergences(target: Target, layers: frozenset[int]) -> dict[int, Tensor]:
     heard = []
     for inputs in (target.without_image(), dict(target.model_inputs)):
         listen = Listen(layers)
-        with editing(target, listen), alone(target.model, listen):
-            Branch(target.model, inputs, edited=True)(target.input_ids[:, :0])
+        overhear(target, inputs, listen)
         heard.append(listen.heard)
     text, shown = heard
     return {layer: clean(divergence(shown[layer], text[layer]), text[layer]) for layer in layers}

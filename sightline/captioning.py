@@ -140,11 +140,9 @@ def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tu
 
     where: str | Path = name
     if name == DEMO:
-        from sightline.demo.model import WEIGHTS, WeightsMissing
+        from sightline.demo.model import checkpoint
 
-        if not (WEIGHTS / "model.safetensors").is_file():
-            raise WeightsMissing(f"no demo checkpoint in {WEIGHTS}: reinstall sightline")
-        where, dtype = WEIGHTS, "float32" if dtype == "auto" else dtype
+        where, dtype = checkpoint(), "float32" if dtype == "auto" else dtype
     with _named(f"{name} (a folder with a checkpoint, a Hugging Face id, or {DEMO})"):
         config = AutoConfig.from_pretrained(where)
     if type(config) not in CAPTIONERS:

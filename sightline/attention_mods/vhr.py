@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sightline.attach import alone, editing
+from sightline.attach import editing
 from sightline.attention_mods._layers import chosen_layers
-from sightline.decoding._branch import Branch
+from sightline.decoding._branch import overhear
 from sightline.edit import Edit, Site, last_layers
 from sightline.errors import InputError
 from sightline.method import Method, parameter
@@ -144,8 +144,6 @@ class VHR(Method):
         edit = Reinforce(layers, self.alpha, {}, self.prompt_rows == "all")
         listen = Listen(layers)
         with editing(target, edit):
-            text = target.without_image()
-            with alone(target.model, listen):
-                Branch(target.model, text, edited=True)(target.input_ids[:, :0])
+            overhear(target, target.without_image(), listen)
             edit.text_only = listen.heard
             yield []

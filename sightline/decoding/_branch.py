@@ -22,7 +22,8 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
-from sightline.attach import alone, preserving_rope_deltas
+from sightline.attach import alone, editing, preserving_rope_deltas
+from sightline.edit import Edit
 from sightline.errors import ProcessorReused
 from sightline.method import Method
 from sightline.target import IMAGE_KEYS, Target
@@ -54,7 +55,6 @@ class ContrastMethod(Method):
 
     @contextmanager
     def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
-        _ = target.image_mask
         yield [ContrastProcessor(self, target)]
 
     def processor(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> LogitsProcessor:
@@ -69,9 +69,7 @@ class ContrastMethod(Method):
             UnsupportedModel: the model lacks what the method needs.
             NoImageTokens: a prompt holds no image.
         """
-        target = Target(model, inputs)
-        _ = target.image_mask
-        return ContrastProcessor(self, target)
+        return ContrastProcessor(self, Target(model, inputs))
 
 
 class ContrastProcessor(LogitsProcessor):
@@ -86,6 +84,7 @@ class ContrastProcessor(LogitsProcessor):
     supports_continuous_batching = False
 
     def __init__(self, method: ContrastMethod, target: Target) -> None:
+        _ = target.image_mask  # raises where there is no picture, also for a recipe that is off
         self.method = method
         self._prompt_ids = target.input_ids
         self._length = 0
@@ -238,6 +237,12 @@ class Branch:
             self._kwargs = self.model._update_model_kwargs_for_generation(
                 ModelOutput(), self._kwargs, is_encoder_decoder=False
             )
+
+
+def overhear(target: Target, inputs: Mapping[str, Any], listener: Edit) -> None:
+    """One pass over a prompt in which ``listener`` alone acts: for what it hears, the answer is thrown away."""
+    with editing(target, listener), alone(target.model, listener):
+        Branch(target.model, inputs, edited=True)(inputs["input_ids"][:, :0])
 
 
 def match_prefixes(seen: Tensor, generated: Tensor, prompts: int) -> tuple[Tensor, int]:

@@ -128,13 +128,6 @@ def _fade(pen: Pen, top: str, bottom: str, y0: int, y1: int) -> None:
         pen.rect(0, y, SIZE, y + 1, mix(top, bottom, (y - y0) / max(1, y1 - y0 - 1)))
 
 
-def _glow(pen: Pen, x: float, y: float, radius: float, colour: str, base: str, strength: float = 0.5) -> None:
-    """Concentric discs that approach the base colour outwards: a soft light on a plain wall."""
-    for ring in range(10):
-        t = ring / 10
-        pen.dot(x, y, radius * (1 - t), mix(base, colour, strength * t))
-
-
 def _window(pen: Pen, x: float, y: float, w: float, h: float, frame: str, sky: str) -> None:
     pen.rect(x - 2.5, y - 2.5, x + w + 2.5, y + h + 2.5, frame, 1)
     for row in range(int(h)):

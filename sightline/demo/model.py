@@ -47,6 +47,13 @@ class WeightsMissing(SightlineError):
     """The packaged checkpoint is not where it should be."""
 
 
+def checkpoint() -> Path:
+    """The packaged checkpoint's folder. Raises ``WeightsMissing`` when the package has none."""
+    if not (WEIGHTS / "model.safetensors").is_file():
+        raise WeightsMissing(f"no demo checkpoint in {WEIGHTS}: reinstall sightline")
+    return WEIGHTS
+
+
 def load(dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> tuple[Any, Any]:
     """The packaged model in evaluation mode and its processor.
 
@@ -56,10 +63,9 @@ def load(dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    if not (WEIGHTS / "model.safetensors").is_file():
-        raise WeightsMissing(f"no demo checkpoint in {WEIGHTS}: reinstall sightline")
-    model: Any = AutoModelForImageTextToText.from_pretrained(WEIGHTS, dtype=dtype or torch.float32)
-    return model.to(device).eval(), AutoProcessor.from_pretrained(WEIGHTS)
+    folder = checkpoint()
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype or torch.float32)
+    return model.to(device).eval(), AutoProcessor.from_pretrained(folder)
 
 
 def build_model(vocabulary: int) -> Any:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from sightline.attach import alone, editing
+from sightline.attach import editing
 from sightline.attention_mods._layers import chosen_layers
-from sightline.decoding._branch import Branch, drafting
+from sightline.decoding._branch import drafting, overhear
 from sightline.edit import Edit, Site
 from sightline.errors import InvalidParameter, UnsupportedModel
 from sightline.method import Method, parameter
@@ -170,8 +170,7 @@ class VSV(Method):
 
 def _hear(target: Target, inputs: dict[str, Any], layers: frozenset[int]) -> dict[int, Tensor]:
     listen = Listen(frozenset(range(max(layers) + 1)))
-    with editing(target, listen), alone(target.model, listen):
-        Branch(target.model, inputs, edited=True)(target.input_ids[:, :0])
+    overhear(target, inputs, listen)
     heard = listen.heard
     for layer in sorted(layers):
         if layer not in heard:

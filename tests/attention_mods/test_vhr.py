@@ -91,9 +91,9 @@ def test_procedure_restated(name: str) -> None:
 
 
 def test_rows_of_a_batch_choose_their_own_heads() -> None:
-    from sightline.attach import alone, editing
+    from sightline.attach import editing
     from sightline.attention_mods.vhr import Listen, Reinforce
-    from sightline.decoding._branch import Branch
+    from sightline.decoding._branch import overhear
     from sightline.target import Target
 
     family = FAMILIES["llava"]
@@ -102,8 +102,7 @@ def test_rows_of_a_batch_choose_their_own_heads() -> None:
     edit = Reinforce(layers, 2.0, {}, True)
     with editing(target, edit):
         listen = Listen(layers)
-        with alone(target.model, listen):
-            Branch(target.model, target.without_image(), edited=True)(target.input_ids[:, :0])
+        overhear(target, target.without_image(), listen)
         edit.text_only = listen.heard
         target.model.generate(**target.inputs, max_new_tokens=3, min_new_tokens=3)
     assert set(edit.selected) == {0, 1}
