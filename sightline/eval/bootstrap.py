@@ -145,3 +145,33 @@ def _check(resamples: int, level: float) -> None:
         raise InvalidParameter(f"resamples is 0 or more, not {resamples}")
     if not 0 < level < 1:
         raise InvalidParameter(f"level is between 0 and 1, not {level}")
+
+
+def mean_interval(
+    parts: Sequence[tuple[ArrayLike, ArrayLike]],
+    *,
+    minus: Sequence[tuple[ArrayLike, ArrayLike]] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval | None:
+    """Percentile interval of the mean of several ratios, each as in `interval`, over the same images.
+
+    Each part holds a ratio's numerators and denominators, one entry per image and the images in one order, so
+    that a resample draws the same images for all of them; an image that a part does not hold has zeros there.
+    With `minus`, the interval is that of the mean of `parts` minus the mean of `minus`, which is paired.
+    A resample in which one of the ratios has no denominator is left out. Returns and raises as `interval`.
+    """
+    sums = [tuple(np.asarray(side, dtype=np.float64) for side in part) for part in (*parts, *minus)]
+    shapes = {side.shape for part in sums for side in part}
+    if not parts or len(shapes) != 1 or len(next(iter(shapes))) != 1 or not sums[0][0].size:
+        raise InvalidParameter(f"lists of one length were expected, not shapes {sorted(shapes)}")
+    _check(resamples, level)
+    if not resamples:
+        return None
+    top, bottom = (np.stack([part[side] for part in sums], axis=1) for side in (0, 1))
+    ratios = _ratios(top, bottom, resamples, seed)
+    means = ratios[:, : len(parts)].mean(axis=1)
+    if minus:
+        means = means - ratios[:, len(parts) :].mean(axis=1)
+    return _bounds(means, level)
