@@ -25,6 +25,18 @@ class DuplicateImage(InputError):
     """A file captions the same image twice."""
 
 
+class DuplicateQuestion(InputError):
+    """A question stands in a file twice, or was answered twice."""
+
+
+class UnmatchedAnswers(InputError):
+    """Answers do not belong to the questions they are to be scored against, or some are missing."""
+
+
+class TooFewObjects(InputError):
+    """The annotations do not hold what the questions asked for would need."""
+
+
 class UnknownFamily(InputError):
     """CHAIR has no family of this name."""
 
