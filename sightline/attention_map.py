@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sightline.attach import editing
 from sightline.attention_mods._layers import chosen_layers
 from sightline.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
 from sightline.captioning import Generation
-from sightline.doors import attached
+from sightline.dominance import parts_listener, special_ids
 from sightline.edit import Edit, Site
+from sightline.predicting_rows import PredictingRows, generate_heard
 from sightline.target import Target
 from sightline.token_grid import token_grid
 
 if TYPE_CHECKING:
     from sightline.calibration import Calibration
+    from sightline.eval.dominance import Masses
     from sightline.method import Method
 
 MASSIVE = 100.0
@@ -48,12 +48,13 @@ class Captured:
 
     ``ids`` are the generated tokens; ``attention`` ``(tokens, picture)`` is what the row that predicts each of them gave
     to each of the picture's tokens, averaged over heads and layers; ``sinks`` ``(picture)`` is the largest sink score of
-    each, 0 where no dimension counts.
+    each, 0 where no dimension counts; ``masses`` is what all layers gave to the picture and to each part of the text.
     """
 
     ids: tuple[int, ...]
     attention: Tensor
     sinks: Tensor
+    masses: Masses
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,11 @@ class Sink:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One caption, its object words with their maps, and the picture's sinks. ``method`` is None for the plain model."""
+    """One caption, its object words with their maps, and the picture's sinks. ``method`` is None for the plain model.
+
+    ``pieces`` is the text that each generated token adds, ``shares`` the part of its attention that went to the picture,
+    over the layers of the maps; ``masses`` holds what all layers gave to the picture and to each part of the text.
+    """
 
     method: str | None
     caption: str
@@ -94,37 +99,24 @@ class AttentionMap:
     words: tuple[WordMap, ...]
     sinks: tuple[Sink, ...]
     rule: SinkRule
+    pieces: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    masses: Masses | None = None
 
 
-class Watch(Edit):
-    """Sums up, changing nothing, what the rows that predict a token give to the picture's columns.
-
-    It must be the last edit, so that it sees what others made of the probabilities.
-    """
+class Watch(PredictingRows):
+    """Sums up what the rows that predict a token give to each of the picture's columns."""
 
     def __init__(self, layers: Collection[int]) -> None:
-        self.layers = frozenset(layers)
+        super().__init__(layers)
         self.sums: dict[int, Tensor] = {}
-        self._seen: set[tuple[int, int]] = set()
 
-    def rows(self, site: Site) -> Tensor:
-        return (site.row_numbers() >= site.prompt - 1)[None].expand(site.image.shape[0], -1)
-
-    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
-        # Others may edit more rows, but these are the last of the pass and so the last here
-        numbers = [number for number in site.row_numbers().tolist() if number >= site.prompt - 1]
-        keys = probs.shape[-1]
-        columns = site.image[0].nonzero().flatten() - max(site.first + site.rows - keys, 0)
+    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
+        columns = site.image[0].nonzero().flatten() - first_key
         kept = columns >= 0  # a sliding window has dropped the rest
-        for at, number in enumerate(numbers, start=probs.shape[2] - len(numbers)):
-            # A contrast branch that runs under the edits passes after the model itself: the first pass counts
-            if (site.layer, number) in self._seen:
-                continue
-            self._seen.add((site.layer, number))
-            given = probs.new_zeros(len(columns))
-            given[kept] = probs[0, :, at][:, columns[kept]].mean(0)
-            self.sums[number] = self.sums.get(number, 0) + given.float().cpu()
-        return probs
+        mean = given.new_zeros(len(columns))
+        mean[kept] = given[:, columns[kept]].mean(0)
+        self.sums[number] = self.sums.get(number, 0) + mean.float().cpu()
 
     def mean(self, first: int, count: int) -> Tensor:
         """``(count, picture)``: the rows from ``first`` on, over heads and layers."""
@@ -189,6 +181,7 @@ def capture(
     layers: tuple[int, ...] | None = None,
     generation: Generation | None = None,
     sinks: SinkRule | None = None,
+    special: Collection[int] | None = None,
 ) -> Captured:
     """Generate under ``methods`` and watch the attention to the picture.
 
@@ -199,27 +192,26 @@ def capture(
         layers: averaged over; default: all.
         generation: greedy unless given; one beam.
         sinks: default: ``sink_rule``.
+        special: ids of tokens that are marks and not text; default: ``special_ids`` without a tokenizer.
 
     Raises:
         UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be watched (eager).
-        InvalidParameter: the model has no such layer.
+        InvalidParameter: the model has no such layer; beam search.
+        InputError: more than one prompt.
     """
     target = Target(model, inputs)
     target.check_image_in_context("an attention map")
+    parts = parts_listener(target, special)
     count = len(target.layers)
     watch = Watch(chosen_layers("attention", target, layers, range(count)))
     inner = range(min(2, count), count - 1)
     watch_sinks = WatchSinks(inner, sinks or sink_rule(target, methods))
-    arguments = (generation or Generation()).arguments()
-    with ExitStack() as stack:
-        processors = stack.enter_context(attached(model, inputs, *methods))
-        stack.enter_context(editing(target, watch, watch_sinks))
-        written = model.generate(**inputs, **arguments, logits_processor=processors)
-    ids = written[0, target.prompt :].tolist()
+    ids = generate_heard(target, methods, generation, watch, watch_sinks, parts)
     image = target.image_mask[0].cpu()
     scores = watch_sinks.highest
     found = torch.zeros(int(image.sum())) if scores is None else scores[image]
-    return Captured(tuple(ids), watch.mean(target.prompt - 1, len(ids)), found)
+    attention = watch.mean(target.prompt - 1, len(ids))
+    return Captured(ids, attention, found, parts.masses(target, len(ids)))
 
 
 def look(
@@ -241,13 +233,24 @@ def look(
     target = Target(model, inputs)
     grid = token_grid(target)
     rule = sinks or sink_rule(target, methods)
-    seen = capture(model, inputs, *methods, layers=layers, generation=generation, sinks=rule)
+    special = special_ids(target, processor.tokenizer)
+    seen = capture(model, inputs, *methods, layers=layers, generation=generation, sinks=rule, special=special)
     text, spans = token_spans(processor.tokenizer, seen.ids)
     found = [
         Sink(*divmod(at, grid[1]), score) for at, score in enumerate(seen.sinks.tolist()) if score >= rule.tau
     ]
     spec = " ".join(method.spec for method in methods) or None
-    return AttentionMap(spec, text, grid, word_maps(text, spans, seen.attention, grid), tuple(found), rule)
+    return AttentionMap(
+        spec,
+        text,
+        grid,
+        word_maps(text, spans, seen.attention, grid),
+        tuple(found),
+        rule,
+        pieces=tuple(text[start:end] for start, end in spans),
+        shares=tuple(seen.attention.sum(-1).tolist()),
+        masses=seen.masses,
+    )
 
 
 def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:

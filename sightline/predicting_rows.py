@@ -1,0 +1,79 @@
+"""Listening to a generation: the attention of every row that predicts a token, one row after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from sightline.attach import editing
+from sightline.captioning import Generation
+from sightline.doors import attached
+from sightline.edit import Edit, Site
+from sightline.errors import InputError, InvalidParameter
+
+if TYPE_CHECKING:
+    from sightline.method import Method
+    from sightline.target import Target
+
+
+class PredictingRows(Edit):
+    """Hears, changing nothing, each row that predicts a token, once in each layer. A subclass says what it keeps of them.
+
+    It must be the last edit, so that it hears what others made of the probabilities.
+    """
+
+    def __init__(self, layers: Collection[int]) -> None:
+        self.layers = frozenset(layers)
+        self._seen: set[tuple[int, int]] = set()
+
+    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
+        """One row of one layer.
+
+        Args:
+            given: ``(heads, keys)`` float32 probabilities.
+            number: of the row, counted from the start of the padded prompt.
+            first_key: number of the first key; above 0 where a sliding window has dropped others.
+        """
+        raise NotImplementedError
+
+    def rows(self, site: Site) -> Tensor:
+        return (site.row_numbers() >= site.prompt - 1)[None].expand(site.image.shape[0], -1)
+
+    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+        # Others may edit more rows, but these are the last of the pass and so the last here
+        numbers = range(max(site.first, site.prompt - 1), site.first + site.rows)
+        first_key = max(site.first + site.rows - probs.shape[-1], 0)
+        for at, number in enumerate(numbers, start=probs.shape[2] - len(numbers)):
+            # A contrast branch that runs under the edits passes after the model itself: the first pass counts
+            if (site.layer, number) not in self._seen:
+                self._seen.add((site.layer, number))
+                self.hear(probs[0, :, at], number, first_key, site)
+        return probs
+
+
+def generate_heard(
+    target: Target, methods: Sequence[Method], generation: Generation | None, *listeners: Edit
+) -> tuple[int, ...]:
+    """Answer one prompt under ``methods`` while ``listeners`` hear it; gives back the generated tokens.
+
+    Raises:
+        InputError: more than one prompt.
+        InvalidParameter: beam search, in which a row belongs to no one answer.
+    """
+    generation = generation or Generation()
+    if target.batch != 1:
+        raise InputError(f"one prompt at a time can be listened to, not {target.batch}")
+    if generation.num_beams != 1:
+        raise InvalidParameter(
+            f"num_beams={generation.num_beams}: attention is listened to with one beam; leave it at 1"
+        )
+    model = target.model
+    with ExitStack() as stack:
+        processors = stack.enter_context(attached(model, target.inputs, *methods))
+        stack.enter_context(editing(target, *listeners))
+        arguments = {**target.inputs, **generation.arguments(), "logits_processor": processors}
+        written = model.generate(**arguments)  # type: ignore[operator]
+    return tuple(written[0, target.prompt :].tolist())
