@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +15,7 @@ from sightline.errors import InputError, InvalidParameter, NoImageTokens, Unsupp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import LogitsProcessor
 
     from sightline.method import Method
 
@@ -90,13 +91,20 @@ class Generation:
 class Answers:
     """What a model said about one batch of pictures.
 
-    ``tokens`` counts what was generated, end marks included and padding not; ``seconds`` is the wall time of
-    ``generate`` alone, mitigation and the vision tower included, preparing pictures and decoding text not.
+    ``lengths`` counts what was generated for each, end marks included and padding not; ``prompt_lengths`` the tokens of each
+    prompt, the picture's included and padding not; ``seconds`` is the wall time of ``generate`` alone, mitigation and the
+    vision tower included, preparing pictures and decoding text not.
     """
 
     texts: tuple[str, ...]
-    tokens: int
+    lengths: tuple[int, ...]
+    prompt_lengths: tuple[int, ...]
     seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Generated for all pictures together."""
+        return sum(self.lengths)
 
 
 def open_picture(path: Path) -> Image:
@@ -174,49 +182,56 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def prepare(processor: Any, pictures: Iterable[Image], prompt: str, *, raw: bool = False) -> Any:
-    """The model inputs of one question about each of some pictures, left-padded.
+def prepare(
+    processor: Any, pictures: Iterable[Image], prompt: str | Sequence[str], *, raw: bool = False
+) -> Any:
+    """The model inputs of a question about each of some pictures, left-padded.
 
     Args:
-        prompt: the question; the processor's chat template makes the prompt of it.
+        prompt: one question for all pictures or one for each; the processor's chat template makes a prompt of it.
         raw: take ``prompt`` as it is, placeholder of the picture included.
 
     Raises:
         NoChatTemplate: neither a template nor ``raw``.
-        NoImageTokens: the prompt has no place for the picture.
+        NoImageTokens: a prompt has no place for the picture.
         BadPrompt: with the first line of what the processor said.
     """
     shown = [[picture] for picture in pictures]
-    if raw:
-        text = prompt
-    elif getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-    else:
-        raise NoChatTemplate(
-            f"{type(processor).__name__} has no chat template: pass the whole prompt, placeholder of the picture"
-            " included, as a raw prompt"
-        )
+    asked = [prompt] * len(shown) if isinstance(prompt, str) else list(prompt)
+    texts = asked if raw else [_templated(processor, question) for question in asked]
     options: dict[str, Any] = {"return_tensors": "pt"}
     if len(shown) > 1:
         options |= {"padding": True, "padding_side": "left"}
     begin = getattr(processor.tokenizer, "bos_token", None)
-    if not raw and begin and text.startswith(begin):
+    if not raw and begin and all(text.startswith(begin) for text in texts):
         options["add_special_tokens"] = False  # the template has written it already
+    written = " or ".join(map(repr, dict.fromkeys(texts[:1] + texts[-1:])))
     try:
-        inputs = processor(text=[text] * len(shown), images=shown, **options)
+        inputs = processor(text=texts, images=shown, **options)
     except ValueError as error:
         raise BadPrompt(
-            f"{type(processor).__name__} refuses the prompt {text!r}: {_first_line(error)}"
+            f"{type(processor).__name__} refuses the prompt {written}: {_first_line(error)}"
         ) from error
     place = getattr(processor, "image_token_id", None)
-    if isinstance(place, int) and not (inputs["input_ids"] == place).any(-1).all():
+    if isinstance(place, int) and not (found := (inputs["input_ids"] == place).any(-1)).all():
+        lacking = texts[found.tolist().index(False)]
         raise NoImageTokens(
-            f"the prompt {text!r} has no place for the picture: write {processor.image_token} into it"
+            f"the prompt {lacking!r} has no place for the picture: write {processor.image_token} into it"
         )
     return inputs
+
+
+def _templated(processor: Any, question: str) -> str:
+    if not getattr(processor, "chat_template", None):
+        raise NoChatTemplate(
+            f"{type(processor).__name__} has no chat template: pass the whole prompt, placeholder of the picture"
+            " included, as a raw prompt"
+        )
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    return text
 
 
 def answer(
@@ -241,24 +256,51 @@ def answer(
     Raises:
         UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
     """
-    import torch
-
-    from sightline.doors import mitigate
-
-    generation = generation or Generation()
     remaining = iter(pictures)
     while shown := list(islice(remaining, batch)):
-        inputs = prepare(processor, shown, prompt, raw=raw).to(model.device, dtype=model.dtype)
-        cuda = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), mitigate(model, *methods):
-            torch.manual_seed(generation.seed)
-            begun = _clock(cuda)
-            written = model.generate(**inputs, **generation.arguments())
-            seconds = _clock(cuda) - begun
-        rows = written[:, inputs["input_ids"].shape[1] :]
-        texts = processor.batch_decode(rows, skip_special_tokens=True)
-        tokens = sum(_length(row, model.generation_config.eos_token_id) for row in rows.tolist())
-        yield Answers(tuple(text.strip() for text in texts), tokens, seconds)
+        yield answer_batch(model, processor, shown, prompt, *methods, raw=raw, generation=generation)
+
+
+def answer_batch(
+    model: Any,
+    processor: Any,
+    pictures: Sequence[Image],
+    prompt: str | Sequence[str],
+    *methods: Method | str,
+    raw: bool = False,
+    generation: Generation | None = None,
+    last: Sequence[LogitsProcessor] = (),
+) -> Answers:
+    """The answers to one ``generate`` over ``pictures``, each asked ``prompt`` or its own one of several.
+
+    Args:
+        methods, raw, generation: see ``answer``.
+        last: logits processors that act after the methods.
+
+    Raises:
+        UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
+    """
+    import torch
+
+    from sightline.doors import attached
+
+    generation = generation or Generation()
+    inputs = prepare(processor, pictures, prompt, raw=raw).to(model.device, dtype=model.dtype)
+    cuda = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), attached(model, inputs, *methods) as processors:
+        torch.manual_seed(generation.seed)
+        begun = _clock(cuda)
+        written = model.generate(**inputs, **generation.arguments(), logits_processor=[*processors, *last])
+        seconds = _clock(cuda) - begun
+    rows = written[:, inputs["input_ids"].shape[1] :]
+    texts = processor.batch_decode(rows, skip_special_tokens=True)
+    ends = model.generation_config.eos_token_id
+    return Answers(
+        texts=tuple(text.strip() for text in texts),
+        lengths=tuple(_length(row, ends) for row in rows.tolist()),
+        prompt_lengths=tuple(inputs["attention_mask"].sum(-1).tolist()),
+        seconds=seconds,
+    )
 
 
 def _clock(cuda: list[Any]) -> float:

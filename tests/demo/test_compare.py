@@ -22,7 +22,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, said: dict[str, list[str]], second
         model: Any, processor: Any, pictures: list[Any], prompt: str, *methods: Any, **options: Any
     ) -> Any:
         way = methods[0].spec if methods else "greedy"
-        yield Answers(tuple(said[way][: len(pictures)]), 10, seconds[way])
+        yield Answers(tuple(said[way][: len(pictures)]), (10,), (70,), seconds[way])
 
     monkeypatch.setattr("sightline.captioning.answer", answer)
 
