@@ -26,21 +26,8 @@ _PLAIN = str.maketrans(
     | {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)}
 )
 _IDIOMS = frozenset(
-    [
-        "clue",
-        "doubt",
-        "doubts",
-        "idea",
-        "information",
-        "matter",
-        "need",
-        "one",
-        "problem",
-        "question",
-        "way",
-        "wonder",
-        "worries",
-    ]
+    {"clue", "doubt", "doubts", "idea", "information", "matter", "need", "one", "problem"}
+    | {"question", "way", "wonder", "worries"}
 )
 _BE = frozenset({"is", "are", "was", "were"})
 _SHOW = frozenset({"contains", "depicts", "features", "has", "includes", "shows"})

@@ -1,0 +1,142 @@
+"""Which answer belongs to which question."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from sightline.eval.binary import Reply
+from sightline.eval.errors import DuplicateQuestion, MalformedFile, UnmatchedAnswers
+from sightline.eval.images import ImageId
+from sightline.eval.questions import Question, Said, short
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """Answers beside their questions.
+
+    Attributes:
+        replies: for each split the answered questions, in the questions' order.
+        failed: for each split, questions which the model failed to answer; they are not scored.
+        missing: for each split, questions without an answer; always 0 unless `partial` was asked for.
+    """
+
+    replies: Mapping[str, tuple[Reply, ...]]
+    failed: Mapping[str, int]
+    missing: Mapping[str, int]
+
+
+def join(
+    questions: Sequence[Question], answers: Sequence[Said], *, source: str = "answers", partial: bool = False
+) -> Joined:
+    """Put every answer beside its question.
+
+    Answers without ids are matched in order. An answer that repeats its question or names its picture is held to
+    it, since POPE's splits share their ids and answers to one would pass for answers to another.
+
+    Args:
+        source: what to call the answers in an error, such as their file.
+        partial: score what was answered, and count what was not; otherwise a question without an answer raises.
+
+    Raises `UnmatchedAnswers` for an answer to no question or to another one, or a question without an answer.
+    """
+    if any(said.question_id is None for said in answers):
+        matched = _by_order(questions, answers, source)
+    else:
+        matched = _by_id(questions, answers)
+    for at, said in matched.items():
+        _check_same(questions[at], said)
+    missing = [question for at, question in enumerate(questions) if at not in matched]
+    if missing and not partial:
+        raise UnmatchedAnswers(
+            f"{source}: {len(missing)} of {len(questions)} questions have no answer, first"
+            f" {missing[0].question_id} of {missing[0].where}; to score the rest alone: --partial (partial=True)"
+        )
+    splits = list(dict.fromkeys(question.split for question in questions))
+    replies: dict[str, list[Reply]] = {split: [] for split in splits}
+    failed = dict.fromkeys(splits, 0)
+    for at, question in enumerate(questions):
+        if at not in matched:
+            continue
+        answer = matched[at].answer
+        if answer is None:
+            failed[question.split] += 1
+            continue
+        replies[question.split].append(
+            Reply(question_id=question.question_id, image=question.image, label=question.label, answer=answer)
+        )
+    return Joined(
+        replies={split: tuple(group) for split, group in replies.items()},
+        failed=failed,
+        missing={split: sum(question.split == split for question in missing) for split in splits},
+    )
+
+
+def _by_order(questions: Sequence[Question], answers: Sequence[Said], source: str) -> dict[int, Said]:
+    for said in answers:
+        if said.question_id is not None or said.asked is None:
+            raise MalformedFile(
+                f"{said.where}: every answer needs a 'question_id', or none has one and each repeats its 'question'"
+            )
+    if len(questions) != len(answers):
+        raise UnmatchedAnswers(
+            f"{source}: {len(answers)} answers without question_id cannot be matched to {len(questions)} questions"
+        )
+    return dict(enumerate(answers))
+
+
+def _by_id(questions: Sequence[Question], answers: Sequence[Said]) -> dict[int, Said]:
+    places: dict[ImageId, list[int]] = {}
+    for at, question in enumerate(questions):
+        # A run names a question of POPE's files "random/17"
+        for name in (question.question_id, f"{question.split}/{question.question_id}"):
+            places.setdefault(name, []).append(at)
+    matched: dict[int, Said] = {}
+    for said in answers:
+        known = places.get(cast(ImageId, said.question_id), [])
+        if not known:
+            raise UnmatchedAnswers(f"{said.where}: there is no question {said.question_id!r} to this answer")
+        if len(known) > 1:
+            first, second = (questions[place].where for place in known[:2])
+            raise UnmatchedAnswers(
+                f"{said.where}: question {said.question_id} stands in {first} and in {second}; give one file of"
+                " answers for each file of questions, in one order"
+            )
+        (at,) = known
+        if at in matched:
+            raise DuplicateQuestion(
+                f"{said.where}: question {said.question_id} was answered before ({matched[at].where}): keep one"
+            )
+        matched[at] = said
+    return matched
+
+
+_TEMPLATE = re.compile(r"is there an? (.+?) in the im(?:a|an)ge\?")
+
+
+def asked_objects(text: str) -> set[str]:
+    """What POPE's questions in a text ask about: {"hot dog"} for "Is there a hot dog in the image?"."""
+    return set(_TEMPLATE.findall(text.lower()))
+
+
+def _check_same(question: Question, said: Said) -> None:
+    """Raises `UnmatchedAnswers` if the line speaks of another picture or another object than the question."""
+    if said.image is not None and said.image != question.image:
+        raise UnmatchedAnswers(
+            f"{said.where}: answers about image {said.image}, but question {question.question_id} ({question.where}) is"
+            f" about image {question.image}"
+        )
+    if said.asked is None:
+        return
+    wanted, asked = asked_objects(question.text), asked_objects(said.asked)
+    if wanted and asked:
+        same = wanted <= asked
+    else:  # another wording on one side or both
+        same = all(name in said.asked.lower() for name in wanted or {question.text.lower().strip()})
+    if not same:
+        raise UnmatchedAnswers(
+            f"{said.where}: answers {short(said.asked)}, but question {question.question_id} ({question.where}) is"
+            f" {short(question.text)}: are these the answers to another split?"
+        )
