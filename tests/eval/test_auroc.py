@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.errors import InvalidParameter
-from sightline.eval.auroc import Detection, auroc, auroc_interval, best_threshold, detect
+from sightline.eval.auroc import Detection, auroc, auroc_interval, best_threshold, detect, paired_auroc
 from sightline.eval.errors import EmptyFile
 
 cases = st.lists(
@@ -101,6 +101,25 @@ def test_images_count_and_not_cases() -> None:
     each = auroc_interval(scores, labels, list(range(20)))
     assert auroc_interval(scores, labels, [0] * 20) == (auroc(scores, labels),) * 2
     assert each[1] - each[0] > 0.2
+
+
+def test_paired_difference() -> None:
+    draw = np.random.default_rng(1)
+    labels, images = draw.random(600) < 0.3, [i // 3 for i in range(600)]
+    weak = draw.normal(size=600) + labels
+    strong = weak + labels
+    better = paired_auroc(weak, strong, labels, images)
+    assert better.value == pytest.approx(auroc(strong, labels) - auroc(weak, labels))
+    assert better.low < better.value < better.high
+    assert better.clear
+    # The same cases: the two vary together, so that the difference is known better than either
+    low, high = auroc_interval(weak, labels, images)
+    assert better.high - better.low < high - low
+    worse = paired_auroc(strong, weak, labels, images)
+    assert (worse.low, worse.high) == pytest.approx((-better.high, -better.low))
+    same = paired_auroc(weak, 2 * weak, labels, images)
+    assert (same.value, same.low, same.high, same.clear) == (0, 0, 0, False)
+    assert paired_auroc([1.0], [2.0], [True], "a").value is None
 
 
 def test_detection_by_hand() -> None:
