@@ -17,6 +17,8 @@ from sightline.cli.chair import chair
 from sightline.cli.demo import demo
 from sightline.cli.inspect import inspect
 from sightline.cli.methods import methods
+from sightline.cli.mme import app as mme
+from sightline.cli.pope import app as pope
 from sightline.errors import SightlineError
 
 OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -93,6 +95,9 @@ def options(
 
 for command in (demo, caption, chair, methods, inspect, calibrate, attention):
     app.command()(command)
+
+app.add_typer(pope, name="pope")
+app.add_typer(mme, name="mme")
 
 
 def run() -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from sightline.eval.binary import Reply
-from sightline.eval.errors import DuplicateQuestion, MalformedFile, UnmatchedAnswers
+from sightline.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnmatchedAnswers
 from sightline.eval.images import ImageId
-from sightline.eval.questions import Question, Said, short
+from sightline.eval.questions import (
+    Question,
+    Said,
+    read_answers,
+    read_questions,
+    short,
+    split_names,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +34,67 @@ class Joined:
     replies: Mapping[str, tuple[Reply, ...]]
     failed: Mapping[str, int]
     missing: Mapping[str, int]
+
+
+def match_files(
+    answers: Sequence[Path], questions: Sequence[Path], *, method: str | None = None, partial: bool = False
+) -> Joined:
+    """Read files of answers and of questions, and put every answer beside its question.
+
+    As many files of both are taken for pairs, in their order; one file of answers may belong to all questions.
+    `method` and `partial` are those of `read_answers` and `join`; with `partial`, a split that nothing answers
+    is left out.
+
+    Raises what `read_questions`, `read_answers` and `join` raise, `UnmatchedAnswers` where the numbers of files
+    fit neither way, `DuplicateQuestion` where two files hold one split, `EmptyFile` where all answers failed.
+    """
+    if len(answers) not in (1, len(questions)):
+        raise UnmatchedAnswers(
+            f"{len(answers)} files of answers and {len(questions)} of questions: give one file of answers for each file"
+            " of questions, in one order, or a single one that answers all"
+        )
+    asked = [read_questions(path, name) for path, name in zip(questions, split_names(questions), strict=True)]
+    said = [read_answers(path, method=method) for path in answers]
+    if len(said) == 1:
+        asked = [[question for group in asked for question in group]]
+    replies: dict[str, tuple[Reply, ...]] = {}
+    failed: dict[str, int] = {}
+    missing: dict[str, int] = {}
+    for path, ask, say in zip(answers, asked, said, strict=True):
+        joined = join(ask, say, source=str(path), partial=partial)
+        for split, group in joined.replies.items():
+            if split in replies:
+                raise DuplicateQuestion(
+                    f"{path}: another file holds the split {split!r} as well: score them apart"
+                )
+            if not group and joined.failed[split]:
+                raise EmptyFile(
+                    f"{path}: all {joined.failed[split]} answers to {split!r} failed: nothing to score"
+                )
+            if group:
+                replies[split] = group
+                failed[split], missing[split] = joined.failed[split], joined.missing[split]
+    return Joined(replies=replies, failed=failed, missing=missing)
+
+
+def shared_questions(a: Joined, b: Joined) -> tuple[Joined, Joined]:
+    """Both without the questions that only one of them answered, so that they can be paired.
+
+    Raises `UnmatchedAnswers` where a split has none that both answered.
+    """
+    kept: list[dict[str, tuple[Reply, ...]]] = [{}, {}]
+    for split in a.replies:
+        groups = a.replies[split], b.replies.get(split, ())
+        both = set.intersection(*({reply.question_id for reply in group} for group in groups))
+        if not both:
+            raise UnmatchedAnswers(f"{split!r}: no question is answered on both sides")
+        for side, group in zip(kept, groups, strict=True):
+            side[split] = tuple(reply for reply in group if reply.question_id in both)
+    first, second = (
+        Joined(replies=replies, failed=side.failed, missing=side.missing)
+        for replies, side in zip(kept, (a, b), strict=True)
+    )
+    return first, second
 
 
 def join(
@@ -52,7 +121,7 @@ def join(
     if missing and not partial:
         raise UnmatchedAnswers(
             f"{source}: {len(missing)} of {len(questions)} questions have no answer, first"
-            f" {missing[0].question_id} of {missing[0].where}; to score the rest alone: --partial (partial=True)"
+            f" {missing[0].question_id!r} of {missing[0].where}; to score the rest alone: --partial (partial=True)"
         )
     splits = list(dict.fromkeys(question.split for question in questions))
     replies: dict[str, list[Reply]] = {split: [] for split in splits}
@@ -101,13 +170,13 @@ def _by_id(questions: Sequence[Question], answers: Sequence[Said]) -> dict[int, 
         if len(known) > 1:
             first, second = (questions[place].where for place in known[:2])
             raise UnmatchedAnswers(
-                f"{said.where}: question {said.question_id} stands in {first} and in {second}; give one file of"
+                f"{said.where}: question {said.question_id!r} stands in {first} and in {second}; give one file of"
                 " answers for each file of questions, in one order"
             )
         (at,) = known
         if at in matched:
             raise DuplicateQuestion(
-                f"{said.where}: question {said.question_id} was answered before ({matched[at].where}): keep one"
+                f"{said.where}: question {said.question_id!r} was answered before ({matched[at].where}): keep one"
             )
         matched[at] = said
     return matched
@@ -125,8 +194,8 @@ def _check_same(question: Question, said: Said) -> None:
     """Raises `UnmatchedAnswers` if the line speaks of another picture or another object than the question."""
     if said.image is not None and said.image != question.image:
         raise UnmatchedAnswers(
-            f"{said.where}: answers about image {said.image}, but question {question.question_id} ({question.where}) is"
-            f" about image {question.image}"
+            f"{said.where}: answers about image {said.image!r}, but question {question.question_id!r} ({question.where}) is"
+            f" about image {question.image!r}"
         )
     if said.asked is None:
         return
@@ -137,6 +206,6 @@ def _check_same(question: Question, said: Said) -> None:
         same = all(name in said.asked.lower() for name in wanted or {question.text.lower().strip()})
     if not same:
         raise UnmatchedAnswers(
-            f"{said.where}: answers {short(said.asked)}, but question {question.question_id} ({question.where}) is"
+            f"{said.where}: answers {short(said.asked)}, but question {question.question_id!r} ({question.where}) is"
             f" {short(question.text)}: are these the answers to another split?"
         )

@@ -108,7 +108,7 @@ def _check_pairs(replies: Sequence[Reply], path: Path) -> None:
         if len(asked) != 2:
             raise MalformedFile(
                 f"{path}:{asked[0].question_id}: MME asks two questions about each picture, but {len(asked)} lines are"
-                f" about {image}"
+                f" about {image!r}"
             )
 
 

@@ -136,7 +136,7 @@ def build(
         left = len(counts.keys() - set(picture.objects))
         if left < per_image:
             raise TooFewObjects(
-                f"{picture.image}: {per_image} absent objects are wanted, but of the {len(counts)} kinds of objects in the"
+                f"{picture.image!r}: {per_image} absent objects are wanted, but of the {len(counts)} kinds of objects in the"
                 f" drawn pictures only {left} are not in it; ask for more pictures (--images), or fewer objects of each"
             )
     names, popular = list(counts), _by_frequency(counts)

@@ -71,7 +71,7 @@ def read_questions(path: str | Path, split: str | None = None) -> list[Question]
         known = first.setdefault((question.split, question.question_id), question)
         if known is not question:
             raise DuplicateQuestion(
-                f"{question.where}: question {question.question_id} stands in {known.where} already: keep one"
+                f"{question.where}: question {question.question_id!r} stands in {known.where} already: keep one"
             )
     return found
 
@@ -188,13 +188,13 @@ def _once(answers: Iterable[Said], path: Path) -> list[Said]:
             continue
         known = kept[at]
         if known.method != said.method:
-            methods = ", ".join(sorted({str(one.method) for one in (known, said)}))
+            methods = ", ".join(sorted({repr(one.method) for one in (known, said)}))
             raise DuplicateQuestion(
                 f"{path}: holds answers of several methods ({methods}); choose one with --method (method=)"
             )
         if known.answer is not None and said.answer is not None:
             raise DuplicateQuestion(
-                f"{said.where}: question {said.question_id} was answered before ({known.where}): keep one"
+                f"{said.where}: question {said.question_id!r} was answered before ({known.where}): keep one"
             )
         if known.answer is None:
             kept[at] = said

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from parity._row import Row
-
 from sightline.eval.mme import read_task, score_task
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from parity._row import Row
-
 from sightline.eval.binary import YesNoReport, score
 from sightline.eval.matching import join
 from sightline.eval.objects import read_pictures
