@@ -31,11 +31,12 @@ def rows(shared: Path, names: Iterable[str]) -> Iterator[Row]:
 
 def show(found: Iterable[Row]) -> int:
     """Print the rows as they come, and the sum. Returns the exit code."""
-    compared = differing = files = 0
+    compared = differing = 0
+    files: set[str] = set()
     last = ""
     print(f"{'file':<62}{'compared':>10}{'differing':>11}  what")
     for row in found:
-        files += row.file != last
+        files.add(row.file)
         print(
             f"{row.file if row.file != last else '':<62}{row.compared:>10}{row.differing:>11}  {row.what}",
             flush=True,
@@ -43,7 +44,7 @@ def show(found: Iterable[Row]) -> int:
         last = row.file
         compared += row.compared
         differing += row.differing
-    print(f"{f'{files} files':<62}{compared:>10}{differing:>11}")
+    print(f"{f'{len(files)} files':<62}{compared:>10}{differing:>11}")
     return DIFFERS if differing or not compared else EQUAL
 
 
