@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,6 @@ from sightline.errors import InputError, InvalidParameter, NoImageTokens, Unsupp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import LogitsProcessor
 
     from sightline.method import Method
 
@@ -269,7 +268,7 @@ def answer_batch(
     *methods: Method | str,
     raw: bool = False,
     generation: Generation | None = None,
-    last: Sequence[LogitsProcessor] = (),
+    last: Sequence[Callable[[Any, Any], Any]] = (),
 ) -> Answers:
     """The answers to one ``generate`` over ``pictures``, each asked ``prompt`` or its own one of several.
 

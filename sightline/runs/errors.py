@@ -31,3 +31,7 @@ class WorldMismatch(InputError):
 
 class EverythingFails(SightlineError, RuntimeError):
     """One answer after another failed; the run was stopped rather than filled with failures."""
+
+
+class CannotRecord(InputError):
+    """The folder of a run cannot be written."""

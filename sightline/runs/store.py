@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from sightline.eval.images import ImageId
 from sightline.runs.bench import Asked, digest
-from sightline.runs.errors import DamagedRun, NotARun
+from sightline.runs.errors import CannotRecord, DamagedRun, NotARun
 
 FORMAT = 1
 MANIFEST, ITEMS, ANSWERS = "manifest.json", "items.jsonl", "answers.jsonl"
@@ -169,22 +169,39 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def create(folder: Path, manifest: Mapping[str, Any], items: Sequence[Asked]) -> None:
-    """Begin a run in ``folder``, which is made if need be. The manifest is written last: with it there is a run.
+def holds_run(folder: Path) -> bool:
+    """Whether there is a run in ``folder``; False where one can begin.
 
     Raises:
-        NotARun: the folder holds other things.
-        DamagedRun: it cannot be written.
+        NotARun: the folder is a file, or holds other things.
     """
-    if folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if path.name != ITEMS and path.name[0] != ".")
-        if others:
-            raise NotARun(f"{folder} holds {others[0]} and no run: name a new folder")
+    if (folder / MANIFEST).is_file():
+        return True
+    if folder.exists() and not folder.is_dir():
+        raise NotARun(f"{folder} is a file: name a folder")
+    # Hidden files are our locks, and questions without a manifest a beginning that was cut short
+    others = [path.name for path in folder.glob("*") if path.name != ITEMS and not path.name.startswith(".")]
+    if others:
+        raise NotARun(f"{folder} holds {min(others)} and no run: name a new folder")
+    return False
+
+
+def make_folder(folder: Path) -> None:
+    """Raises ``CannotRecord`` where it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotARun(f"cannot make the folder {folder}: {error.strerror}") from error
-    write_durably(folder / ITEMS, (json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items))
+        raise CannotRecord(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
+def create(folder: Path, manifest: Mapping[str, Any], items: Iterable[Asked]) -> None:
+    """Begin a run in ``folder``. The manifest is written last: with it there is a run.
+
+    Raises:
+        CannotRecord: the folder cannot be written.
+    """
+    lines = (json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items)
+    write_durably(folder / ITEMS, lines)
     write_manifest(folder, manifest)
 
 
@@ -228,21 +245,28 @@ def merge(run: Run) -> None:
 
 
 def write_durably(path: Path, pieces: Iterable[str]) -> None:
-    """Replace ``path`` in one step that a crash of the machine does not undo by half."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace ``path`` in one step that a crash of the machine does not undo by half.
+
+    Raises:
+        CannotRecord: the disk is full, for example.
+    """
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp gives the file to its owner alone; a result is as public as any other new file
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.writelines(pieces)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp gives the file to its owner alone; a result is as public as any other new file
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise CannotRecord(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def whole_lines(data: bytes) -> int:
