@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from sightline.errors import InputError, InvalidParameter, did_you_mean
@@ -25,9 +26,8 @@ _PLAIN = str.maketrans(
     dict(zip("\u2018\u2019\u02bc\u2010\u2011", "'''--", strict=True))
     | {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)}
 )
-_IDIOMS = frozenset(
-    {"clue", "doubt", "doubts", "idea", "information", "matter", "need", "one", "problem"}
-    | {"question", "way", "wonder", "worries"}
+_IDIOM = re.compile(
+    r"no\s+(?:clue|doubts?|idea|information|matter|need|one|problem|question|way|wonder|worries)(?![\w'-])"
 )
 _BE = frozenset({"is", "are", "was", "were"})
 _SHOW = frozenset({"contains", "depicts", "features", "has", "includes", "shows"})
@@ -52,7 +52,8 @@ def strict(answer: str) -> Decision:
        - comes last, or right after "answer" or "answer is", with no "not", "never", "cannot" or "…n't"
          before it: "The answer is no.", "Answer: yes, on the left". So "I am not sure. Yes" cannot be read;
        - is the "no" of an answer that begins "there is no", "there's no", "there are no", "I see no",
-         "I can see no" or "the image shows no" (or contains, has, depicts, features, includes).
+         "I can see no" or "the image shows no" (or contains, has, depicts, features, includes), after
+         "in the image" or not.
 
     3. A "no" before "doubt", "idea", "matter", "question", "way" and the like ("No doubt there is a dog", "no
        one") is no verdict, nor is one elsewhere: "a dog with no collar".
@@ -61,17 +62,14 @@ def strict(answer: str) -> Decision:
     unreadable answers is printed beside every score.
     """
     text = answer.translate(_PLAIN).lower()
-    found = list(_WORD.finditer(text))
-    words = [match.group() for match in found]
-    said: set[Answer] = {word for word in words if word == "yes" or word == "no"}  # type: ignore[misc]
+    words = _WORD.findall(text)
+    said: set[Answer] = {word for word in words if word == "yes" or word == "no"}
     if len(said) != 1:
         return None
     (verdict,) = said
     at = words.index(verdict)
-    if verdict == "no" and words[at + 1 : at + 2] and words[at + 1] in _IDIOMS:
-        between = text[found[at].end() : found[at + 1].start()]
-        if between.isspace():
-            return None
+    if verdict == "no" and _IDIOM.match(text, _start(text, at)):
+        return None
     if at == 0 or (verdict == "no" and _begins_with_none(words[:at])):
         return verdict
     before = words[:at]
@@ -80,8 +78,16 @@ def strict(answer: str) -> Decision:
     return verdict if (asked or at == len(words) - 1) and not hedged else None
 
 
+def _start(text: str, at: int) -> int:
+    """Where word number `at` begins."""
+    return next(islice(_WORD.finditer(text), at, None)).start()
+
+
 def _begins_with_none(before: Sequence[str]) -> bool:
     """Whether these words, all that stand before a "no", make it deny that there is something."""
+    match before:
+        case ["in", "the" | "this", picture, *_] if picture in _PICTURE:
+            before = before[3:]
     match before:
         case ["there's"] | ["i", "see"] | ["i", "can", "see"]:
             return True
