@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from sightline.lettering import (
+    ABSENT,
+    AFTER,
+    BEFORE,
+    CARD,
+    INK,
+    LINE,
+    PAPER,
+    SMOOTH,
+    SOFT,
+    Piece,
+    font,
+    plain_pieces,
+    shorten,
+    wrap,
+    write,
+    write_pieces,
+)
+from sightline.share_plot import HEIGHT, Curve, Mark, strip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.ImageFont import FreeTypeFont
 
     from sightline.attention_map import AttentionMap, Sink, WordMap
 
 Key = tuple[str, int]
 """An object and which of its mentions is meant, so that a word stands in one column before and after."""
 
-PAPER, CARD, INK, SOFT, LINE, ABSENT = "#fbfaf7", "#f1efe9", "#211f2d", "#6b6779", "#d9d5cc", "#c22f3d"
-BEFORE, AFTER = "#6b6779", "#3563c9"
 HEAT = ("#150b37", "#5b1a78", "#b8325f", "#f07c3a", "#fde98c")
 """Colours of a map from nothing to its largest value; lightness rises all the way."""
 MARGIN, GAP, PANEL = 56, 24, 216
@@ -29,16 +45,6 @@ FEWEST, PER_BAND = 4, 6
 WIDTH = 2 * MARGIN + PER_BAND * PANEL + (PER_BAND - 1) * GAP
 OVER, UNDER = 34, 96
 """Room over a row of panels for its name, and under it for words, shares and bars."""
-SMOOTH = 4
-"""Curves are drawn this many times larger and shrunk, since Pillow's own have hard edges."""
-
-
-class Piece(NamedTuple):
-    """A word of a line, with how it is drawn."""
-
-    text: str
-    colour: str = INK
-    struck: bool = False
 
 
 def draw(
@@ -84,7 +90,9 @@ def draw(
     # A row in which none of a band's words is said would be placeholders only
     shown = [[row for row, words in enumerate(found) if words.keys() & set(keys)] for keys in bands]
     body = sum(len(rows) * (OVER + tall + UNDER) + 20 for rows in shown)
-    canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + header + 36 + body + 24 * len(notes)), PAPER)
+    curves = curves_of(maps, present)
+    plot = HEIGHT + 28 if curves else 0
+    canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + header + 36 + body + plot + 24 * len(notes)), PAPER)
     pen = ImageDraw.Draw(canvas)
 
     paste_rounded(canvas, picture.resize((PANEL, small), Image.Resampling.LANCZOS), (MARGIN, MARGIN))
@@ -117,10 +125,35 @@ def draw(
                 under(pen, (at[0], at[1] + tall), wide, word, before, absent=absent, colour=tint(row))
             y += OVER + tall + UNDER
         y += 20
+    if curves:
+        strip(canvas, (MARGIN, y), WIDTH - 2 * MARGIN, curves)
+        y += plot
     for line in notes:
         write_pieces(pen, (MARGIN, y), line, 17)
         y += 24
     return canvas
+
+
+def curves_of(maps: Sequence[AttentionMap], present: Collection[str] | None) -> list[Curve]:
+    """The picture's share at every generated token, with a dot for each object word; none where no shares are known."""
+    return [
+        Curve(
+            row_name(maps, row),
+            tint(row),
+            one.shares,
+            [
+                Mark(
+                    word.tokens[0],
+                    word.word,
+                    ABSENT if present is not None and word.object not in present else INK,
+                )
+                for word in one.words
+                if word.tokens
+            ],
+        )
+        for row, one in enumerate(maps)
+        if one.shares
+    ]
 
 
 def height_of(picture: Image.Image, wide: int) -> int:
@@ -261,6 +294,8 @@ def explain(maps: Sequence[AttentionMap], averaged: str, present: Collection[str
         notes.append(f"Sinks among the picture's tokens, which have {needed}: {', '.join(told)}.")
     else:
         notes.append(f"No sink among the picture's tokens: none has {needed}.")
+    if any(one.shares for one in maps):
+        notes[0] += " The curve gives that share for every generated token, the end mark included."
     if present is not None:
         notes[-1] += " Struck words name what is not in the picture."
     return notes
@@ -287,73 +322,6 @@ def caption_pieces(one: AttentionMap, present: Collection[str] | None) -> list[P
         pieces += [Piece(part, ABSENT, True) for part in one.caption[start:end].split()]
         at = end
     return pieces
-
-
-def plain_pieces(text: str, colour: str = SOFT) -> list[Piece]:
-    return [Piece(part, colour) for part in text.split()]
-
-
-def wrap(pieces: Sequence[Piece], room: float, size: int) -> Iterator[list[Piece]]:
-    """Lines that fit into ``room``; a mark such as a full stop stays with the word before it."""
-    line: list[Piece] = []
-    for piece in pieces:
-        if line and measure([*line, piece], size) > room:
-            yield line
-            line = []
-        line.append(piece)
-    if line:
-        yield line
-
-
-def measure(pieces: Sequence[Piece], size: int) -> float:
-    return sum(font(size).getlength(_spaced(i, piece)) for i, piece in enumerate(pieces))
-
-
-def write_pieces(
-    pen: ImageDraw.ImageDraw, at: tuple[float, float], pieces: Sequence[Piece], size: int
-) -> None:
-    x, y = at
-    for i, piece in enumerate(pieces):
-        text = _spaced(i, piece)
-        indent = font(size).getlength(text) - font(size).getlength(printable(piece.text))
-        write(pen, (x, y), text, size, piece.colour)
-        x += font(size).getlength(text)
-        if piece.struck:
-            middle = y + 0.62 * size
-            pen.line(
-                [(x - font(size).getlength(text) + indent, middle), (x, middle)], fill=piece.colour, width=2
-            )
-
-
-def _spaced(index: int, piece: Piece) -> str:
-    return printable(piece.text) if index == 0 or piece.text[0] in ".,;:!?" else " " + printable(piece.text)
-
-
-def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str = INK) -> None:
-    pen.text(at, printable(text), font=font(size), fill=colour)
-
-
-def shorten(text: str, room: float, size: int) -> str:
-    """``text``, cut with an ellipsis where it is wider than ``room``."""
-    text = printable(text)
-    if font(size).getlength(text) <= room:
-        return text
-    while text and font(size).getlength(text + "…") > room:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def printable(text: str) -> str:
-    """``text`` in the letters that Pillow's own font has: accents go, other scripts become question marks."""
-    dashes = text.translate(str.maketrans("–—−‑×", "----x"))
-    letters = (c for c in unicodedata.normalize("NFKD", dashes) if not unicodedata.combining(c))
-    return "".join(c if c.isascii() or c in "…·“”‘’" else "?" for c in letters)
-
-
-def font(size: int) -> FreeTypeFont:
-    loaded = ImageFont.load_default(size)
-    assert isinstance(loaded, ImageFont.FreeTypeFont)
-    return loaded
 
 
 def paste_rounded(canvas: Image.Image, image: Image.Image, at: tuple[int, int], radius: int = 10) -> None:

@@ -41,15 +41,15 @@ from sightline.attention_picture import (
     caption_pieces,
     colours,
     columns_of,
+    curves_of,
     draw,
     heat,
-    printable,
-    shorten,
-    wrap,
 )
 from sightline.captioning import Generation, prepare
 from sightline.demo.world import scenes
 from sightline.edit import Site
+from sightline.lettering import ABSENT, INK, printable, shorten, wrap
+from sightline.share_plot import HEIGHT
 from sightline.token_grid import NoTokenGrid, seen_box, token_grid
 
 LARGE = 336
@@ -380,6 +380,17 @@ def test_before_and_after_differ_where_their_maps_do() -> None:
     rows = np.abs(changed.astype(int) - same).sum((1, 2)).nonzero()[0]
     below = MARGIN + PANEL + 36 + 34 + LARGE + 96 + 34  # where the second row of panels begins
     assert (rows[0], rows[-1]) == (below, below + LARGE - 1)
+
+
+def test_shares_are_drawn_below_the_maps_with_the_words_marked() -> None:
+    one = replace(made(word("dog")), shares=(0.2, 0.8, 0.5), pieces=("a", " dog", "."))
+    plain = drawn(made(word("dog")))
+    with_curve = drawn(one)
+    assert with_curve.shape[0] - plain.shape[0] >= HEIGHT
+    dogs = [mark for curve in curves_of([one], {"cat"}) for mark in curve.marks]
+    assert [(mark.token, mark.word, mark.colour) for mark in dogs] == [(0, "dog", ABSENT)]
+    assert {mark.colour for curve in curves_of([one], None) for mark in curve.marks} == {INK}
+    assert curves_of([made(word("dog"))], None) == []
 
 
 def test_sinks_are_ringed() -> None:

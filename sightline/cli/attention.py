@@ -80,7 +80,9 @@ def attention(
 
     The model captions the picture greedily, once as it is and once under the methods.
 
-    The figure lays each object word's attention over the picture; rings mark attention sinks.
+    The figure lays each object word's attention over the picture; rings mark attention sinks; a curve gives the
+    picture's share of attention for every token. Printed as well: text dominance (MDI, AEI), of which
+    [bold]sightline dominance[/bold] tells more.
     """
     from sightline.attention_map import look, sink_rule
     from sightline.attention_mods.var import VAR
@@ -89,6 +91,7 @@ def attention(
     from sightline.captioning import DEMO, Generation, load, prepare
     from sightline.cli._console import quiet_transformers, use_one_thread
     from sightline.cli._files import as_json, check_writable, write_whole
+    from sightline.eval.dominance import Reading
     from sightline.spec import parse
     from sightline.target import Target
     from sightline.token_grid import seen_box
@@ -139,6 +142,7 @@ def attention(
             "layers": chosen,
             "seen": box,
             "present": None if present is None else sorted(present),
+            "reading": Reading().to_json(),
             "maps": [as_numbers(one, present) for one in maps],
         }
         write_whole(json_out, as_json(facts))
@@ -229,6 +233,12 @@ def save_png(figure: Image, path: Path) -> None:
 
 def as_numbers(one: AttentionMap, present: frozenset[str] | None) -> dict[str, Any]:
     """One map as plain data."""
+    from sightline.cli._dominance import figures_json
+    from sightline.eval.dominance import PARTS, by_layer
+    from sightline.eval.dominance_summary import summary
+
+    assert one.masses is not None
+    attention = one.masses.attention.mean(1) / one.masses.rows
     return {
         "method": one.method,
         "caption": one.caption.strip(),
@@ -247,17 +257,40 @@ def as_numbers(one: AttentionMap, present: frozenset[str] | None) -> dict[str, A
         "sink_threshold": one.rule.tau,
         "sink_dims": one.rule.dims,
         "sinks": [{"row": sink.row, "column": sink.column, "score": sink.score} for sink in one.sinks],
+        "tokens": [
+            {"text": text, "image_share": share} for text, share in zip(one.pieces, one.shares, strict=True)
+        ],
+        "dominance": {
+            "groups": figures_json(summary([one.masses])),
+            "layers": by_layer(one.masses),
+            "attention": [dict(zip(PARTS, layer, strict=True)) for layer in attention.tolist()],
+            "counts": one.masses.counts,
+        },
     }
 
 
 def _print(maps: Sequence[AttentionMap], present: frozenset[str] | None, out: Path) -> None:
     import sys
 
-    from sightline.cli._console import mark
+    from rich.console import Console
 
-    for one in maps:
+    from sightline.cli._console import mark
+    from sightline.cli._dominance import LEGEND, short, show_figures, tell_reading, tell_shares
+    from sightline.eval.dominance import Reading, groups
+    from sightline.eval.dominance_summary import summary
+
+    for one, told in zip(maps, tell_shares([one.shares for one in maps]), strict=True):
         wrong = [word for word in one.words if present is not None and word.object not in present]
         print(f"{one.method or 'plain'}: {mark(one.caption, wrong, colour=sys.stdout.isatty()).strip()}")
         shares = ", ".join(f"{word.word} {100 * word.share:.1f} %" for word in one.words)
         print(f"  on the picture: {shares or 'no object named'}; sinks: {len(one.sinks) or 'none'}")
+        print(f"  token by token: {told}")
+    print()
+    console = Console(highlight=False, soft_wrap=True)
+    heard = [one.masses for one in maps if one.masses is not None]
+    names = [short(one.method or "") for one in maps]
+    figures = list(zip(names, (summary([one]) for one in heard), strict=True))
+    show_figures(console, figures, groups(heard[0].layers))
+    console.print(tell_reading(Reading(), heard[:1]), style="dim")
+    console.print(LEGEND, style="dim")
     print(f"figure: {out}")

@@ -15,6 +15,8 @@ from sightline.cli.calibrate import calibrate
 from sightline.cli.caption import caption
 from sightline.cli.chair import chair
 from sightline.cli.demo import demo
+from sightline.cli.dominance import dominance
+from sightline.cli.ground import ground
 from sightline.cli.inspect import inspect
 from sightline.cli.methods import methods
 from sightline.cli.mme import app as mme
@@ -93,7 +95,7 @@ def options(
         print(context.get_help())
 
 
-for command in (demo, caption, chair, methods, inspect, calibrate, attention):
+for command in (demo, caption, chair, methods, inspect, calibrate, attention, dominance, ground):
     app.command()(command)
 
 app.add_typer(pope, name="pope")

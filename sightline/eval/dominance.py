@@ -159,7 +159,7 @@ def groups(layers: int, size: int = 2) -> dict[str, tuple[int, ...]]:
 
 def by_layer(masses: Masses, reading: Reading | None = None) -> list[dict[str, float | None]]:
     """The figures of every layer, for one answer."""
-    found = _by_layer(reduced([masses], reading or Reading()))[0]
+    found = figures_by_layer(reduced([masses], reading or Reading()))[0]
     return [{name: number(value) for name, value in zip(FIGURES, row, strict=True)} for row in found]
 
 
@@ -221,7 +221,7 @@ def over(top: Any, bottom: Any) -> Any:
         return np.where(bottom > 0, top / bottom, np.nan)
 
 
-def _by_layer(found: Reduced) -> Array:
+def figures_by_layer(found: Reduced) -> Array:
     """``(answers, layers, figures)``; a layer with a head that has no figure has none."""
     counts = (one[:, None, None] for one in (found.text_tokens, found.image_tokens))
     figures = (*_figures(found.text, found.image, *counts), over(found.image, found.total))
@@ -230,7 +230,7 @@ def _by_layer(found: Reduced) -> Array:
 
 def grouped(found: Reduced, reading: Reading) -> Array:
     """``(answers, groups, figures)``."""
-    layers = _by_layer(found)
+    layers = figures_by_layer(found)
     picked = groups(layers.shape[1], reading.group).values()
     return np.stack([layers[:, list(some)].mean(1) for some in picked], axis=1)
 

@@ -17,6 +17,7 @@ from sightline.eval.dominance import (
     Array,
     Masses,
     Reading,
+    figures_by_layer,
     grouped,
     groups,
     number,
@@ -89,6 +90,17 @@ def difference(
     first, second = (_resampled(some, reading, resamples, seed, both) for some in (before, after))
     n = first[2]
     return _estimates(second[0] - first[0], second[1] - first[1], n, before, reading)
+
+
+def layer_figures(answers: Sequence[Masses], reading: Reading | None = None) -> list[dict[str, float | None]]:
+    """The figures of every layer over some answers, without intervals; ``summary`` says how answers are put together."""
+    reading = reading or Reading()
+    found = reduced(answers, reading)
+    if reading.average == "pooled":
+        found = found.added(np.ones((1, len(answers))))
+    each = figures_by_layer(found)
+    mean = over(np.nansum(each, 0), (~np.isnan(each)).sum(0))
+    return [{name: number(value) for name, value in zip(FIGURES, row, strict=True)} for row in mean]
 
 
 def share_curve(

@@ -13,6 +13,7 @@ from typer.testing import Result
 from sightline import mitigate, parse
 from sightline.demo.world import scene
 from sightline.eval.chair import mentions
+from sightline.eval.dominance import Reading
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -69,6 +70,28 @@ class TestOnTheDemoModel:
         assert figure.mode == "RGB"
         assert figure.width == 1528
         assert "plain: " in ran.stdout
+        assert facts["reading"] == Reading().to_json()
+        for one in (before, after):
+            shares = [token["image_share"] for token in one["tokens"]]
+            assert "".join(token["text"] for token in one["tokens"]).strip() == one["caption"]
+            for word in one["words"]:
+                assert word["share"] == pytest.approx(
+                    sum(shares[at] for at in word["tokens"]) / len(word["tokens"])
+                )
+            found = one["dominance"]
+            assert found["counts"]["image"] == 64
+            assert found["groups"]["all"]["image_share"]["value"] == pytest.approx(sum(shares) / len(shares))
+            assert all(sum(layer.values()) == pytest.approx(1, abs=1e-4) for layer in found["attention"])
+            text = sum(found["counts"][part] for part in facts["reading"]["text"])
+            looked = found["attention"][0]
+            on_text = sum(looked[part] for part in facts["reading"]["text"])
+            assert found["layers"][0]["mdi"] == pytest.approx((on_text / text) / (looked["image"] / 64))
+            told = f"{min(shares):.1%} to {max(shares):.1%}".replace("%", "").split(" to ")
+            assert f"{told[0].strip()} to {told[1].strip()} %" in ran.stdout
+        mdi = [one["dominance"]["groups"]["all"]["mdi"]["value"] for one in (before, after)]
+        assert mdi[1] < mdi[0] - 0.1
+        assert f"{mdi[0]:.2f}" in ran.stdout
+        assert "text = bos+special+before+after" in ran.stdout
         assert ran.stdout.splitlines()[-1].startswith("figure: ")
 
     def test_one_row_without_a_method_and_nothing_struck_without_a_truth(
