@@ -21,6 +21,7 @@ from sightline.cli.inspect import inspect
 from sightline.cli.methods import methods
 from sightline.cli.mme import app as mme
 from sightline.cli.pope import app as pope
+from sightline.cli.run import run as run_bench
 from sightline.errors import SightlineError
 
 OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -98,6 +99,7 @@ def options(
 for command in (demo, caption, chair, methods, inspect, calibrate, attention, dominance, ground):
     app.command()(command)
 
+app.command(name="run")(run_bench)
 app.add_typer(pope, name="pope")
 app.add_typer(mme, name="mme")
 
