@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ConcurrentUse": "sightline.errors",
     "ConflictingMethods": "sightline.errors",
+    "GroundingRecorder": "sightline.grounding.recorder",
     "InputError": "sightline.errors",
     "InvalidParameter": "sightline.errors",
     "M3ID": "sightline.decoding.m3id",
@@ -40,6 +41,7 @@ _HOME = {
     "VHR": "sightline.attention_mods.vhr",
     "VSV": "sightline.steering.vista",
     "attached": "sightline.doors",
+    "ground": "sightline.grounding.forced",
     "methods": "sightline.spec",
     "mitigate": "sightline.doors",
     "parse": "sightline.spec",
@@ -48,6 +50,7 @@ _HOME = {
 __all__ = [
     "ConcurrentUse",
     "ConflictingMethods",
+    "GroundingRecorder",
     "InputError",
     "InvalidParameter",
     "M3ID",
@@ -67,6 +70,7 @@ __all__ = [
     "VHR",
     "VSV",
     "attached",
+    "ground",
     "methods",
     "mitigate",
     "parse",
@@ -92,6 +96,8 @@ if TYPE_CHECKING:
         UnknownParameter,
         UnsupportedModel,
     )
+    from sightline.grounding.forced import ground
+    from sightline.grounding.recorder import GroundingRecorder
     from sightline.method import Method
     from sightline.spec import methods, parse
     from sightline.steering.vista import SLA, VSV

@@ -91,7 +91,7 @@ def paired_auroc(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """How much larger the area of the scores ``after`` is than that of ``before``, for the same cases, with its 95 % interval.
+    """How much larger the area of ``after`` is than that of ``before``, for the same cases, with its 95 % interval.
 
     Both areas are recomputed on the same resampled images. Arguments and errors are those of ``auroc_interval``.
     """

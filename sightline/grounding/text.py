@@ -146,13 +146,19 @@ def answer_ids(processor: Any, prompt: str, answer: str, *, raw: bool = False) -
     if not raw:
         before, tail = _by_template(processor, prompt, wanted)
     if tail is None:
-        apart = not before or before[-1:].isspace() or answer[:1].isspace()
-        tail = (answer if raw else wanted) if apart else " " + answer
-        tail = tail.rstrip()
-    alone = tokenizer(before, add_special_tokens=False).input_ids
-    both = tokenizer(before + tail, add_special_tokens=False).input_ids
-    fits = both[: len(alone)] == alone
-    ids = both[len(alone) :] if fits else tokenizer(tail, add_special_tokens=False).input_ids
+        tail = answer.rstrip() if raw else wanted
+        if before and not before[-1:].isspace() and not tail[:1].isspace():
+            tail = " " + tail
+    alone, both, *apart = (
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in (before, before + tail, tail, tail.lstrip())
+    )
+    if both[: len(alone)] == alone:
+        ids = both[len(alone) :]
+    else:  # of itself sentencepiece writes a space before a text, byte-level BPE does not
+        ids = next(
+            (ids for ids in apart if tokenizer.decode(alone + ids) == tokenizer.decode(both)), apart[0]
+        )
     spelt = tokenizer.decode(ids, skip_special_tokens=True)
     if _bare(spelt) != _bare(wanted):
         raise CannotTokenize(
