@@ -7,7 +7,7 @@ which are recomputed for every resample; a resample whose denominator is zero is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +82,7 @@ def paired(a: Report, b: Report, metric: str, *, resamples: int = 1000, seed: in
 
     Both are recomputed on the same resampled images, so that what makes an image hard for both cancels.
     `metric` is a figure's name ("chair_i", "recall", …). Raises `UnpairedReports` unless both are of one
-    family and caption the same images as often, `InvalidParameter` for an unknown metric.
+    family and vocabulary and caption the same images as often, `InvalidParameter` for an unknown metric.
 
     The value is None where one of the two has no value.
     """
@@ -91,6 +91,10 @@ def paired(a: Report, b: Report, metric: str, *, resamples: int = 1000, seed: in
     _check(resamples, 0.95)
     if a.family != b.family:
         raise UnpairedReports(f"scores of the families {a.family!r} and {b.family!r} cannot be compared")
+    if a.vocabulary_sha256 != b.vocabulary_sha256:
+        raise UnpairedReports(
+            f"scores of different vocabularies ({a.vocabulary}, {b.vocabulary}) cannot be compared"
+        )
     if Counter(row.image_id for row in a.captions) != Counter(row.image_id for row in b.captions):
         raise UnpairedReports("the reports caption different images; score the same images with both methods")
     before, after = getattr(a, metric), getattr(b, metric)
@@ -175,3 +179,28 @@ def mean_interval(
     if minus:
         means = means - ratios[:, len(parts) :].mean(axis=1)
     return _bounds(means, level)
+
+
+def combined_interval(
+    parts: Sequence[tuple[ArrayLike, ArrayLike]],
+    combine: Callable[[Matrix], Matrix],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval | None:
+    """Percentile interval of a figure made of several ratios over the same images, such as a harmonic mean.
+
+    `parts` are as in `mean_interval`. `combine` is given the ratios of all resamples, (resamples, parts), and
+    returns a figure for each, (resamples,); a resample for which that is NaN is left out. A ratio without a
+    denominator is NaN. Returns and raises as `interval`.
+    """
+    sums = [tuple(np.asarray(side, dtype=np.float64) for side in part) for part in parts]
+    shapes = {side.shape for part in sums for side in part}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not sums[0][0].size:
+        raise InvalidParameter(f"lists of one length were expected, not shapes {sorted(shapes)}")
+    _check(resamples, level)
+    if not resamples:
+        return None
+    top, bottom = (np.stack([part[side] for part in sums], axis=1) for side in (0, 1))
+    return _bounds(combine(_ratios(top, bottom, resamples, seed)), level)
