@@ -190,7 +190,7 @@ def test_rules_are_named_and_strict_comes_first() -> None:
 
 
 def test_a_huge_answer_is_read_like_any_other() -> None:
-    huge = "there is no dog " + "here at all" * 1_000_000
+    huge = "there is no dog " + "here at all" * 200_000
     assert strict(huge) == "no"
     assert official(huge) == "no"
     assert vlmevalkit(huge) == "no"
