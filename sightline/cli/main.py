@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import sightline
 from sightline.cli.attention import attention
+from sightline.cli.beaf import app as beaf
 from sightline.cli.calibrate import calibrate
 from sightline.cli.caption import caption
 from sightline.cli.chair import chair
@@ -102,6 +103,7 @@ for command in (demo, caption, chair, methods, inspect, calibrate, attention, do
 app.command(name="run")(run_bench)
 app.add_typer(pope, name="pope")
 app.add_typer(mme, name="mme")
+app.add_typer(beaf, name="beaf")
 
 
 def run() -> None:
