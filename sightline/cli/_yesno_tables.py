@@ -40,10 +40,12 @@ def show_score(
     brackets = ", with 95 % bootstrap intervals over pictures" if some.resamples else ""
     console.print(f"In %{brackets}. An answer that could not be read counts as wrong.", style="dim")
     _show_unread(console, reports)
-    for kind, what in (("failed", "The model failed on"), ("missing", "There is no answer to")):
+    for kind, what in (("failed", "could not be answered by the model"), ("missing", "no answer")):
         number = sum(getattr(joined, kind).values())
         if number:
-            console.print(f"{what} {_many(number, 'question')}, which were not scored.", style="yellow")
+            be, have = ("was", "has") if number == 1 else ("were", "have")
+            said = f"{have} {what}" if kind == "missing" else what
+            console.print(f"{_many(number, 'question')} {said} and {be} not scored.", style="yellow")
 
 
 def _show_unread(console: Console, reports: Mapping[str, YesNoReport]) -> None:
