@@ -166,14 +166,14 @@ def user_bench(
 
     - chair: every picture in the folder ``images``, in the order of their names. ``truth``, where given, says what is in
       them, in any form that ``annotations.load_truth`` reads; without it the answers can be scored later.
-    - pope: the questions of ``questions``, in the official form ``{"question_id", "image", "text", "label"}``, one file for
-      each split. The split is the one of random, popular and adversarial that is in the file's name, else that name.
-    - beaf: one file of questions in the official form ``{"id", "image", "question", "orig_img", "removed_q", "gt"}``.
+    - pope: the questions of ``questions``, one file for each split, as ``eval.questions.read_questions`` reads them. The
+      split is the one of random, popular and adversarial that is in the file's name, else that name.
+    - beaf: one file of questions, as ``eval.beaf_files.read_questions`` reads it.
 
     Args:
         images: the folder with the pictures.
         family: the CHAIR family in which reference captions among ``truth`` are read.
-        limit: keep the first so many pictures only, with all questions about them.
+        limit: keep the first so many pictures only (beaf: originals), with all questions about them and their edits.
 
     Raises:
         BadBench: no pictures, a picture that a question names is not there, an option that this bench does not take.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline.eval.captions import read_entries, read_text, require
-from sightline.eval.errors import EmptyFile, MalformedFile, UnknownImage
+from sightline.eval.errors import MalformedFile, UnknownImage
 from sightline.eval.images import image_id
 from sightline.runs.bench import DESCRIBE, Item
 from sightline.runs.errors import BadBench
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings of files that count as pictures in a folder."""
-KINDS = ("random", "popular", "adversarial")
 
 
 def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | None) -> list[Item]:
@@ -59,54 +58,84 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
 
 
 def pope(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
-    """The questions of POPE's files, file by file."""
-    rows = []
-    for file, split in zip(files, _splits(files), strict=True):
-        for where, entry in _entries(file):
-            number, image = _identifier(entry, "question_id", where), _text(entry, "image", where)
-            label = _label(entry, "label", where)
-            asked = _text(entry, "question" if "text" not in entry else "text", where)
-            facts = {"label": label, "split": split, "object": _object(asked)}
-            rows.append((where, f"{split}/{number}", image, asked, facts))
-    return _items(folder, rows, limit)
+    """The questions of POPE's files, file by file, those about one picture side by side."""
+    from sightline.eval.questions import read_questions, split_names
+
+    found = []
+    for file, split in zip(files, split_names(files), strict=True):
+        images = [_name(entry, where) for where, entry in read_entries(read_text(file), file)]
+        for question, image in zip(read_questions(file, split), images, strict=True):
+            name = f"{question.split}/{question.question_id}"
+            facts = {"label": question.label, "split": question.split, "object": _object(question.text)}
+            found.append(_Row(question.where, image, image, name, question.text, facts))
+    return _items(folder, found, limit)
 
 
 def beaf(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
-    """The questions of BEAF's file."""
-    rows = []
-    for file in files:
-        for where, entry in _entries(file):
-            number, image = _identifier(entry, "id", where), _text(entry, "image", where)
-            facts: dict[str, Any] = {"label": _label(entry, "gt", where), "image": image}
-            for key in ("orig_img", "removed_q"):
-                facts[key] = require(entry, key, where)
-                if not isinstance(facts[key], bool):
-                    raise MalformedFile(f"{where}: {key!r} must be true or false, not {facts[key]!r}")
-            rows.append((where, str(number), image, _text(entry, "question", where), facts))
-    return _items(folder, rows, limit)
+    """The questions of BEAF's file; ``limit`` counts originals, each with its edited pictures."""
+    from sightline.eval.beaf_files import read_questions
 
-
-def _items(
-    folder: Path, rows: Sequence[tuple[str, str, str, str, dict[str, Any]]], limit: int | None
-) -> list[Item]:
-    """The rows as items, those of one picture side by side, so that a batch opens few pictures."""
-    by_picture: dict[str, list[tuple[str, str, str, str, dict[str, Any]]]] = {}
-    for row in rows:
-        by_picture.setdefault(row[2], []).append(row)
-    first: dict[str, str] = {}
-    for where, number, *_ in rows:
-        if first.setdefault(number, where) != where:
-            raise MalformedFile(f"{where}: question {number} stands in {first[number]} already: keep one")
+    if len(files) != 1:
+        raise BadBench(
+            f"BEAF's questions are one file, in which pictures and their edits meet; not {len(files)}"
+        )
     found = []
-    for image, asked in list(by_picture.items())[:limit]:
-        path = folder / image
-        if not path.is_file():
-            raise BadBench(f"{asked[0][0]}: there is no picture {path}: is {folder} the right folder?")
-        found += [
-            Item(id=number, image_id=image_id(Path(image).stem), question=text, truth=facts, picture=_opener(path))
-            for _, number, _, text, facts in asked
-        ]  # fmt: skip
+    for question in read_questions(files[0]):
+        facts = {
+            "label": question.label,
+            "image": question.image,
+            "orig_img": not question.edited,
+            "removed_q": question.removable,
+        }
+        name = str(question.id)
+        found.append(_Row(question.where, question.original, question.image, name, question.text, facts))
+    return _items(folder, found, limit)
+
+
+class _Row(NamedTuple):
+    """A question of a file: its place, what belongs together, the picture's file, and what the item says."""
+
+    where: str
+    group: str
+    image: str
+    id: str
+    question: str
+    truth: dict[str, Any]
+
+
+def _items(folder: Path, rows: Sequence[_Row], limit: int | None) -> list[Item]:
+    """The rows of the first ``limit`` groups, those about one picture side by side, so that a batch opens few."""
+    groups: dict[str, dict[str, list[_Row]]] = {}
+    first: dict[str, str] = {}
+    for row in rows:
+        groups.setdefault(row.group, {}).setdefault(row.image, []).append(row)
+        if first.setdefault(row.id, row.where) != row.where:
+            raise MalformedFile(f"{row.where}: question {row.id} stands in {first[row.id]} already: keep one")
+    found = []
+    for pictures in list(groups.values())[:limit]:
+        for image, asked in pictures.items():
+            path = folder / image
+            if not path.is_file():
+                raise BadBench(f"{asked[0].where}: there is no picture {path}: is {folder} the right folder?")
+            for row in asked:
+                found.append(
+                    Item(
+                        id=row.id,
+                        image_id=image_id(image),
+                        question=row.question,
+                        truth=row.truth,
+                        picture=_opener(path),
+                    )
+                )
     return found
+
+
+def _name(entry: Any, where: str) -> str:
+    """The picture's file, which POPE's reader brings to an image id."""
+    image = require(entry, "image", where)
+    if not isinstance(image, str):
+        raise MalformedFile(f"{where}: 'image' must be the name of a file, not {image!r}")
+    return image
 
 
 def _opener(path: Path) -> Callable[[], Image]:
@@ -121,50 +150,7 @@ def _open(path: Path) -> Image:
     return open_picture(path)
 
 
-def _entries(file: Path) -> Iterator[tuple[str, Any]]:
-    empty = True
-    for where, entry in read_entries(read_text(file), file):
-        empty = False
-        yield where, entry
-    if empty:
-        raise EmptyFile(f"{file}: holds no question")
-
-
-def _text(entry: Any, key: str, where: str) -> str:
-    value = require(entry, key, where)
-    if not isinstance(value, str) or not value.strip():
-        raise MalformedFile(f"{where}: {key!r} must be a text, not {value!r}")
-    return value
-
-
-def _identifier(entry: Any, key: str, where: str) -> int | str:
-    value = require(entry, key, where)
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise MalformedFile(f"{where}: {key!r} must be a whole number or a text, not {value!r}")
-    return value
-
-
-def _label(entry: Any, key: str, where: str) -> str:
-    value = _text(entry, key, where).strip().lower()
-    if value not in ("yes", "no"):
-        raise MalformedFile(f"{where}: {key!r} must be yes or no, not {value!r}")
-    return value
-
-
 def _object(question: str) -> str | None:
     """What POPE's question asks about, in its official wording or the one with the known misspelling."""
     found = re.fullmatch(r"Is there an? (.+) in the im(?:an)?age\?", question.strip())
     return found.group(1) if found else None
-
-
-def _splits(files: Sequence[Path]) -> list[str]:
-    """What to call the questions of each file: the kind in its name, else its name."""
-    found = []
-    for file in files:
-        kinds = [kind for kind in KINDS if kind in file.stem.lower()]
-        found.append(kinds[0] if len(kinds) == 1 else file.stem)
-    twice = next((split for split in found if found.count(split) > 1), None)
-    if twice:
-        same = [str(file) for file, split in zip(files, found, strict=True) if split == twice]
-        raise BadBench(f"{' and '.join(same)} are both the split {twice!r}: give one of them another name")
-    return found
