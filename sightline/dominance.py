@@ -69,12 +69,12 @@ class HearParts(PredictingRows):
                 f"{target.name}: layer {missing[0]} has no attention that can be listened to"
             )
         attention = torch.stack([self.sums[layer].cpu() for layer in layers])
-        shares = [torch.stack([self.shares[row, layer].cpu() for layer in layers]) for row in rows]
+        shares = [torch.stack([self.shares[row, layer] for row in rows]).cpu() for layer in layers]
         tokens = count * np.array(
             [int((self.parts == part).sum()) for part in range(len(PARTS))], dtype=float
         )
         tokens[PARTS.index("own")] = count * (count - 1) / 2  # the first row sees none, the next sees one
-        return Masses(attention.double().numpy(), tokens, torch.stack(shares).double().numpy())
+        return Masses(attention.double().numpy(), tokens, torch.stack(shares, dim=1).double().numpy())
 
 
 def special_ids(target: Target, tokenizer: Any = None) -> frozenset[int]:

@@ -80,9 +80,9 @@ def attention(
 
     The model captions the picture greedily, once as it is and once under the methods.
 
-    The figure lays each object word's attention over the picture; rings mark attention sinks; a curve gives the
-    picture's share of attention for every token. Printed as well: text dominance (MDI, AEI), of which
-    [bold]sightline dominance[/bold] tells more.
+    The figure lays each object word's attention over the picture; rings mark sinks; a curve follows the picture's share.
+
+    Printed as well is text dominance (MDI, AEI), of which [bold]sightline dominance[/bold] tells more.
     """
     from sightline.attention_map import look, sink_rule
     from sightline.attention_mods.var import VAR

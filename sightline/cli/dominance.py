@@ -90,6 +90,7 @@ def dominance(
     from sightline.cli._files import as_json, check_writable, write_whole
     from sightline.dominance import measure_all
     from sightline.eval.dominance import Reading
+    from sightline.runs.machine import hardware, versions
     from sightline.spec import parse
 
     recipes = [parse(spec) for spec in method or ()]
@@ -119,7 +120,9 @@ def dominance(
     names = [" ".join(recipe.spec for recipe in way) for way in ways]
     facts = {"model": model, "prompt": prompt, **source, "max_new_tokens": max_new_tokens}
     if json_out is not None:
-        write_whole(json_out, as_json({**facts, **as_numbers(names, answers, reading)}))
+        numbers = as_numbers(names, answers, reading)
+        run_on = {"hardware": hardware(loaded.device), "versions": versions()}
+        write_whole(json_out, as_json({**facts, **numbers, **run_on}))
     if plot is not None:
         _draw(plot, names, answers, model=model, prompt=prompt)
     _show(names, answers, reading, model)
