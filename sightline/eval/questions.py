@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sightline.errors import InputError
+from sightline.errors import InputError, did_you_mean
 from sightline.eval.captions import read_entries, read_text, require
 from sightline.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
 from sightline.eval.images import ImageId, image_id
@@ -94,14 +94,14 @@ def read_answers(path: str | Path, *, method: str | None = None) -> list[Said]:
         DuplicateQuestion: a question is answered twice, or by several methods and none was chosen.
     """
     path = Path(path)
-    found: list[Said] = []
-    for where, entry in read_entries(read_text(path), path):
-        said = _said(entry, where)
-        if method is None or said.method == method:
-            found.append(said)
+    said = [_said(entry, where) for where, entry in read_entries(read_text(path), path)]
+    found = [one for one in said if method is None or one.method == method]
+    if not said:
+        raise EmptyFile(f"{path}: holds no answer")
     if not found:
-        of_method = "" if method is None else f" by the method {method!r}"
-        raise EmptyFile(f"{path}: holds no answer{of_method}")
+        methods = sorted({one.method for one in said if one.method is not None})
+        hint = did_you_mean(str(method), methods) if methods else "no line names a method"
+        raise EmptyFile(f"{path}: holds no answer by the method {method!r}; {hint}")
     return _once(found, path)
 
 

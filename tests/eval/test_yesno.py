@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,3 +196,23 @@ def test_a_huge_answer_is_read_like_any_other() -> None:
     assert strict(huge) == "no"
     assert official(huge) == "no"
     assert vlmevalkit(huge) == "no"
+
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "pope.md"
+
+
+def test_the_table_in_the_docs_is_what_the_rules_say() -> None:
+    table = DOCS.read_text(encoding="utf-8").split("<!-- table: tested -->")[1].split("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    assert len(rows) > 10
+    for answer, *expected in rows:
+        text = answer.strip("`")
+        found = [strict(text), official(text), opera(text), vcd(text, "yes"), vcd(text, "no")]
+        found += [lmms_eval(text), vlmevalkit(text), mme(text)]
+        assert [decision or "–" for decision in found] == expected, text
+
+
+def test_the_docs_name_every_rule_and_its_users() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for parser in PARSERS.values():
+        assert f"| `{parser.name}` | {parser.users}" in text
