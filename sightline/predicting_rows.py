@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from sightline.attach import editing
@@ -59,6 +60,8 @@ def generate_heard(
 ) -> tuple[int, ...]:
     """Answer one prompt under ``methods`` while ``listeners`` hear it; gives back the generated tokens.
 
+    Sampling starts from the seed of ``generation``, and leaves the caller's random state as it was.
+
     Raises:
         InputError: more than one prompt.
         InvalidParameter: beam search, in which a row belongs to no one answer.
@@ -71,7 +74,10 @@ def generate_heard(
             f"num_beams={generation.num_beams}: attention is listened to with one beam; leave it at 1"
         )
     model = target.model
+    cuda = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        torch.manual_seed(generation.seed)
         processors = stack.enter_context(attached(model, target.inputs, *methods))
         stack.enter_context(editing(target, *listeners))
         arguments = {**target.inputs, **generation.arguments(), "logits_processor": processors}

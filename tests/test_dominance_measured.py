@@ -84,6 +84,23 @@ def test_listening_does_not_change_what_is_written() -> None:
     assert torch.equal(plain, after)
 
 
+def test_sampling_starts_from_the_seed_and_leaves_the_callers_random_state() -> None:
+    family = FAMILIES["llava"]
+    inputs = family.inputs([PROMPT])
+
+    def drawn(seed: int) -> tuple[int, ...]:
+        generation = Generation(max_new_tokens=8, sample=True, seed=seed)
+        return capture(family.model(), inputs, generation=generation).ids
+
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first = drawn(0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(4)
+    assert drawn(0) == first
+    assert len({drawn(seed) for seed in range(4)}) > 1
+
+
 def test_what_a_map_captures_is_what_is_measured() -> None:
     """One generation gives both, also where the map is of one layer."""
     inputs = FAMILIES["qwen2_5_vl"].inputs([PROMPT])

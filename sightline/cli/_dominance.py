@@ -87,14 +87,15 @@ def short(spec: str) -> str:
     return " ".join(part.partition(":")[0] for part in spec.split()) or "plain"
 
 
-def tell_reading(reading: Reading, answers: Sequence[Masses]) -> str:
-    """What the figures were taken under, with the mean numbers of tokens."""
-    counts = [one.counts for one in answers]
-    text = sum(count[part] for count in counts for part in reading.text) / len(counts)
-    picture = sum(count["image"] for count in counts) / len(counts)
-    return (
-        f"{reading}. |T| = {text:.1f}, |O| = {picture:.1f} tokens. Of a group: mean of its layers' figures."
-    )
+def tell_reading(reading: Reading, *ways: Sequence[Masses]) -> str:
+    """What the figures were taken under, with the mean numbers of tokens, which ``own`` makes differ between ways."""
+    counts = [[one.counts for one in answers] for answers in ways]
+    text = [
+        f"{sum(count[part] for count in some for part in reading.text) / len(some):.1f}" for some in counts
+    ]
+    picture = sum(count["image"] for count in counts[0]) / len(counts[0])
+    told = " → ".join(text if len(set(text)) > 1 else text[:1])
+    return f"{reading}. |T| = {told}, |O| = {picture:.1f} tokens. Of a group: mean of its layers' figures."
 
 
 def span(layers: Sequence[int]) -> str:

@@ -239,12 +239,12 @@ def _show(names: Sequence[str], answers: Sequence[Sequence[Masses]], reading: Re
     ways = f"plain and {names[1]}" if len(names) > 1 else "plain"
     intervals = "; under each figure its 95 % bootstrap interval over pictures" if n > 1 else ""
     console.print(f"{model}, {ways}, n = {n} pictures{intervals}.", style="dim", markup=False)
-    console.print(terminal.tell_reading(reading, answers[0]), style="dim")
+    console.print(terminal.tell_reading(reading, *answers), style="dim")
     console.print(terminal.LEGEND, style="dim")
     lacking = {one.n for found in summaries for figures in found.values() for one in figures.values()} - {n}
     if lacking:
         console.print(
-            f"Some figures are of {min(lacking)} pictures: in the others a denominator is zero.",
+            f"Some figures are of {min(lacking)} of the {n} pictures: in the others a denominator is zero.",
             style="yellow",
         )
     for name, found in zip(told[1:], answers[1:], strict=True):

@@ -88,7 +88,7 @@ def difference(
     if reading.average == "samples":
         both = grouped(reduced(before, reading), reading) + grouped(reduced(after, reading), reading)
     first, second = (_resampled(some, reading, resamples, seed, both) for some in (before, after))
-    n = first[2]
+    n = np.minimum(first[2], second[2])
     return _estimates(second[0] - first[0], second[1] - first[1], n, before, reading)
 
 

@@ -98,6 +98,18 @@ class TestOnTheDemoModel:
         assert "change" not in ran.stdout
         assert "→" not in ran.stdout
 
+    def test_figures_without_a_denominator_are_null(self, run: Run, tmp_path: Path) -> None:
+        """The stand-in's template has no marks, so that there is no text to speak of."""
+        out = tmp_path / "found.json"
+        ran = run("dominance", *SHORT, "--text", "special", "--method", STRONG, "--json", out)
+        assert ran.exit_code == 0, ran.output
+        for row in json.loads(out.read_text(encoding="utf-8"))["rows"]:
+            assert row["groups"]["all"]["mdi"] == {"value": None, "ci": None, "n": 0}
+            assert row["groups"]["all"]["aei_image"]["value"] == pytest.approx(1)
+            assert row["layers"][0]["aei_text"] is None
+        assert "Some figures are of 0 of the 3 pictures: in the others a denominator is zero." in ran.stdout
+        assert "|T| = 0.0, |O| = 64.0 tokens" in ran.stdout
+
     def test_pictures_of_ones_own_and_one_alone_without_intervals(self, run: Run, tmp_path: Path) -> None:
         pictures = tmp_path / "pictures"
         pictures.mkdir()
