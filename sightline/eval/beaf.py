@@ -40,7 +40,7 @@ from sightline.eval.beaf_files import Question, originals
 from sightline.eval.binary import METRICS as BINARY
 from sightline.eval.binary import Counts, Judged, Reply
 from sightline.eval.binary import score as score_binary
-from sightline.eval.bootstrap import Matrix, combined_interval, interval
+from sightline.eval.bootstrap import Matrix, combined_interval, joint_intervals
 from sightline.eval.errors import EmptyFile, UnmatchedAnswers
 from sightline.eval.images import ImageId
 from sightline.eval.report import Interval, divide
@@ -217,7 +217,8 @@ def _pair_figures(
     values["f1_tu_id"] = _harmonic(values["tu"], values["id"])
     parts = {name: (sums[:, at], sums[:, -3]) for at, name in enumerate(CHANGES)}
     parts["id"] = sums[:, -2], sums[:, -1]
-    ci = {name: interval(*part, resamples=resamples, seed=seed) for name, part in parts.items()}
+    bounds = joint_intervals(list(parts.values()), resamples=resamples, seed=seed)
+    ci = dict(zip(parts, bounds, strict=True))
     ci["f1_tu_id"] = combined_interval([parts["tu"], parts["id"]], _harmonics, resamples=resamples, seed=seed)
     return values, ci
 

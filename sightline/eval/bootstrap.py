@@ -195,6 +195,24 @@ def combined_interval(
     returns a figure for each, (resamples,); a resample for which that is NaN is left out. A ratio without a
     denominator is NaN. Returns and raises as `interval`.
     """
+    ratios = _drawn(parts, resamples, seed, level)
+    return None if ratios is None else _bounds(combine(ratios), level)
+
+
+def joint_intervals(
+    parts: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> list[Interval | None]:
+    """The `interval` of each of several ratios over the same images, which are drawn only once. Raises as it does."""
+    ratios = _drawn(parts, resamples, seed, level)
+    if ratios is None:
+        return [None] * len(parts)
+    return [_bounds(ratios[:, at], level) for at in range(len(parts))]
+
+
+def _drawn(
+    parts: Sequence[tuple[ArrayLike, ArrayLike]], resamples: int, seed: int, level: float
+) -> Matrix | None:
+    """Every part's ratio in every resample, (resamples, parts); None without resamples."""
     sums = [tuple(np.asarray(side, dtype=np.float64) for side in part) for part in parts]
     shapes = {side.shape for part in sums for side in part}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not sums[0][0].size:
@@ -203,4 +221,4 @@ def combined_interval(
     if not resamples:
         return None
     top, bottom = (np.stack([part[side] for part in sums], axis=1) for side in (0, 1))
-    return _bounds(combine(_ratios(top, bottom, resamples, seed)), level)
+    return _ratios(top, bottom, resamples, seed)

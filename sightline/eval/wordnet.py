@@ -14,12 +14,46 @@ def lemmatize(tokens: Sequence[str]) -> list[str]:
     Raises `MissingData` when NLTK's tagger or WordNet is not installed.
     """
     try:
+        tag, of = _tools()
+        return [of(word, _PARTS.get(kind[:1], "n")) for word, kind in tag(tokens)]
+    except LookupError as error:
+        raise MissingData(_INSTALL) from error
+
+
+def lemma(word: str, part: str) -> str:
+    """The dictionary form of a word as a noun ("n"), verb ("v"), adjective ("a") or adverb ("r").
+
+    Raises `MissingData` when NLTK's tagger or WordNet is not installed.
+    """
+    try:
+        return _tools()[1](word, part)
+    except LookupError as error:
+        raise MissingData(_INSTALL) from error
+
+
+_INSTALL = (
+    "the wordnet family needs NLTK's tagger and WordNet; install them with "
+    "`python -m nltk.downloader averaged_perceptron_tagger_eng wordnet`"
+)
+
+
+def nouns(text: str) -> list[str]:
+    """The nouns of a text in the singular, in order, repeats and letter case kept, as AMBER's script finds them.
+
+    Every token that NLTK's tagger calls a noun, brought to WordNet's form. The text is not lower-cased, so that its
+    sentences have to be found by NLTK's own Punkt model.
+
+    Raises `MissingData` when Punkt, the tagger or WordNet is not installed.
+    """
+    try:
+        from nltk.tokenize import word_tokenize
+
         tag, lemma = _tools()
-        return [lemma(word, _PARTS.get(kind[:1], "n")) for word, kind in tag(tokens)]
+        return [lemma(word, "n") for word, kind in tag(word_tokenize(text)) if kind.startswith("NN")]
     except LookupError as error:
         raise MissingData(
-            "the wordnet family needs NLTK's tagger and WordNet; install them with "
-            "`python -m nltk.downloader averaged_perceptron_tagger_eng wordnet`"
+            "AMBER's descriptions need NLTK's Punkt model, tagger and WordNet; install them with "
+            "`python -m nltk.downloader punkt_tab averaged_perceptron_tagger_eng wordnet`"
         ) from error
 
 
