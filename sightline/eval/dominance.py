@@ -6,7 +6,7 @@ answer pay to the text T and to the picture O of the input, summed over these ro
     MDI = (A_T / |T|) / (A_O / |O|)        AEI_T = (A_T / (A_T + A_O)) / (|T| / (|T| + |O|)),  likewise AEI_O
 
 An MDI above 1 says that a token of the text gets more than one of the picture. MDI = AEI_T / AEI_O.
-The definition leaves choices open, and figures under different choices differ by more than methods do: see ``Reading``.
+The definition leaves choices open, which can move a figure as far as a method does: see ``Reading``.
 """
 
 from __future__ import annotations
