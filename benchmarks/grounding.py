@@ -138,10 +138,11 @@ def table(result: dict[str, Any]) -> str:
     splits = {split: result["splits"][split] for split in ("test", "test-shifted")}
     lines = ["| score | aggregate | test | test-shifted |", "|---|---|---|---|"]
     for at, row in enumerate(splits["test"][GREEDY]["rows"]):
-        if row["aggregate"] not in (None, best["aggregate"]) and row["score"] not in (
+        in_full = row["score"] == "difference" or (row["score"], row["weight"]) == (
             best["score"],
-            "difference",
-        ):
+            best["weight"],
+        )
+        if not in_full and row["aggregate"] not in (None, best["aggregate"]):
             continue
         name = row["score"] + (f", w = {row['weight']:g}" if row["weight"] else "")
         if all(row[part] == best[part] for part in ("score", "weight", "aggregate")):

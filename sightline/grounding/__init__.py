@@ -10,7 +10,7 @@ Every generated token has two probabilities, one given the picture and one given
 
 All are natural logarithms of the plain model's probabilities, and high where a word is supported. ``difference`` is the
 pointwise mutual information of token and picture; ``contrast`` is the log-probability of the token under the distribution
-that M3ID and VCD decode from, ``likelihood`` and ``entropy`` are baselines that need no second branch. What each is worth,
+that M3ID decodes from, ``likelihood`` and ``entropy`` are baselines that need no second branch. What each is worth,
 as a detector of invented objects, is measured in ``docs/grounding.md``.
 
 ``ground`` scores a given text in one pass over each branch; ``GroundingRecorder`` listens while ``generate`` writes.

@@ -80,7 +80,7 @@ class GroundingRecorder(LogitsProcessor):
             self._figures.append(self._settled(generated[:, -1]))
         self._heard = generated
         # A later processor may write into these scores
-        self._pending = scores.float().log_softmax(-1), self._branch(generated).to(scores.device)
+        self._pending = scores.float().log_softmax(-1), self._branch(generated)
         return scores
 
     def read(self, written: Any, processor: Any) -> list[Grounding]:
@@ -115,7 +115,7 @@ class GroundingRecorder(LogitsProcessor):
     def _settled(self, chosen: Tensor) -> Figures:
         assert self._pending is not None
         expert, amateur = self._pending
-        return figures(expert, amateur, chosen.to(expert.device), weight=self._weight)
+        return figures(expert, amateur, chosen, weight=self._weight)
 
     def _check(self, input_ids: Tensor) -> None:
         rows, length = input_ids.shape

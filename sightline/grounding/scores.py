@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -153,11 +154,16 @@ def figures(expert: Tensor, amateur: Tensor, chosen: Tensor, *, weight: float = 
         amateur: logits without it, of the same shape.
         chosen: ids ``(...)``.
         weight: the w of ``contrast``, 0 or more.
+
+    Raises:
+        InvalidParameter: the weight is out of its range.
     """
-    expert, amateur = expert.float().log_softmax(-1), amateur.float().log_softmax(-1)
+    if not 0 <= weight < math.inf:
+        raise InvalidParameter(f"weight={weight} must be a finite number, 0 or more")
+    expert, amateur = expert.float().log_softmax(-1), amateur.to(expert.device).float().log_softmax(-1)
     moved = contrast(expert, amateur, strength=weight).log_softmax(-1)
     p = expert.exp()
-    at = chosen[..., None]
+    at = chosen.to(expert.device)[..., None]
 
     def mean(values: Tensor) -> Tensor:
         return torch.where(p > 0, p * values, 0.0).sum(-1)

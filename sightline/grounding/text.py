@@ -100,13 +100,14 @@ def token_letters(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
     kept = text.strip()
     before = len(text) - len(text.lstrip())
+    special = set(tokenizer.all_special_ids)
     spans: list[Span] = []
     done = 0
     for count, token in enumerate(ids, 1):
         so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
         agreed = max(done, _agreement(so_far, text))
         # What does not agree yet is the beginning of a letter that a later token completes
-        begun = token not in tokenizer.all_special_ids and len(so_far) > agreed
+        begun = token not in special and len(so_far) > agreed
         spans.append(_within(done - before, agreed + begun - before, len(kept)))
         done = agreed
     return kept, spans
@@ -169,10 +170,15 @@ def answer_ids(processor: Any, prompt: str, answer: str, *, raw: bool = False) -
 
 def _by_template(processor: Any, prompt: str, answer: str) -> tuple[str, str | None]:
     """The prompt, and the answer with what the template writes before it; None where that cannot be told."""
+    from jinja2 import TemplateError
+
     asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     said = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     before = processor.apply_chat_template(asked, add_generation_prompt=True)
-    whole = processor.apply_chat_template(said)
+    try:
+        whole = processor.apply_chat_template(said)
+    except TemplateError:  # a template need not know finished answers
+        return before, None
     at = whole.find(answer, len(before)) if whole.startswith(before) else -1
     return before, whole[len(before) : at + len(answer)] if at >= 0 else None
 

@@ -80,6 +80,12 @@ def test_ruled_out_tokens_are_no_trouble() -> None:
     assert found.contrast.item() == pytest.approx(-math.log(2))
 
 
+@pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
+def test_a_weight_out_of_its_range_is_refused(weight: float) -> None:
+    with pytest.raises(InvalidParameter, match="weight"):
+        figures(torch.zeros(3), torch.zeros(3), torch.tensor(0), weight=weight)
+
+
 def token(span: tuple[int, int], with_image: float, without_image: float, **more: float) -> TokenGrounding:
     rest = {"contrast": 0.0, "entropy": 0.0, "divergence": 0.0} | more
     return TokenGrounding(id=7, span=span, with_image=with_image, without_image=without_image, **rest)

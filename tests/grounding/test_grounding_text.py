@@ -217,8 +217,9 @@ class TestAnswerIds:
         assert BUILT["byte_level"].decode(ids) == "a person"
         assert ids == encode("byte_level", "a person")[0]
 
-    def test_a_template_whose_answers_do_not_continue_its_prompts(self) -> None:
-        template = "{% if add_generation_prompt %}Q:{% else %}Z{% endif %}"
+    @pytest.mark.parametrize("finished", ["Z", "{{ raise_exception('no') }}"])
+    def test_a_template_whose_answers_do_not_continue_its_prompts(self, finished: str) -> None:
+        template = "{% if add_generation_prompt %}Q:{% else %}" + finished + "{% endif %}"
         ids = answer_ids(self.processor("byte_level", template), "describe", "A dog")
         assert BUILT["byte_level"].decode(ids) == " A dog"
 
