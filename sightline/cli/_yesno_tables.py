@@ -64,7 +64,7 @@ def _show_unread(console: Console, reports: Mapping[str, YesNoReport]) -> None:
     for split, reply in unread[:UNREAD_SHOWN]:
         # Control characters in an answer must not reach the terminal
         shown = repr(reply.answer if len(reply.answer) <= 80 else reply.answer[:79] + "…")
-        console.print(Text(f"  {split} {reply.question_id}: {shown}"), soft_wrap=True)
+        console.print(Text(f"  {_printable(f'{split} {reply.question_id}')}: {shown}"), soft_wrap=True)
 
 
 def show_parsers(console: Console, rows: Sequence[ParserRow], splits: int) -> None:
@@ -117,7 +117,11 @@ def _many(number: int, what: str) -> str:
 
 
 def safe(name: str) -> str:
-    """A split's name without what a terminal or rich would obey."""
+    """A name from a file without what a terminal or rich would obey."""
     from rich.markup import escape
 
-    return escape("".join(char if char.isprintable() else "�" for char in name))
+    return escape(_printable(name))
+
+
+def _printable(name: str) -> str:
+    return "".join(char if char.isprintable() else "�" for char in name)

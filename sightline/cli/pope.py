@@ -119,15 +119,15 @@ def score(
         ),
     ],
     questions: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--questions",
             "-q",
             metavar="FILE",
             help="Questions with their labels, such as coco_pope_random.json, or items.jsonl of a run. Give the option "
-            "once for each file; a file's name says its split.",
+            "once for each file; a file's name says its split. Not needed where the answers hold image, question and label.",
         ),
-    ],
+    ] = None,
     parser: Annotated[
         str,
         typer.Option(
@@ -175,13 +175,13 @@ def score(
     check_parser(parser)
     if json_file is not None:
         check_writable(json_file)
-    joined = match_files(answers, questions, method=method, partial=partial)
+    joined = match_files(answers, questions or (), method=method, partial=partial)
     reports = _reports(joined, parser, resamples, seed)
     over_splits = mean(reports)
     rows = read_by_all(joined.replies) if compare_parsers else []
     changes: list[dict[str, Any]] = []
     if baseline:
-        others = match_files(baseline, questions, method=method, partial=partial)
+        others = match_files(baseline, questions or (), method=method, partial=partial)
         changes = _changes(others, joined, parser, resamples, seed)
     if json_file is not None:
         result = {

@@ -37,17 +37,25 @@ class Joined:
 
 
 def match_files(
-    answers: Sequence[Path], questions: Sequence[Path], *, method: str | None = None, partial: bool = False
+    answers: Sequence[Path],
+    questions: Sequence[Path] = (),
+    *,
+    method: str | None = None,
+    partial: bool = False,
 ) -> Joined:
     """Read files of answers and of questions, and put every answer beside its question.
 
     As many files of both are taken for pairs, in their order; one file of answers may belong to all questions.
+    Without questions, each line of the answers has to hold its own `image`, `question` and `label`.
+
     `method` and `partial` are those of `read_answers` and `join`; with `partial`, a split that nothing answers
-    is left out.
+    is left out of the replies.
 
     Raises what `read_questions`, `read_answers` and `join` raise, `UnmatchedAnswers` where the numbers of files
     fit neither way, `DuplicateQuestion` where two files hold one split, `EmptyFile` where all answers failed.
     """
+    if not questions:
+        return _with_their_own_questions(answers, method=method)
     if len(answers) not in (1, len(questions)):
         raise UnmatchedAnswers(
             f"{len(answers)} files of answers and {len(questions)} of questions: give one file of answers for each file"
@@ -63,7 +71,7 @@ def match_files(
     for path, ask, say in zip(answers, asked, said, strict=True):
         joined = join(ask, say, source=str(path), partial=partial)
         for split, group in joined.replies.items():
-            if split in replies:
+            if split in failed:
                 raise DuplicateQuestion(
                     f"{path}: another file holds the split {split!r} as well: score them apart"
                 )
@@ -71,10 +79,23 @@ def match_files(
                 raise EmptyFile(
                     f"{path}: all {joined.failed[split]} answers to {split!r} failed: nothing to score"
                 )
+            failed[split], missing[split] = joined.failed[split], joined.missing[split]
             if group:
                 replies[split] = group
-                failed[split], missing[split] = joined.failed[split], joined.missing[split]
     return Joined(replies=replies, failed=failed, missing=missing)
+
+
+def _with_their_own_questions(answers: Sequence[Path], *, method: str | None) -> Joined:
+    for path in answers:
+        read_answers(path, method=method)  # what is no file of answers at all is told as such
+    try:
+        for path in answers:
+            read_questions(path)
+    except MalformedFile as error:
+        raise MalformedFile(
+            f"{error}; where answers hold no labels, give the questions with --questions"
+        ) from error
+    return match_files(answers, answers, method=method)
 
 
 def shared_questions(a: Joined, b: Joined) -> tuple[Joined, Joined]:

@@ -125,7 +125,8 @@ def _question(entry: Any, where: str, split: str) -> Question:
         entry = {**facts, **entry}  # a run's items keep what is true apart
     number = _identifier(_either(entry, "question_id", "id", where), where)
     image = _either(entry, "image", "image_id", where)
-    text = _either(entry, "text", "question", where)
+    # Where both are there, the text is an answer's
+    text = entry["question"] if "question" in entry else require(entry, "text", where)
     label = require(entry, "label", where)
     spoken = label.strip().lower() if isinstance(label, str) else None
     if spoken not in ("yes", "no"):
@@ -156,7 +157,8 @@ def _said(entry: Any, where: str) -> Said:
             f"{where}: an object with 'question_id' and 'answer' was expected, not {short(entry)}"
         )
     failed = entry.get("error") is not None
-    if not failed and "answer" not in entry and "label" in entry:
+    is_question = "label" in entry and "answer" not in entry and not {"text", "question"} <= entry.keys()
+    if is_question and not failed:
         raise MalformedFile(f"{where}: is a question with its label, not an answer: give it with --questions")
     key = "text" if "text" in entry and "answer" not in entry else "answer"
     answer = None if failed else _text(require(entry, key, where), key, where)

@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_leaves_the_old_file(
     cases: list[tuple[tuple[object, ...], str]] = [
         (("nothing.jsonl", "-q", questions[0]), "cannot be read"),
         ((said[0], "-q", "nothing.json"), "cannot be read"),
-        ((said[0],), "Missing option"),
+        ((said[0],), "give the questions with --questions"),
         ((said[0], "-q", questions[0], "--parser", "strickt"), "did you mean 'strict'?"),
         ((said[0], "-q", questions[0], "-q", questions[1]), "stands in"),
         ((*said, "-q", questions[0]), "2 files of answers and 1 of questions"),

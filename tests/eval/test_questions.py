@@ -229,6 +229,20 @@ def test_files_are_paired_in_order_or_one_answers_all(write: Write) -> None:
         match_files([*apart, together], questions)
 
 
+def test_answers_may_hold_their_own_questions(write: Write) -> None:
+    whole = {"question_id": 1, "image": "a.jpg", "question": "A dog?", "label": "yes"}
+    for key in ("answer", "text"):
+        joined = match_files([write("x_random.jsonl", {**whole, key: "No"})])
+        (reply,) = joined.replies["random"]
+        assert (reply.label, reply.answer) == ("yes", "No")
+    with pytest.raises(
+        MalformedFile, match=r"'label' is missing .*; where .* give the questions with --questions"
+    ):
+        match_files(
+            [write("x.jsonl", {"question_id": 1, "image": "a", "question": "A dog?", "answer": "No"})]
+        )
+
+
 def test_ids_that_stand_in_two_files_are_not_guessed(write: Write) -> None:
     questions = [write("p_random.json", Q1), write("p_popular.json", Q1)]
     with pytest.raises(
@@ -248,7 +262,7 @@ def test_partial_answers_are_scored_only_if_asked_for(write: Write) -> None:
         match_files(answers, questions)
     joined = match_files(answers, questions, partial=True)
     assert {split: len(group) for split, group in joined.replies.items()} == {"random": 1}
-    assert joined.missing == {"random": 1}
+    assert joined.missing == {"random": 1, "popular": 1}
     failed = [write("f.jsonl", {"id": 1, "answer": None, "error": "lost"})]
     with pytest.raises(EmptyFile, match="all 1 answers to 'random' failed"):
         match_files(failed, [write("p_random.json", Q1)])
