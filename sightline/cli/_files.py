@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,21 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path]) -> None:
+    """`check_writable` for each output that is wanted; none may be an input, or another output.
+
+    Raises ``CannotWrite``.
+    """
+    taken = {path.resolve(): "is one of the files to read" for path in inputs}
+    for path in outputs:
+        if path is None:
+            continue
+        check_writable(path)
+        if why := taken.get(path.resolve()):
+            raise CannotWrite(f"cannot write {path}: it {why}; name another")
+        taken[path.resolve()] = "is to be written twice"
 
 
 def write_whole(path: Path, text: str) -> None:

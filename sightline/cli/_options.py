@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,4 +21,14 @@ DeviceMap = Annotated[
 ]
 Dtype = Annotated[
     str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own (demo: float32).")
+]
+Synonyms = Annotated[
+    Path | None,
+    typer.Option(
+        "--synonyms",
+        metavar="FILE",
+        help="The words of another data set: one object a line, its name first, then further words for it, parted by "
+        "commas.",
+        show_default="COCO's 80 objects",
+    ),
 ]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sightline.cli._options import Synonyms
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -45,7 +47,8 @@ def chair(
         typer.Option(
             "--ground-truth",
             metavar="FILE",
-            help='Instead of COCO files: JSON lines of {"image_id": 42, "objects": ["cat", "sofa"]}.',
+            help='Instead of COCO files: JSON lines of {"image_id": 42, "objects": ["cat", "sofa"]}, or what '
+            "[bold]sightline truth[/bold] wrote.",
         ),
     ] = None,
     family: Annotated[
@@ -55,6 +58,7 @@ def chair(
             "papers' since 2023 (needs NLTK data). Their scores must not be compared.",
         ),
     ] = "pattern",
+    synonyms: Synonyms = None,
     method: Annotated[
         str | None,
         typer.Option(metavar="NAME", help='Score only the captions with this "method" in the file.'),
@@ -63,6 +67,14 @@ def chair(
         Path | None,
         typer.Option(
             "--json", metavar="OUT", help="Write everything, caption by caption, to this JSON file."
+        ),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="OUT",
+            help="Write a page with the figures and every caption, unsupported words marked. It needs no other file.",
         ),
     ] = None,
     per_caption: Annotated[
@@ -85,21 +97,26 @@ def chair(
     """
     from rich.console import Console
 
-    from sightline.cli._files import as_json, check_writable, write_whole
+    from sightline.cli._files import as_json, check_outputs, write_whole
     from sightline.eval.annotations import load_truth
     from sightline.eval.captions import read_captions
-    from sightline.eval.chair import check_family, score
+    from sightline.eval.chair import COCO, check_family, score
+    from sightline.eval.chair_page import page
+    from sightline.eval.synonyms import read_vocabulary
 
     check_family(family)
-    if json_file is not None:
-        check_writable(json_file)
-    said = read_captions(captions, method=method)
     sources = [*(annotations or ()), *(references or ()), *(ground_truth or ())]
-    truth = load_truth(sources, [caption.image_id for caption in said], family)
-    report = score(said, truth, family=family, resamples=resamples, seed=seed)
+    check_outputs([json_file, html_file], [captions, *sources, *([synonyms] if synonyms else [])])
+    said = read_captions(captions, method=method)
+    vocabulary = COCO if synonyms is None else read_vocabulary(synonyms, family)
+    truth = load_truth(sources, [caption.image_id for caption in said], family, vocabulary=vocabulary)
+    report = score(said, truth, family=family, vocabulary=vocabulary, resamples=resamples, seed=seed)
     alone = bool(annotations) and not references and not ground_truth
+    html = None if html_file is None else page(report, source=captions.name)
     if json_file is not None:
         write_whole(json_file, as_json(report.to_json()))
+    if html_file is not None and html is not None:
+        write_whole(html_file, html)
     console = Console(highlight=False)
     _print_figures(console, report)
     if alone:
@@ -110,14 +127,17 @@ def chair(
 
 
 def _print_figures(console: Console, report: Report) -> None:
+    from rich.markup import escape
     from rich.table import Table
+
+    from sightline.eval.chair_page import FIGURES
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("95 %", justify="right", no_wrap=True)
     table.add_column("")
-    for name, label, scale, gloss in _FIGURES:
+    for name, label, scale, gloss in FIGURES:
         value, bounds = getattr(report, name), report.ci[name]
         table.add_row(
             f"[bold]{label}[/bold]",
@@ -126,21 +146,13 @@ def _print_figures(console: Console, report: Report) -> None:
             f"[dim]{gloss}[/dim]",
         )
     captions = "1 caption" if report.n == 1 else f"{report.n} captions"
-    console.print(f"[bold]CHAIR[/bold], family {report.family}, {captions}")
+    own = (
+        ""
+        if report.vocabulary == "coco"
+        else f", vocabulary {report.vocabulary} ({report.vocabulary_sha256[:12]})"
+    )
+    console.print(f"[bold]CHAIR[/bold], family {report.family}{escape(own)}, {captions}")
     console.print(table)
-
-
-# Rates are shown in per cent, lengths as they are.
-_FIGURES = (
-    ("chair_s", "CHAIR_s", 100, "% of captions that name an object not in the image"),
-    ("chair_i", "CHAIR_i", 100, "% of mentions that are not in the image"),
-    ("recall", "recall", 100, "% of the images' objects that are named"),
-    ("precision", "precision", 100, "% of the objects named that are in the image"),
-    ("f1", "F1", 100, "harmonic mean of precision and recall, in %"),
-    ("mentions", "mentions", 1, "objects named in a caption, repeats counted"),
-    ("length", "length", 1, "words and marks in a caption"),
-    ("no_object", "no object", 100, "% of captions that name no object"),
-)
 
 
 def _print_captions(console: Console, report: Report, most: int | None) -> None:

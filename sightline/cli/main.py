@@ -23,6 +23,7 @@ from sightline.cli.methods import methods
 from sightline.cli.mme import app as mme
 from sightline.cli.pope import app as pope
 from sightline.cli.run import run as run_bench
+from sightline.cli.truth import truth
 from sightline.errors import SightlineError
 
 OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -97,7 +98,7 @@ def options(
         print(context.get_help())
 
 
-for command in (demo, caption, chair, methods, inspect, calibrate, attention, dominance, ground):
+for command in (demo, caption, chair, truth, methods, inspect, calibrate, attention, dominance, ground):
     app.command()(command)
 
 app.command(name="run")(run_bench)

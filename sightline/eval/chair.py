@@ -165,6 +165,7 @@ def score(
         captions: anything with `image_id` and `caption`. An image may be captioned more than once; each
             caption counts.
         truth: the objects of each image, by the names of the vocabulary (see `annotations.load_truth`).
+        vocabulary: what words name which objects: COCO's, or your own (see `synonyms.read_vocabulary`).
         family: "pattern" or "wordnet"; the ground truth must have been made with the same one.
         resamples: bootstrap resamples of the images for the 95 % intervals; 0 for none.
         seed: of the bootstrap.
@@ -185,7 +186,15 @@ def score(
     }
     ci = intervals(rows, resamples=resamples, seed=seed)
     return Report(
-        family=family, n=len(rows), ci=ci, captions=tuple(rows), resamples=resamples, seed=seed, **figures
+        family=family,
+        n=len(rows),
+        ci=ci,
+        captions=tuple(rows),
+        resamples=resamples,
+        seed=seed,
+        vocabulary=vocabulary.name,
+        vocabulary_sha256=vocabulary.sha256,
+        **figures,
     )
 
 
@@ -227,8 +236,10 @@ def _join(caption: str, family: str, vocabulary: Vocabulary) -> list[Word]:
     at, count, pairs, openers = 0, len(tokens), vocabulary.pairs, vocabulary.openers
     while at < count:
         text, index, last = texts[at], at, at
-        if text in openers and at + 1 < count and (pair := f"{text} {texts[at + 1]}") in pairs:
-            text, last = pairs[pair], at + 1
+        for length in openers.get(text, ()):
+            if at + length <= count and (pair := " ".join(texts[at : at + length])) in pairs:
+                text, last = pairs[pair], at + length - 1
+                break
         at = last + 1
         start, end = tokens[index].start, tokens[last].end
         joined.append(Word(text, index, (place[start], place[end - 1] + 1) if place else (start, end)))

@@ -13,6 +13,10 @@ class UnknownObject(InputError):
     """The ground truth names an object the vocabulary does not hold."""
 
 
+class MixedTruth(InputError):
+    """Ground truth that was made with one family or vocabulary is read for another."""
+
+
 class MalformedFile(InputError):
     """A file, or one of its lines, is not in the documented form."""
 

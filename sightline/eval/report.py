@@ -125,6 +125,8 @@ class Report:
         no_object: share of captions that name no object.
         ci: 95 % bootstrap interval over images of every figure above; None where it has none.
         captions: each caption's share, in the order given.
+        vocabulary, vocabulary_sha256: name and digest of the words that were looked for; scores made with
+            different ones must not be compared.
     """
 
     family: str
@@ -141,11 +143,14 @@ class Report:
     captions: tuple[PerCaption, ...]
     resamples: int
     seed: int
+    vocabulary: str = "coco"
+    vocabulary_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The whole report as JSON can hold it, captions in the order given."""
         return {
             "family": self.family,
+            "vocabulary": {"name": self.vocabulary, "sha256": self.vocabulary_sha256},
             "n": self.n,
             **{name: getattr(self, name) for name in METRICS},
             "ci": {name: None if bounds is None else list(bounds) for name, bounds in self.ci.items()},
