@@ -53,8 +53,8 @@ def score(
         str,
         typer.Option(
             help="The rule that reads yes or no out of an answer: [bold]strict[/bold], which counts what it cannot read, "
-            "or [bold]official[/bold], that of BEAF's script, which reads such an answer as the one before it. Also opera, vcd, "
-            "lmms_eval, vlmevalkit, mme.",
+            "or [bold]official[/bold], that of BEAF's script, which takes such an answer for the one before it. Also "
+            "opera, vcd, lmms_eval, vlmevalkit, mme.",
         ),
     ] = "strict",
     method: Annotated[

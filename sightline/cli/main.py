@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import sightline
+from sightline.cli.amber import app as amber
 from sightline.cli.attention import attention
 from sightline.cli.beaf import app as beaf
 from sightline.cli.calibrate import calibrate
@@ -105,6 +106,7 @@ app.command(name="run")(run_bench)
 app.add_typer(pope, name="pope")
 app.add_typer(mme, name="mme")
 app.add_typer(beaf, name="beaf")
+app.add_typer(amber, name="amber")
 
 
 def run() -> None:
