@@ -214,7 +214,7 @@ def _pair_figures(
     total = [int(value) for value in sums.sum(axis=0)]
     values = {name: divide(total[at], total[-3]) for at, name in enumerate(CHANGES)}
     values["id"] = divide(total[-2], total[-1])
-    values["f1_tu_id"] = _harmonic(values["tu"], values["id"])
+    values["f1_tu_id"] = harmonic(values["tu"], values["id"])
     parts = {name: (sums[:, at], sums[:, -3]) for at, name in enumerate(CHANGES)}
     parts["id"] = sums[:, -2], sums[:, -1]
     bounds = joint_intervals(list(parts.values()), resamples=resamples, seed=seed)
@@ -223,7 +223,12 @@ def _pair_figures(
     return values, ci
 
 
-def _harmonic(tu: float | None, indecision: float | None) -> float | None:
+def harmonic(tu: float | None, indecision: float | None) -> float | None:
+    """The harmonic mean of `tu` and `1 - id`; None where one of the two is.
+
+    >>> round(harmonic(0.5964, 0.0233), 4)
+    0.7406
+    """
     if tu is None or indecision is None:
         return None
     firm = 1 - indecision
