@@ -222,3 +222,21 @@ def _drawn(
         return None
     top, bottom = (np.stack([part[side] for part in sums], axis=1) for side in (0, 1))
     return _ratios(top, bottom, resamples, seed)
+
+
+def resampled(top: Matrix, bottom: Matrix, *, resamples: int = 1000, seed: int = 0) -> Matrix:
+    """Many ratios on the same resampled images: (images, ratios) numerators and denominators -> (resamples, ratios).
+
+    NaN where a resample has no denominator. The images drawn hang on their number, `resamples` and `seed` alone, and
+    are those of `interval` and `paired`. Raises `InvalidParameter` for shapes that differ and for no images.
+    """
+    if top.ndim != 2 or top.shape != bottom.shape or not len(top):
+        raise InvalidParameter(f"two matrices of one shape were expected, not {top.shape} and {bottom.shape}")
+    _check(resamples, 0.95)
+    return _ratios(top, bottom, resamples, seed)
+
+
+def bounds(values: NDArray[np.float64], level: float = 0.95) -> Interval | None:
+    """The percentile interval of a figure's values in all resamples, NaN left out; None where none is left."""
+    _check(0, level)
+    return _bounds(values, level)
