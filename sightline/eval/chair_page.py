@@ -65,13 +65,19 @@ def page(report: Report, *, source: str) -> str:
 <h2>All figures</h2>
 {_table(report)}</section>
 {_objects(report)}</div>
-<p class="note">With 95 % bootstrap intervals over images ({report.resamples} resamples, seed {report.seed}). Scores of the
- other family, or of another vocabulary, must not be compared with these.</p>
+<p class="note">{_intervals(report)}Scores of the other family, or of another vocabulary, must not be compared with
+ these.</p>
 {_list(report)}
 </main>
 </body>
 </html>
 """
+
+
+def _intervals(report: Report) -> str:
+    if not report.resamples:
+        return ""
+    return f"95 %: bootstrap intervals over images ({report.resamples} resamples, seed {report.seed}). "
 
 
 def _verdict(report: Report) -> str:
@@ -192,7 +198,8 @@ def _marked(caption: str, unsupported: tuple[Mention, ...]) -> str:
         if end > len(shown):
             break
         word = shown[start:end]
-        stands_for = "" if word.lower() == mention.object.lower() else f"<i> {_text(mention.object)}</i>"
+        plain = mention.object.lower() in (word.lower(), mention.word)
+        stands_for = "" if plain else f"<i> {_text(mention.object)}</i>"
         title = _text(f"{mention.object}: not in the image")
         pieces += [_text(shown[at:start]), f'<mark title="{title}">{_text(word)}{stands_for}</mark>']
         at = end

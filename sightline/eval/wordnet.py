@@ -66,13 +66,15 @@ def _tools() -> tuple[Callable[[Sequence[str]], list[tuple[str, str]]], Callable
     from nltk.stem import WordNetLemmatizer
     from nltk.tag import PerceptronTagger
 
-    tagger, lemmatizer = PerceptronTagger(), WordNetLemmatizer()
+    from sightline.eval.tagger import Tagger
+
+    tagger, lemmatizer = Tagger(PerceptronTagger()), WordNetLemmatizer()
 
     @lru_cache(maxsize=1 << 16)
     def lemma(word: str, part: str) -> str:
         return str(lemmatizer.lemmatize(word, part))
 
     def tag(tokens: Sequence[str]) -> list[tuple[str, str]]:
-        return [(str(word), str(kind)) for word, kind in tagger.tag(tokens)]
+        return list(zip(tokens, tagger.tag(tokens), strict=True))
 
     return tag, lemma
