@@ -57,16 +57,20 @@ def _bar(processes: int) -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("warming up", total=None)
 
         def tell(progress: Progress) -> None:
-            share = f", 1 of {processes} processes" if processes > 1 else ""
-            failed = f", {progress.failed} failed" if progress.failed else ""
             bar.update(
                 task,
-                description=f"answering{share}{failed}",
+                description=describe(progress, processes),
                 total=progress.total,
                 completed=progress.done,
             )
 
         yield tell
+
+
+def describe(progress: Progress, processes: int) -> str:
+    """What stands before the bar."""
+    share = f", the first of {processes} processes" if processes > 1 else ""
+    return "answering" + share + (f", {progress.failed} failed" if progress.failed else "")
 
 
 def _lines(processes: int) -> Callable[[Progress], None]:

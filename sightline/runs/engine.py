@@ -292,6 +292,6 @@ def _free(error: BaseException) -> None:
     import torch
 
     error.__traceback__ = None
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

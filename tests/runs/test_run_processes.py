@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standin import save
-from typer.testing import CliRunner
+from standin import save, standin
 
-from sightline.cli.main import app
+from sightline.runs.bench import demo_bench
+from sightline.runs.engine import execute
+from sightline.runs.machine import weights
+from sightline.runs.plan import Plan
 from sightline.runs.store import open_run
+from sightline.runs.ways import choose
 
 ROOT = Path(__file__).parents[2]
 RUN = (
@@ -96,9 +99,14 @@ def wait_for(folder: Path, pattern: str, lines: int) -> None:
 def test_two_processes_answer_as_one(begin: Begin, checkpoint: Path, tmp_path: Path) -> None:
     options = ("--model", checkpoint, "--limit", 2, "--out")
     two = begin(TORCHRUN, *options, tmp_path / "two", "--processes", 2)
-    command = [str(part) for part in (*RUN[2:], *SAMPLED, *options, tmp_path / "one")]
-    one = CliRunner().invoke(app, command)
-    assert one.exit_code == 0, one.output
+    plan = Plan(
+        bench=demo_bench("pope", "val", 2),
+        ways=choose(["vcd"], ["greedy", "sample"]),
+        model=str(checkpoint),
+        max_new_tokens=4,
+        batch=4,
+    )
+    execute(plan, *standin(), tmp_path / "one", weights=weights(str(checkpoint)))
     assert finish(two).count("36 questions about 2 pictures") == 1
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
     assert len(answers(tmp_path / "one")) == 36 * 3
