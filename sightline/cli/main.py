@@ -16,6 +16,7 @@ from sightline.cli.beaf import app as beaf
 from sightline.cli.calibrate import calibrate
 from sightline.cli.caption import caption
 from sightline.cli.chair import chair
+from sightline.cli.compare import compare
 from sightline.cli.demo import demo
 from sightline.cli.dominance import dominance
 from sightline.cli.ground import ground
@@ -99,7 +100,7 @@ def options(
         print(context.get_help())
 
 
-for command in (demo, caption, chair, truth, methods, inspect, calibrate, attention, dominance, ground):
+for command in (demo, caption, chair, truth, methods, inspect, calibrate, attention, dominance, ground, compare):
     app.command()(command)
 
 app.command(name="run")(run_bench)

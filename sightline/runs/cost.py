@@ -36,18 +36,17 @@ def cost_of(run: Run, method: str, baseline: str) -> Cost:
         }
         for one in {method, baseline} & set(run.methods)
     }
-    both = set.intersection(*(set(known) for known in timed.values()))
+    both = [asked for asked in timed[method] if all(asked in known for known in timed.values())]
     spent = {
         one: (sum(known[asked][0] for asked in both), sum(known[asked][1] for asked in both))
         for one, known in timed.items()
     }
     seconds, tokens = spent[method]
     base = spent.get(baseline)
-    speed = tokens / seconds if seconds else None
     return Cost(
         seconds=seconds / len(both) if both else None,
         tokens=tokens / len(both) if both else None,
-        speed=speed,
+        speed=tokens / seconds if seconds else None,
         relative_seconds=seconds / base[0] if base and base[0] else None,
-        relative_speed=speed * base[0] / base[1] if speed is not None and base and base[1] else None,
+        relative_speed=(tokens / base[1]) / (seconds / base[0]) if base and all(base) and seconds else None,
     )

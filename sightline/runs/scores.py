@@ -162,7 +162,8 @@ def score_texts(
             for split in splits
         }
     asked = [beaf_question(item) for item in run.items]
-    return beaf.score(asked, dict(answers), ruler.parser, resamples=resamples, seed=seed)
+    given: dict[ImageId, str | None] = {one: text for one, text in answers.items()}  # noqa: C416
+    return beaf.score(asked, given, ruler.parser, resamples=resamples, seed=seed)
 
 
 def sums(run: Run, score: Score) -> Sums:
