@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import InvalidParameter
-from sightline.eval.bootstrap import interval, paired
+from sightline.eval.bootstrap import combined_interval, interval, joint_intervals, paired
 from sightline.eval.captions import Caption
 from sightline.eval.chair import Report, score
 from sightline.eval.errors import UnpairedReports
@@ -114,3 +114,25 @@ def test_paired_refuses_what_cannot_be_compared() -> None:
 def test_paired_without_a_value_on_one_side_is_none() -> None:
     change = paired(report(["nothing"], [["dog"]]), report(["a dog"], [["dog"]]), "chair_i")
     assert (change.value, change.low, change.high, change.clear) == (None, None, None, False)
+
+
+def test_joint_intervals_are_those_of_each_alone() -> None:
+    a, b = ([1, 0, 2], [2, 1, 2]), ([0, 0, 1], [1, 0, 3])
+    assert joint_intervals([a, b], resamples=200, seed=4) == [
+        interval(*a, resamples=200, seed=4),
+        interval(*b, resamples=200, seed=4),
+    ]
+    assert joint_intervals([a, b], resamples=0) == [None, None]
+    with pytest.raises(InvalidParameter, match="lists of one length"):
+        joint_intervals([a, ([1], [1])])
+
+
+def test_a_combined_figure_is_recomputed_on_the_same_images() -> None:
+    part = [1, 0, 2, 1], [2, 1, 2, 3]
+    twice = combined_interval([part, part], lambda ratios: ratios.sum(axis=1), resamples=200)
+    assert twice == pytest.approx([2 * bound for bound in interval(*part, resamples=200) or ()])
+    nothing = combined_interval([part, part], lambda ratios: ratios[:, 0] - ratios[:, 1], resamples=200)
+    assert nothing == (0, 0)
+    empty = [0, 0, 0, 0], [0, 0, 0, 0]
+    assert combined_interval([part, empty], lambda ratios: ratios.sum(axis=1), resamples=200) is None
+    assert combined_interval([part], lambda ratios: ratios[:, 0], resamples=0) is None
