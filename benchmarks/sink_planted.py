@@ -1,0 +1,338 @@
+"""Sinks planted in the demo model's weights, for ``sinks.py --planted``: what they take, and what VAR gives back.
+
+A dimension of the residual stream that the model hardly uses is cleared everywhere, then made massive at ``<s>`` and, by
+one hidden unit of the projector, at the image tokens that look most like background: three of 64 on average. From layer 2 on
+every head's keys read that dimension, along the mean direction of its queries, as strongly as puts the wanted share of
+attention there; values do not read it, so that what goes there is lost. It is the demo's architecture still, and nothing
+of this was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from sink_tasks import Gallery
+from torch import Tensor, nn
+
+from sightline import VAR, Target
+from sightline.attach import editing
+from sightline.attention_mods.var import scaled_tau, sink_score
+from sightline.captioning import prepare
+from sightline.demo.model import BOS, PROMPT, load
+from sightline.edit import Edit, Site
+from sightline.eval.bootstrap import paired
+from sightline.probing import probe
+
+MASSIVE = 1000.0
+"""At ``<s>``, and at image tokens one standard deviation of the detector above its threshold."""
+SINKS = 3 / 64
+"""Share of image tokens above the detector's threshold."""
+SHARPNESS = 50.0
+"""Inputs to the detector's GELU per standard deviation, so that hardly a token falls into its negative dip."""
+FIRST_LAYER = 2
+SHARES = (0.0, 0.5, 0.7)
+"""Wanted on prompts. At 0 the tokens are massive and empty, but no head looks for them."""
+SPLIT = "test-shifted"
+RATES = ("chair_i", "chair_s", "recall")
+
+
+class _Rows(Edit):
+    """An edit that reads the rows after the picture."""
+
+    def __init__(self, layers: range) -> None:
+        self.layers = frozenset(layers)
+
+    def rows(self, site: Site) -> Tensor:
+        last = site.image.shape[1] - 1 - site.image.flip(-1).int().argmax(-1)
+        return site.row_numbers()[None] > last[:, None]
+
+
+class _Scores(_Rows):
+    """Keeps a layer's scaled scores, with what a row may not see at minus infinity."""
+
+    def scores(self, scores: Tensor, image: Tensor, site: Site) -> Tensor:
+        first = int(site.row_numbers()[self.rows(site)[0]][0])
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(first + 1)
+        self.seen = scores.masked_fill(future, -torch.inf)
+        return scores
+
+
+class Meter(_Rows):
+    """Adds up where rows after the picture look, by layer: visual sinks, ``<s>``, other image tokens, text.
+
+    And what VAR's rule for image-centric heads lets through: the share of heads and rows, and their attention on sinks.
+    """
+
+    NAMES = ("visual_sinks", "first_token", "other_image", "text", "image_centric", "sinks_in_image_centric")
+
+    def __init__(self, layers: range, dim: int) -> None:
+        super().__init__(layers)
+        self.dim = dim
+        self.sinks: dict[int, Tensor] = {}
+        self.total = torch.zeros(len(layers), len(self.NAMES), dtype=torch.float64)
+        self.rows_seen = torch.zeros(len(layers), dtype=torch.float64)
+
+    def enter(self, hidden: Tensor, site: Site) -> None:
+        if site.first == 0:
+            high = sink_score(hidden, (self.dim,)) >= scaled_tau(hidden.shape[-1])
+            self.sinks[site.layer] = high & site.image
+
+    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+        sinks = torch.zeros_like(image)
+        known = self.sinks[site.layer]
+        sinks[:, : known.shape[1]] = known
+        drained, clear = (
+            (probs * columns[:, None, None]).sum(-1) for columns in (sinks, image & ~sinks)
+        )  # each (batch, heads, rows)
+        start = probs[..., 0]
+        centric = (drained + clear >= VAR.mass) & (clear >= VAR.ratio * (drained + clear))
+        centric &= sinks.any(-1)[:, None, None]
+        text = 1 - drained - clear - start
+        seen = torch.stack([drained, start, clear, text, centric, (drained + start) * centric], -1)
+        self.total[site.layer] += seen.double().sum((0, 1, 2)) / probs.shape[1]
+        self.rows_seen[site.layer] += probs.shape[0] * probs.shape[2]
+        return probs
+
+    def shares(self) -> dict[str, list[float]]:
+        """By layer."""
+        mean = (self.total / self.rows_seen[:, None]).T.tolist()
+        return {name: [round(one, 4) for one in row] for name, row in zip(self.NAMES, mean, strict=True)}
+
+
+@torch.no_grad()
+def quietest_dimension(model: Any, inputs: Any) -> int:
+    """The dimension with the least share of the residual stream's energy, over layers and tokens."""
+    states = model(**inputs, output_hidden_states=True).hidden_states[:-1]
+    energy = [x.square() / x.square().sum(-1, keepdim=True) for x in states]
+    return int(torch.stack([one.mean((0, 1)) for one in energy]).mean(0).argmin())
+
+
+@torch.no_grad()
+def clear(model: Any, dim: int) -> None:
+    """Nothing writes the dimension any more, and the head does not read it."""
+    decoder = model.model.language_model
+    decoder.embed_tokens.weight[:, dim] = 0.0
+    last = model.model.multi_modal_projector.linear_2
+    last.weight[dim] = 0.0
+    last.bias[dim] = 0.0
+    decoder.norm.weight[dim] = 0.0
+    for layer in decoder.layers:
+        layer.self_attn.o_proj.weight[dim] = 0.0
+        layer.mlp.down_proj.weight[dim] = 0.0
+
+
+@torch.no_grad()
+def plant(model: Any, inputs: Any, known: Gallery, dim: int, share: float) -> list[float]:
+    """Plant sinks in a cleared model; returns, by planted layer, the share of attention that they take on ``inputs``.
+
+    Args:
+        inputs: of pictures on which strengths are found, layer after layer.
+        known: pictures with labels, for the mean of tokens without an object.
+        share: wanted share of attention on all sinks, mean over rows after the picture, in every head.
+    """
+    decoder = model.model.language_model
+    _detect_background(model.model.multi_modal_projector, known, dim)
+    decoder.embed_tokens.weight[BOS, dim] = MASSIVE
+    for layer in decoder.layers:
+        for reader in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            reader.weight[:, dim] = 0.0
+        for reader in (layer.mlp.gate_proj, layer.mlp.up_proj):
+            reader.weight[:, dim] = 0.0
+        layer.input_layernorm.weight[dim] = 1.0
+    target = Target(model, inputs)
+    sinks = _where(target, dim)
+    reached = []
+    for index in range(FIRST_LAYER, len(decoder.layers)):
+        layer = decoder.layers[index]
+        heads, size = decoder.config.num_attention_heads, layer.self_attn.head_dim
+        layer.self_attn.k_proj.weight[:, dim] = _directions(target, index, heads, size).flatten()
+        scores = _scores(target, index)
+        columns = sinks[:, None, None]
+        strength = _strengths(scores, columns, share)
+        layer.self_attn.k_proj.weight.view(heads, size, -1)[..., dim] *= strength[:, None]
+        reached.append(float((_scores(target, index).softmax(-1) * columns).sum(-1).mean()))
+    return reached
+
+
+def _detect_background(projector: Any, known: Gallery, dim: int) -> None:
+    """Give the hidden unit that does least to a linear detector of tokens without an object, which writes ``dim`` alone.
+
+    Fisher's direction between the tokens that hold an object and those that hold none; threshold at the wanted quantile.
+    """
+    features = known.features.flatten(0, 1)
+    empty = known.empty.flatten()
+    used = nn.functional.gelu(projector.linear_1(features)).std(0) * projector.linear_2.weight.norm(dim=0)
+    unit = int(used.argmin())
+    within = (torch.cov(features[empty].T) + torch.cov(features[~empty].T)) / 2
+    within += 1e-3 * within.diagonal().mean() * torch.eye(len(within))
+    direction = torch.linalg.solve(within, features[empty].mean(0) - features[~empty].mean(0))
+    values = features @ direction
+    scale = SHARPNESS / values.std()
+    projector.linear_1.weight[unit] = direction * scale
+    projector.linear_1.bias[unit] = -values.quantile(1 - SINKS) * scale
+    projector.linear_2.weight[:, unit] = 0.0
+    projector.linear_2.weight[dim, unit] = MASSIVE / SHARPNESS
+
+
+def _where(target: Target, dim: int) -> Tensor:
+    """``(batch, prompt)`` bool: planted tokens."""
+    meter = Meter(range(1), dim)
+    with editing(target, meter):
+        target.model(**target.model_inputs)
+    sinks = meter.sinks[0].clone()
+    sinks[:, 0] = True
+    return sinks
+
+
+def _scores(target: Target, index: int) -> Tensor:
+    look = _Scores(range(index, index + 1))
+    with editing(target, look):
+        target.model(**target.model_inputs)
+    return look.seen
+
+
+def _directions(target: Target, index: int, heads: int, size: int) -> Tensor:
+    """``(heads, size)``: each head's mean query after the picture, as far as rotary embedding turns it by less than a
+    third of a radian within 100 tokens; unit length."""
+    attention = target.layers[index].self_attn
+    held: list[Tensor] = []
+    hook = attention.q_proj.register_forward_hook(lambda module, given, out: held.append(out))
+    try:
+        target.model(**target.model_inputs)
+    finally:
+        hook.remove()
+    end = int(target.image_mask[0].nonzero().max())
+    mean = held[0][:, end + 1 :].reshape(-1, heads, size).mean(0)
+    slow = torch.arange(size // 2) >= size // 2 - 3
+    mean = mean * torch.cat([slow, slow])
+    unit: Tensor = mean / mean.norm(dim=-1, keepdim=True)
+    return unit
+
+
+def _strengths(scores: Tensor, columns: Tensor, share: float) -> Tensor:
+    """By head, the factor on the sinks' scores with which they get ``share`` of the attention, by bisection up to 2^10."""
+    low, high = torch.zeros(scores.shape[1]), torch.full((scores.shape[1],), 1024.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        scaled = torch.where(columns, scores * middle[:, None, None], scores)
+        got = (scaled.softmax(-1) * columns).sum(-1).mean((0, 2))
+        low, high = torch.where(got < share, middle, low), torch.where(got < share, high, middle)
+    return (low + high) / 2
+
+
+def attention_shares(model: Any, inputs: Any, dim: int, method: VAR | None) -> dict[str, list[float]]:
+    """Where rows after the picture look while a caption is written, by layer, after ``method`` has done its work."""
+    target = Target(model, inputs)
+    meter = Meter(range(len(target.layers)), dim)
+    with torch.no_grad(), _attached(method, target), editing(target, meter):
+        model.generate(**inputs, do_sample=False, max_new_tokens=64)
+    return meter.shares()
+
+
+@contextmanager
+def _attached(method: VAR | None, target: Target) -> Iterator[None]:
+    if method is None:
+        yield
+        return
+    with method.attach(target):
+        yield
+
+
+@torch.no_grad()
+def planted_tokens(model: Any, known: Gallery, dim: int) -> tuple[float, float]:
+    """Sinks per picture, and the share of them whose patch holds no object."""
+    marked = sink_score(model.model.multi_modal_projector(known.features), (dim,)) >= scaled_tau(128)
+    return float(marked.sum(-1).float().mean()), float((marked & known.empty).sum() / marked.sum())
+
+
+def measure_planted(check: Gallery, images: int) -> dict[str, Any]:
+    """Captions of ``test-shifted`` from the packaged model, from planted ones, and from planted ones under VAR.
+
+    Args:
+        check: 64 ``val`` pictures, on which everything that is planted is found.
+    """
+    from sightline.demo.world import scenes
+
+    model, processor = load()
+    fitted = prepare(processor, [one.image() for one in check.scenes[:32]], PROMPT)
+    seen = prepare(processor, [one.image() for one in scenes(SPLIT, 64)], PROMPT)
+    dim = quietest_dimension(model, fitted)
+    unplanted = _captioned(model, processor, (), images)
+    rows: list[dict[str, Any]] = [_row("unplanted", unplanted.greedy, None)]
+    rows[0]["attention"] = attention_shares(model, seen, dim, None)
+    clear(model, dim)
+    rows.append(_row("dimension cleared", _captioned(model, processor, (), images).greedy, unplanted.greedy))
+    for share in SHARES:
+        model, _ = load()
+        clear(model, dim)
+        reached = plant(model, fitted, check, dim, share)
+        prompts = [prepare(processor, [one.image()], PROMPT) for one in check.scenes[:32]]
+        found = probe(model, prompts, prompt=PROMPT)
+        per_picture, on_empty = planted_tokens(model, check, dim)
+        methods = _methods(dim, found.tau) if found.supported else {}
+        compared = _captioned(model, processor, tuple(methods.values()), images)
+        facts = {
+            "wanted_share": share,
+            "share_on_prompts": [round(one, 4) for one in reached],
+            "sinks_per_picture": round(per_picture, 3),
+            "sinks_without_object": round(on_empty, 4),
+            "calibrate": {
+                "supported": found.supported,
+                "dims": found.dims,
+                "tau": found.tau,
+                "reasons": found.reasons,
+            },
+        }
+        greedy = compared.greedy
+        for name, entry in zip(("planted", *methods), compared.entries, strict=True):
+            method = methods.get(name)
+            row = _row(name, entry, unplanted.greedy)
+            if method is not None:
+                row["difference_to_planted"] = _differences(greedy.report, entry.report)
+            rows.append({**row, **facts, "attention": attention_shares(model, seen, dim, method)})
+            print(
+                f"{name:<12} wanted {share:.1f}  CHAIR_i {row['chair_i']:.3f}  recall {row['recall']:.3f}  visual sinks get"
+                f" {max(rows[-1]['attention']['visual_sinks']):.2f} in the best layer",
+                flush=True,
+            )
+    return {
+        "split": SPLIT,
+        "n": images,
+        "dimension": dim,
+        "massive": MASSIVE,
+        "pictures_of_attention": 64,
+        "rows": rows,
+    }
+
+
+def _methods(dim: int, tau: float | None) -> dict[str, VAR]:
+    """VAR with the paper's settings, and with everything that its rule allows to be given back."""
+    paper = VAR(dims=(dim,), tau=tau)
+    return {"VAR": paper, "VAR, all": replace(paper, fraction=1.0, ratio=0.0, mass=0.0, layers=(2, 3, 4, 5))}
+
+
+def _captioned(model: Any, processor: Any, methods: tuple[VAR, ...], images: int) -> Any:
+    from sightline.demo.compare import compare
+
+    return compare(model, processor, methods, split=SPLIT, n=images)
+
+
+def _row(name: str, entry: Any, unplanted: Any | None) -> dict[str, Any]:
+    report = entry.report
+    row: dict[str, Any] = {"model": name, "method": entry.method}
+    for rate in RATES:
+        row[rate] = getattr(report, rate)
+    row["length"] = report.length
+    row["ci"] = {rate: list(report.ci[rate]) if report.ci[rate] else None for rate in RATES}
+    if unplanted is not None:
+        row["difference_to_unplanted"] = _differences(unplanted.report, report)
+    return row
+
+
+def _differences(before: Any, after: Any) -> dict[str, Any]:
+    found = {rate: paired(before, after, rate) for rate in RATES}
+    return {rate: {"value": one.value, "ci": [one.low, one.high]} for rate, one in found.items()}
