@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli._options import DeviceMap, Dtype, Model, RawPrompt
-from sightline.errors import InputError, SightlineError
+from sightline.errors import InputError
 
 if TYPE_CHECKING:
     from sightline.runs.bench import Bench
@@ -181,7 +181,7 @@ def run(
     from sightline.runs.machine import weights
     from sightline.runs.plan import QUESTION, Plan
     from sightline.runs.ways import choose
-    from sightline.runs.world import check, join, started
+    from sightline.runs.world import SaidByTheFirst, check, join, started
 
     check(processes)
     if no_baseline and baseline:
@@ -238,10 +238,8 @@ def run(
                 retry_failed=retry_failed,
                 tell=tell,
             )
-    except SightlineError:
-        if world.rank:
-            raise typer.Exit(2) from None  # the first process says it
-        raise
+    except SaidByTheFirst:
+        raise typer.Exit(2) from None
     finally:
         world.leave()
     if world.rank == 0:

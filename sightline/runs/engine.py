@@ -13,7 +13,7 @@ from sightline.errors import ConflictingMethods, InvalidParameter, NeedsCalibrat
 from sightline.runs import store
 from sightline.runs.bench import Item
 from sightline.runs.draw import Draw
-from sightline.runs.errors import EverythingFails
+from sightline.runs.errors import CannotRecord, EverythingFails
 from sightline.runs.journal import Journal, claimed
 from sightline.runs.machine import hardware, versions
 from sightline.runs.plan import Plan, check_same, new_manifest, new_session
@@ -95,6 +95,10 @@ def execute(
 
         world.first(begin)
         if world.rank:
+            if not (folder / store.MANIFEST).is_file():
+                raise CannotRecord(
+                    f"process {world.rank} does not see the run in {folder}: all need the same folder, on a disk they share"
+                )
             claims.enter_context(claimed(folder, world.rank))
         batches = _to_do(plan, open_run(folder), retry_failed)
         world.wait()  # all have read the same before anyone writes

@@ -8,6 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from sightline.errors import InputError
+
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -64,11 +66,14 @@ def weights(name: str) -> dict[str, str | None]:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal. Raises ``InputError`` where it cannot be read."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     return found.hexdigest()
 
 

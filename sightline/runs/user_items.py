@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -28,6 +29,8 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
     ]
     if not paths:
         raise BadBench(f"{folder} holds no picture: its files end in none of {', '.join(sorted(PICTURES))}")
+    if odd := next((path for path in paths if "\ufffd" in os.fsencode(path).decode(errors="replace")), None):
+        raise BadBench(f"{odd!r} has a name that is not UTF-8: rename it")
     named = {path: image_id(path.stem) for path in paths}
     first: dict[Any, Path] = {}
     for path, name in named.items():

@@ -23,6 +23,10 @@ def _accelerate() -> Any:
     return accelerate
 
 
+class SaidByTheFirst(SightlineError):
+    """The first process failed, and says so itself; the others stop as well."""
+
+
 @dataclass(frozen=True)
 class World:
     """One process among ``size``, on its machine the one numbered ``local``."""
@@ -32,7 +36,12 @@ class World:
     local: int = 0
 
     def first(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives in the first process, in all of them; its ``SightlineError`` is raised in all of them."""
+        """What ``work`` gives in the first process, in all of them.
+
+        Raises:
+            SightlineError: what ``work`` raised, in the first process.
+            SaidByTheFirst: then, in the others.
+        """
         if self.size == 1:
             return work()
         found: list[T | None] = [None]
@@ -45,7 +54,7 @@ class World:
         broadcast = _accelerate().utils.broadcast_object_list
         broadcast(failure)
         if failure[0] is not None:
-            raise failure[0]
+            raise SaidByTheFirst(str(failure[0])) if self.rank else failure[0]
         broadcast(found)
         return found[0]  # type: ignore[return-value]
 

@@ -107,6 +107,7 @@ class TestRefusedBeforeTheModelLoads:
             (("--baseline", "greedy", "--no-baseline"), "exclude each other"),
             (("--no-baseline",), "nothing to run"),
             (("--decode", "sample:temperature=0"), "above 0"),
+            (("--method", "var:calibration=nowhere.json"), "nowhere.json"),
             (("--batch", "0"), "batch=0"),
             (("--seed", "-1"), "seed=-1"),
             (("--max-new-tokens", "0"), "max_new_tokens=0"),
