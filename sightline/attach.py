@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sightline.edit import Edit, Site
+    from sightline.fusion import Meeting
+    from sightline.packing import Packed
     from sightline.target import Target
 
 
@@ -64,6 +66,8 @@ class _Session:
         self.known: dict[Any, Any] = {}
         self.images: dict[Any, Tensor] = {}
         self.thread = get_ident()
+        self.meeting: Meeting | None = None
+        self.packed: Packed | None = None
 
     def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the decoder runs: how much of the text has it seen, and how much is new?"""
@@ -133,16 +137,99 @@ def alone(
             raise InputError("edits can only stand alone within editing()")
         yield
         return
-    names = ("edits", "prompt", "image", "images", "first", "rows", "batch", "known")
-    before = {name: getattr(session, name) for name in names}
+    before = _standing(session)
     try:
         session.edits, session.prompt = list(edits), prompt
         if image is not None:
             session.image, session.images = image, {}
         yield
     finally:
-        for name, value in before.items():
-            setattr(session, name, value)
+        _stand(session, before)
+
+
+_STANDING = ("edits", "prompt", "image", "images", "first", "rows", "batch", "known")
+
+
+def _standing(session: _Session) -> dict[str, Any]:
+    return {name: getattr(session, name) for name in _STANDING}
+
+
+def _stand(session: _Session, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(session, name, value)
+
+
+def resumed(model: PreTrainedModel) -> Callable[[], AbstractContextManager[None]]:
+    """Blocks in which the model's edits stand where they stand now, whatever ``alone`` has put in their place since."""
+    session = _SESSIONS[model]
+    now = _standing(session)
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        before = _standing(session)
+        try:
+            _stand(session, now)
+            yield
+        finally:
+            _stand(session, before)
+
+    return block
+
+
+@contextmanager
+def meeting_in(target: Target, meeting: Meeting) -> Iterator[bool]:
+    """Passes over the model meet inside the block; yields False, and does nothing, if another thread holds the model."""
+    model: Any = target.model
+    with ExitStack() as stack:
+        session = _SESSIONS.get(model)
+        if session is None:
+            session = stack.enter_context(_opened(target))
+        elif session.thread != get_ident():
+            yield False
+            return
+        if "attention" not in session.seams:
+            stack.callback(session.seams.discard, "attention")
+            session.seams.add("attention")
+            stack.enter_context(_attention_replaced(target, session))
+        places: list[tuple[Any, str, Callable[[Any], Any]]] = [
+            (model, "prepare_inputs_for_generation", meeting.listening),
+            (target.decoder, "forward", meeting.at_decoder),
+            (target.head, "forward", meeting.at_head),
+            *(
+                (layer, "forward", functools.partial(meeting.at_layer, i))
+                for i, layer in enumerate(target.layers)
+            ),
+        ]
+        for owner, name, around in places:
+            stack.enter_context(replaced(owner, name, around(getattr(owner, name))))
+        stack.callback(setattr, session, "meeting", None)
+        session.meeting = meeting
+        yield True
+
+
+def meeting_of(model: PreTrainedModel) -> Meeting | None:
+    """Where passes over the model meet, if this thread has them meet."""
+    session = _SESSIONS.get(model)
+    return session.meeting if session is not None and session.thread == get_ident() else None
+
+
+@contextmanager
+def packed(model: PreTrainedModel, layout: Packed) -> Iterator[None]:
+    """Inside the block a layer works on the tokens of several passes."""
+    session = _SESSIONS[model]
+    try:
+        session.packed = layout
+        yield
+    finally:
+        session.packed = None
+
+
+@contextmanager
+def elsewhere(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block passes over the model are not the main generation's, unless they have met already."""
+    meeting = meeting_of(model)
+    with nullcontext() if meeting is None else meeting.elsewhere():
+        yield
 
 
 @contextmanager
@@ -199,16 +286,22 @@ def _hook(seam: str, index: int, layer: Any, session: _Session, name: str) -> An
         return layer.register_forward_pre_hook(read, with_kwargs=True)
 
     def write(_module: Any, _args: Any, output: Any) -> Any:
+        import torch
+
         edits = session.at(index, seam)
         if not edits:
             return None
-        hidden = output[0] if isinstance(output, tuple) else output
-        flat = hidden
-        if hidden.ndim == 2:  # some expert layers put out one row per token
-            hidden = hidden.reshape(session.batch, session.rows, -1)
+        whole = output[0] if isinstance(output, tuple) else output
+        # Some expert layers put out one row per token; in a shared pass the main one's tokens come first
+        tokens = whole.reshape(-1, whole.shape[-1])
+        mine = session.batch * session.rows
+        hidden = tokens[:mine].reshape(session.batch, session.rows, -1)
         for edit in edits:
             hidden = getattr(edit, seam)(hidden, session.site(index, hidden.device))
-        hidden = hidden.reshape(flat.shape)
+        hidden = hidden.reshape(mine, -1)
+        if mine < len(tokens):
+            hidden = torch.cat([hidden, tokens[mine:]])
+        hidden = hidden.reshape(whole.shape)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     if seam == "leave":
@@ -264,6 +357,31 @@ def _attention(
     base: Any,
     module: Any,
     query: Tensor,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """An attention function of transformers, in which passes that met go apart again: each has its keys and its mask."""
+    session = _SESSIONS.get(module)
+    if session is None or session.packed is None or session.thread != get_ident():
+        return _edited_attention(base, module, query, key, value, attention_mask, *args, **kwargs)
+    import torch
+
+    layout = session.packed
+    outs = []
+    for i, (rows, mask) in enumerate(zip(layout.pack.split_heads(query), layout.masks, strict=True)):
+        attend = base if i else functools.partial(_edited_attention, base)  # the main pass comes first
+        out, _ = attend(module, rows, key[i], value[i], mask, *args, **kwargs)
+        outs.append(out.reshape(1, -1, *out.shape[2:]))
+    return torch.cat(outs, dim=1), None
+
+
+def _edited_attention(
+    base: Any,
+    module: Any,
+    query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
@@ -271,7 +389,7 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """An attention function of transformers: ``base``, and what the edits of the module's session make of it."""
+    """``base``, and what the edits of the module's session make of it."""
     from sightline.edit import attend
 
     session = _SESSIONS.get(module)

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sightline.attach import replaced
 from sightline.errors import ConflictingMethods, InputError
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def attached(
-    model: PreTrainedModel, inputs: Mapping[str, Any], *methods: Method | str
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    *methods: Method | str,
+    fused: bool | Literal["auto"] = "auto",
 ) -> Iterator[list[LogitsProcessor]]:
     """Methods in place for one generation; yields the logits processors that belong into it::
 
@@ -34,13 +37,15 @@ def attached(
     from sightline.target import Target
 
     recipes = _recipes(methods)
-    target = Target(model, inputs)
+    target = Target(model, inputs, fused=fused)
     with ExitStack() as stack:
         yield [processor for recipe in recipes for processor in stack.enter_context(recipe.attach(target))]
 
 
 @contextmanager
-def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrainedModel]:
+def mitigate(
+    model: PreTrainedModel, *methods: Method | str, fused: bool | Literal["auto"] = "auto"
+) -> Iterator[PreTrainedModel]:
     """Every ``model.generate`` inside the block is mitigated; the calling code stays as it is.
 
     Methods apply in the order given, after a caller's own ``logits_processor``; blocks nest, the outer block's methods
@@ -81,7 +86,7 @@ def mitigate(model: PreTrainedModel, *methods: Method | str) -> Iterator[PreTrai
                 "continuous batching drops logits processors: leave out cache_implementation='paged'"
             )
         more = bound.pop("kwargs", {})
-        with attached(model, given, *recipes) as added:
+        with attached(model, given, *recipes, fused=fused) as added:
             bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
             return generate(**bound, **more)
 

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import InputError, NoImageTokens, UnsupportedModel
+from sightline.errors import InputError, InvalidParameter, NoImageTokens, UnsupportedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from sightline.decoding._branch import Branch
 
 TOKEN_KEYS = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
@@ -46,6 +48,9 @@ class Target:
         model: a decoder-only image-text-to-text model of transformers (a cross-attending one such as Mllama counts).
         inputs: the arguments of ``generate``: model inputs, and generation options, which are ignored here.
 
+        fused: whether contrast branches ride along in the main generation's passes: wherever that is possible
+            (``"auto"``), or raise where it is not (True), or never (False).
+
     Raises:
         UnsupportedModel: not a model this library can drive; the message says which part is missing.
         InputError: no ``input_ids``, or ids that are not ``(batch, prompt)``.
@@ -53,9 +58,14 @@ class Target:
 
     model: PreTrainedModel
     inputs: Mapping[str, Any] = field(repr=False)
+    fused: bool | Literal["auto"] = "auto"
+    branches: list[Branch] = field(default_factory=list, repr=False)
+    """Second opinions of this generation; methods that need the same one share it."""
 
     def __post_init__(self) -> None:
         check_generates(self.model)
+        if self.fused not in (True, False, "auto"):
+            raise InvalidParameter(f"fused={self.fused!r} must be True, False or 'auto'")
         ids = self.inputs.get("input_ids")
         if ids is None:
             got = ", ".join(sorted(str(key) for key in self.inputs)) or "nothing"

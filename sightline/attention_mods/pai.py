@@ -12,7 +12,7 @@ from torch import Tensor
 from sightline.attach import editing
 from sightline.attention_mods._layers import chosen_layers
 from sightline.decoding._branch import ContrastMethod, ContrastProcessor
-from sightline.decoding._contrast import contrast, keep_only, plausible
+from sightline.decoding._contrast import contrast, keep_only, one_left, plausible
 from sightline.edit import Edit, Site
 from sightline.method import Method, parameter
 
@@ -78,8 +78,12 @@ class Guidance(ContrastMethod):
     def needs_amateur(self, step: int) -> bool:
         return True
 
+    def decided(self, expert: Tensor, step: int) -> Tensor:
+        return one_left(expert, CUTOFF)
+
     def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
-        assert amateur is not None
+        if amateur is None:
+            return keep_only(expert, plausible(expert, CUTOFF))
         return guide(expert, amateur, self.gamma)
 
 
@@ -143,5 +147,7 @@ class PAI(Method):
                 layers = chosen_layers("pai", target, self.layers, range(min(self.first_layer, count), count))
                 stack.enter_context(editing(target, Boost(layers, self.alpha)))
             if self.gamma > 1:
-                processors.append(ContrastProcessor(Guidance(gamma=self.gamma), target))
+                guidance = ContrastProcessor(Guidance(gamma=self.gamma), target)
+                stack.enter_context(guidance.riding_along(target))
+                processors.append(guidance)
             yield processors

@@ -22,9 +22,10 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
-from sightline.attach import alone, editing, preserving_rope_deltas
+from sightline.attach import alone, editing, elsewhere, preserving_rope_deltas
 from sightline.edit import Edit
 from sightline.errors import ProcessorReused
+from sightline.fusion import fusing
 from sightline.method import Method
 from sightline.target import IMAGE_KEYS, Target
 
@@ -49,13 +50,19 @@ class ContrastMethod(Method):
     def needs_amateur(self, step: int) -> bool:
         """Whether the amateur matters once ``step`` tokens have been generated."""
 
+    def decided(self, expert: Tensor, step: int) -> Tensor:
+        """``(rows,)`` bool: where the scores come out the same whatever the amateur says, so that it need not be asked."""
+        return torch.zeros(expert.shape[0], dtype=torch.bool, device=expert.device)
+
     @abstractmethod
     def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
         """New scores ``(rows, vocab)`` from float32 expert scores and amateur logits (None where not needed)."""
 
     @contextmanager
     def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
-        yield [ContrastProcessor(self, target)]
+        processor = ContrastProcessor(self, target)
+        with processor.riding_along(target):
+            yield [processor]
 
     def processor(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> LogitsProcessor:
         """A fresh processor for one ``model.generate(**inputs, logits_processor=[…])``.
@@ -90,7 +97,16 @@ class ContrastProcessor(LogitsProcessor):
         self._length = 0
         self._branch: Branch | None = None
         if not method.is_off:
-            self._branch = Branch(target.model, method.amateur(target))
+            self._branch = shared_branch(target, method.amateur(target))
+
+    @contextmanager
+    def riding_along(self, target: Target) -> Iterator[None]:
+        """Inside the block the amateur shares the main generation's passes wherever that is possible."""
+        if self._branch is None or not self.method.needs_amateur(1):
+            yield
+            return
+        with fusing(target, self._branch):
+            yield
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if drafting():
@@ -101,10 +117,12 @@ class ContrastProcessor(LogitsProcessor):
             return scores
         step = input_ids.shape[1] - self._prompt_ids.shape[1]
         amateur = None
-        if self.method.needs_amateur(step):
-            logits = self._branch(input_ids[:, self._prompt_ids.shape[1] :])
-            amateur = logits.to(device=scores.device, dtype=torch.float32)
         expert = scores.float()
+        generated = input_ids[:, self._prompt_ids.shape[1] :]
+        if self.method.needs_amateur(step) and (
+            self._branch.knows(generated) or not bool(self.method.decided(expert, step).all())
+        ):
+            amateur = self._branch(generated).to(device=scores.device, dtype=torch.float32)
         combined = self.method.combine(expert, amateur, step)
         if combined is not expert:
             combined = torch.where(
@@ -148,23 +166,50 @@ class Branch:
         self._ids: Tensor = inputs["input_ids"]
         self._inputs = {key: value for key, value in inputs.items() if key != "input_ids"}
         self._cache: DynamicCache | None = None
-        self._first: Tensor | None = None
         self._base: dict[str, Any] = {}
         self._kwargs: dict[str, Any] = {}
         self._seen: Tensor | None = None
+        self._last: Tensor | None = None
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The branch's prompt."""
+        return {"input_ids": self._ids, **self._inputs}
 
     @torch.no_grad()
     def __call__(self, generated: Tensor) -> Tensor:
         """``(rows, vocab)`` logits after ``generated`` ``(rows, n)``; rows of one prompt are adjacent."""
-        edits = nullcontext() if self._edited else alone(self.model)
-        with preserving_rope_deltas(self.model), edits:
-            if self._seen is None or self._cache is None:
+        with self._on_its_own():
+            if self._seen is None:
                 self._prefill(generated)
-            else:
+            elif not self.knows(generated):
                 self._follow(generated)
-            new = generated.shape[1] - self._seen.shape[1]  # type: ignore[union-attr]
-            self._seen = generated
-            return self._first if new == 0 else self._advance(generated, new)  # type: ignore[return-value]
+            if generated.shape[1] > self._seen.shape[1]:  # type: ignore[union-attr]
+                self._advance(generated)
+        assert self._last is not None
+        return self._last
+
+    def knows(self, generated: Tensor) -> bool:
+        """Whether the logits after ``generated`` are at hand."""
+        seen = self._seen
+        return seen is not None and seen.shape == generated.shape and torch.equal(seen, generated)
+
+    @torch.no_grad()
+    def ready(self, generated: Tensor) -> bool:
+        """Whether one pass is left to the logits after ``generated``; where rows must be reordered, that is done here."""
+        if self._seen is None:
+            return generated.shape[1] == 0
+        if self.knows(generated):
+            return False
+        with self._on_its_own():
+            self._follow(generated)
+        return True
+
+    @contextmanager
+    def _on_its_own(self) -> Iterator[None]:
+        edits = nullcontext() if self._edited else alone(self.model)
+        with elsewhere(self.model), preserving_rope_deltas(self.model), edits:
+            yield
 
     def _prefill(self, generated: Tensor) -> None:
         model, ids = self.model, self._ids.to(generated.device)
@@ -191,7 +236,7 @@ class Branch:
         if expand > 1:
             cache.batch_repeat_interleave(expand)
         self._cache = cache
-        self._first = output.logits[:, -1].repeat_interleave(expand, dim=0)
+        self._last = output.logits[:, -1].repeat_interleave(expand, dim=0)
         self._prompt = ids.repeat_interleave(expand, dim=0)
         self._kwargs = dict(self._base)
         self._seen = generated[:, :0]
@@ -216,27 +261,54 @@ class Branch:
         assert self._cache is not None
         if generated.shape[0] == self._ids.shape[0] and _croppable(self._cache):
             self._cache.crop(-(seen.shape[1] - keep))
-            self._kwargs = dict(self._base)
-            self._grow(keep)
+            self._kwargs = self._grown(self._base, keep)
             return
         self._prefill(generated)
         if keep:
-            self._advance(generated[:, :keep], keep)
+            self._advance(generated[:, :keep])
 
-    def _advance(self, generated: Tensor, new: int) -> Tensor:
-        self._grow(new)
+    def _advance(self, generated: Tensor) -> None:
+        """One pass over all of ``generated`` that the cache lacks; nothing is noted down unless it succeeds."""
+        assert self._seen is not None
+        new = generated.shape[1] - self._seen.shape[1]
+        kwargs = self._grown(self._kwargs, new)
         prepared = self.model.prepare_inputs_for_generation(
-            torch.cat([self._prompt, generated], dim=1), next_sequence_length=new, **self._kwargs
+            torch.cat([self._prompt, generated], dim=1), next_sequence_length=new, **kwargs
         )
-        logits: Tensor = self.model(**prepared, return_dict=True).logits[:, -1]
-        return logits
+        self._last = self.model(**prepared, return_dict=True).logits[:, -1]
+        self._kwargs, self._seen = kwargs, generated
 
-    def _grow(self, tokens: int) -> None:
+    def _grown(self, kwargs: dict[str, Any], tokens: int) -> dict[str, Any]:
+        kwargs = dict(kwargs)
         # One token at a time, as in generate(): some models append a different value than their last one
         for _ in range(tokens):
-            self._kwargs = self.model._update_model_kwargs_for_generation(
-                ModelOutput(), self._kwargs, is_encoder_decoder=False
+            kwargs = self.model._update_model_kwargs_for_generation(
+                ModelOutput(), kwargs, is_encoder_decoder=False
             )
+        return kwargs
+
+
+def shared_branch(target: Target, inputs: Mapping[str, Any]) -> Branch:
+    """The branch of this generation that has these inputs: a method's that came before, or a new one."""
+    for branch in target.branches:
+        if _alike(branch.inputs, inputs):
+            return branch
+    branch = Branch(target.model, inputs)
+    target.branches.append(branch)
+    return branch
+
+
+def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    if a.keys() != b.keys():
+        return False
+    for key, value in a.items():
+        other = b[key]
+        if isinstance(value, Tensor) and isinstance(other, Tensor):
+            if value.shape != other.shape or not torch.equal(value, other):
+                return False
+        elif value is not other and not (isinstance(value, (bool, int, str)) and value == other):
+            return False
+    return True
 
 
 def overhear(target: Target, inputs: Mapping[str, Any], listener: Edit) -> None:

@@ -19,6 +19,11 @@ def plausible(expert: Tensor, cutoff: float) -> Tensor:
     return expert >= expert.amax(-1, keepdim=True) + math.log(cutoff)
 
 
+def one_left(expert: Tensor, cutoff: float) -> Tensor:
+    """``(batch,)`` bool: rows in which one plausible token is left, so that no contrast can change the outcome."""
+    return plausible(expert, cutoff).sum(-1) == 1
+
+
 def contrast(expert: Tensor, amateur: Tensor, *, strength: float) -> Tensor:
     """``(1 + strength) · expert − strength · amateur``: the expert, moved away from the amateur.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sightline.decoding._branch import ContrastMethod
-from sightline.decoding._contrast import contrast, keep_only, plausible
+from sightline.decoding._contrast import contrast, keep_only, one_left, plausible
 from sightline.errors import InvalidParameter
 from sightline.method import parameter
 
@@ -52,11 +52,12 @@ def m3id(
     scores = contrast(certain, amateur.log_softmax(-1), strength=weight)
     if cutoff is not None:
         scores = keep_only(scores, plausible(expert, cutoff))
-    if gate is not None:
-        log_gate = math.log(gate) if gate > 0 else -math.inf
-        is_open = certain.amax(-1, keepdim=True) < log_gate
-        scores = torch.where(is_open, scores, expert)
-    return scores
+    return scores if gate is None else torch.where(closed(expert, gate), expert, scores)
+
+
+def closed(expert: Tensor, gate: float) -> Tensor:
+    """``(batch, 1)`` bool: rows whose most likely token has at least probability ``gate``."""
+    return expert.log_softmax(-1).amax(-1, keepdim=True) >= (math.log(gate) if gate > 0 else -math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,12 @@ class M3ID(ContrastMethod):
 
     def needs_amateur(self, step: int) -> bool:
         return weight(step + self.first, self.decay, self.cap) > 0
+
+    def decided(self, expert: Tensor, step: int) -> Tensor:
+        alone = torch.zeros_like(expert[:, 0], dtype=torch.bool)
+        if self.cutoff is not None:
+            alone = one_left(expert, self.cutoff)
+        return alone if self.gate is None else alone | closed(expert, self.gate)[:, 0]
 
     def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
         strength = 0.0 if amateur is None else weight(step + self.first, self.decay, self.cap)

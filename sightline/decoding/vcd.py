@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sightline.decoding._branch import ContrastMethod
-from sightline.decoding._contrast import contrast, keep_only, plausible
+from sightline.decoding._contrast import contrast, keep_only, one_left, plausible
 from sightline.method import parameter
 
 if TYPE_CHECKING:
@@ -145,6 +145,9 @@ class VCD(ContrastMethod):
 
     def needs_amateur(self, step: int) -> bool:
         return self.alpha > 0
+
+    def decided(self, expert: Tensor, step: int) -> Tensor:
+        return one_left(expert, self.beta)
 
     def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
         if amateur is None:

@@ -27,18 +27,18 @@ class _Reader(Branch):
     def predictions(self, answers: Tensor) -> Tensor:
         """``(rows, n, vocab)`` logits that predict each token of ``answers`` ``(rows, n)``."""
         with preserving_rope_deltas(self.model), alone(self.model):
-            self._prefill(answers)
-            assert self._first is not None
+            self._prefill(answers[:, :0])
+            assert self._last is not None
             fed = answers[:, :-1]
             if fed.shape[1] == 0:
-                return self._first[:, None]
-            self._grow(fed.shape[1])
-            kwargs = {key: value for key, value in self._kwargs.items() if key != "logits_to_keep"}
+                return self._last[:, None]
+            kwargs = self._grown(self._kwargs, fed.shape[1])
+            kwargs.pop("logits_to_keep", None)
             prepared = self.model.prepare_inputs_for_generation(
                 torch.cat([self._prompt, fed], dim=1), next_sequence_length=fed.shape[1], **kwargs
             )
-            rest = self.model(**prepared, return_dict=True).logits
-        return torch.cat([self._first[:, None], rest], dim=1)
+            rest: Tensor = self.model(**prepared, return_dict=True).logits
+        return torch.cat([self._last[:, None], rest], dim=1)
 
 
 def teacher_force(

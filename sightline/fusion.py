@@ -1,0 +1,276 @@
+"""One pass for the model and its second opinions: their tokens meet in every decoder layer and read its weights once.
+
+Decoding is bound by reading weights, so a few more tokens in a pass cost little and a second pass costs as much as the
+first. Nothing of the model is written anew here: prompts, positions, masks and caches are each branch's own. When the main
+pass reaches the decoder, every branch starts a pass of its own, whose layers only take note of how they are called; then the
+main pass runs, and each layer works on the tokens of all, packed into one row. Only attention is told apart again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sightline.attach import meeting_in, meeting_of, packed, resumed
+from sightline.errors import UnsupportedModel
+from sightline.packing import Call, Unpackable, pack_calls
+
+if TYPE_CHECKING:
+    from sightline.decoding._branch import Branch
+    from sightline.target import Target
+
+VERIFIED = frozenset(
+    {
+        "LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model", "Qwen2VLTextModel", "Qwen2_5_VLTextModel",
+        "Qwen3VLTextModel", "GemmaModel", "Gemma3TextModel",
+    }
+)  # fmt: skip
+"""Decoders on which fused and separate branches were seen to agree."""
+
+
+def why_not_fused(target: Target) -> str | None:
+    """Why a contrast branch of this model cannot share its passes; None if it can."""
+    decoder = type(target.decoder).__name__
+    attention = target.model.config.get_text_config(decoder=True)._attn_implementation
+    places = {str(place) for place in getattr(target.model, "hf_device_map", {}).values()}
+    if decoder not in VERIFIED:
+        return f"{decoder} is not among the decoders it was verified on"
+    if attention != "sdpa":
+        return f"it needs attention 'sdpa', not {attention!r}"
+    if len(places) > 1:
+        return f"the model is spread over {', '.join(sorted(places))}"
+    return None
+
+
+@contextmanager
+def fusing(target: Target, branch: Branch) -> Iterator[None]:
+    """Inside the block ``branch`` rides along in the passes of the main generation wherever that is possible.
+
+    Raises:
+        UnsupportedModel: ``target.fused`` is True, and it is not possible.
+    """
+    if target.fused is False:
+        yield
+        return
+    reason = why_not_fused(target)
+    if reason is not None:
+        if target.fused is True:
+            raise UnsupportedModel(f"{target.name}: fused=True, but {reason}; pass fused='auto' or False")
+        yield
+        return
+    with ExitStack() as stack:
+        meeting = meeting_of(target.model)
+        if meeting is None:
+            meeting = Meeting(target)
+            if not stack.enter_context(meeting_in(target, meeting)):
+                yield  # another thread holds this model: run apart
+                return
+        if branch not in meeting.branches:
+            meeting.branches.append(branch)
+            stack.callback(meeting.branches.remove, branch)
+        yield
+
+
+class _State(Enum):
+    APART = auto()
+    """The next pass may be the main one."""
+    AWAY = auto()
+    """A branch runs on its own."""
+    GATHERING = auto()
+    """A branch's pass: its layers take note."""
+    PACKED = auto()
+    """The main pass: its layers work for all."""
+    LEAVING = auto()
+    """The branches' passes end, one after the other."""
+
+
+@dataclass(eq=False)
+class _Guest:
+    """A branch's pass: its hidden states now, and how it calls each layer."""
+
+    calls: dict[int, Call] = field(default_factory=dict)
+    hidden: Tensor | None = None
+
+
+class Meeting:
+    """Where passes meet, for one generation. ``attach.meeting_in`` puts its wrappers in place and takes them away."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.branches: list[Branch] = []
+        self.passes = 0
+        """Passes that were shared, for whoever wants to know."""
+        self._thread = get_ident()
+        self._last_layer = len(target.layers) - 1
+        self._state = _State.APART
+        self._upcoming: Tensor | None = None
+        self._guests: list[_Guest] = []
+        self._descend: Callable[[], None] = lambda: None
+        self._packed: tuple[Tensor, Tensor] | None = None
+        self._known: dict[Any, Any] = {}
+        self._head: tuple[Tensor, Tensor | None] | None = None
+
+    def listening(self, prepare: Any) -> Any:
+        """Around ``prepare_inputs_for_generation``: what the next main pass has been given so far."""
+
+        @functools.wraps(prepare)
+        def wrapper(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._state is _State.APART and self._mine():
+                self._upcoming = input_ids
+            return prepare(input_ids, *args, **kwargs)
+
+        return wrapper
+
+    def at_decoder(self, forward: Any) -> Any:
+        @functools.wraps(forward)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if self._state is not _State.APART or not self._mine() or self._upcoming is None:
+                return forward(*args, **kwargs)
+            upcoming, self._upcoming = self._upcoming, None
+            return self._meet(functools.partial(forward, *args, **kwargs), upcoming, kwargs)
+
+        return wrapper
+
+    def at_layer(self, index: int, forward: Any) -> Any:
+        @functools.wraps(forward)
+        def wrapper(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not self._mine() or self._state not in (_State.GATHERING, _State.PACKED):
+                return forward(hidden, *args, **kwargs)
+            if self._state is _State.GATHERING:
+                return self._note(index, hidden, args, kwargs)
+            return self._work(index, forward, hidden, args, kwargs)
+
+        return wrapper
+
+    def at_head(self, forward: Any) -> Any:
+        """Around the output projection: the first branch to leave takes the main pass's last state along."""
+
+        @functools.wraps(forward)
+        def wrapper(hidden: Tensor) -> Any:
+            if self._head is None or not self._mine():
+                return forward(hidden)
+            last, ready = self._head
+            if self._state is _State.LEAVING:
+                if ready is not None or hidden.shape[1] != 1:
+                    return forward(hidden)
+                both = forward(torch.cat([last, hidden]))
+                self._head = (last, both[: len(last)])
+                return both[len(last) :]
+            self._head = None
+            # The very slice that the branch took along, not one that merely looks like it
+            same = hidden.shape == last.shape and hidden.data_ptr() == last.data_ptr()
+            return ready if same and ready is not None else forward(hidden)
+
+        return wrapper
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Inside the block passes are nobody's: a branch that runs on its own."""
+        if self._state is not _State.APART:
+            yield
+            return
+        self._state = _State.AWAY
+        try:
+            yield
+        finally:
+            self._state = _State.APART
+
+    def _mine(self) -> bool:
+        return get_ident() == self._thread
+
+    def _meet(self, main: Callable[[], Any], upcoming: Tensor, kwargs: dict[str, Any]) -> Any:
+        from sightline.decoding._branch import drafting
+
+        embeds = kwargs.get("inputs_embeds")
+        length = upcoming.shape[1] - self.target.prompt
+        if length < 0 or embeds is None or (length and embeds.shape[1] != 1) or drafting():
+            return main()  # a part of the prompt, or a check of drafted tokens
+        generated = upcoming[:, self.target.prompt :]
+        branches = [branch for branch in self.branches if branch.ready(generated)]
+        if not branches:
+            return main()
+        resume = resumed(self.target.model)
+        waiting = list(branches)
+        result: list[Any] = []
+
+        def descend() -> None:
+            if waiting:
+                self._guests.append(_Guest())
+                self._state = _State.GATHERING
+                waiting.pop(0)(generated)
+                return
+            self._state = _State.PACKED
+            with resume():
+                result.append(main())
+            hidden = result[0][0]
+            self._head = (hidden[:, -1:], None)
+            self._state = _State.LEAVING
+
+        self._descend = descend
+        try:
+            descend()
+            self.passes += 1
+        except Unpackable as error:
+            if self.target.fused is True and length:
+                raise UnsupportedModel(
+                    f"{self.target.name}: fused=True, but {error}; pass fused='auto' or False"
+                ) from error
+            self._leave()
+            return main()
+        finally:
+            self._leave()
+        return result[0]
+
+    def _leave(self) -> None:
+        self._state, self._guests, self._packed, self._known = _State.APART, [], None, {}
+        self._descend = lambda: None
+
+    def _note(self, index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        guest = self._guests[-1]
+        guest.calls[index] = (args, kwargs)
+        if index == 0:
+            guest.hidden = hidden
+        elif hidden is not guest.hidden:
+            raise Unpackable("the decoder changes states between its layers in this pass")
+        if index == self._last_layer:
+            self._descend()
+            assert guest.hidden is not None
+            return guest.hidden
+        return hidden
+
+    def _work(
+        self, index: int, forward: Any, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        calls = [(args, kwargs), *(guest.calls[index] for guest in self._guests)]
+        states: list[Tensor] = [hidden]
+        states += [guest.hidden for guest in self._guests if guest.hidden is not None]
+        try:
+            shared, layout = pack_calls(states, calls, self._known)
+        except Unpackable as error:
+            if index == 0:
+                raise
+            raise UnsupportedModel(
+                f"{self.target.name}: layer {index} cannot be shared ({error}): pass fused=False"
+            ) from error
+        # Often nothing has touched what the last layer put out
+        untouched = self._packed is not None and self._packed[0] is hidden
+        together = self._packed[1] if self._packed and untouched else layout.pack.join(states)
+        with packed(self.target.model, layout):
+            out = forward(together, **shared)
+        if not isinstance(out, Tensor):
+            raise UnsupportedModel(
+                f"{self.target.name}: a decoder layer puts out a {type(out).__name__}: pass fused=False"
+            )
+        mine, *theirs = layout.pack.split(out)
+        for guest, part in zip(self._guests, theirs, strict=True):
+            guest.hidden = part
+        self._packed = (mine, out)
+        return mine
