@@ -34,7 +34,7 @@ from sightline.eval.errors import EmptyFile, UnknownFamily, UnknownImage, Unknow
 from sightline.eval.images import ImageId, image_id
 from sightline.eval.report import METRICS, Mention, PerCaption, Report, divide
 from sightline.eval.singular import singularize
-from sightline.eval.tokens import tokenize
+from sightline.eval.tokens import spans
 from sightline.eval.vocabulary import COCO, Vocabulary
 
 __all__ = [
@@ -100,7 +100,7 @@ def words(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COC
     >>> [word.text for word in words("Two men eat hot dogs.")]
     ['two', 'man', 'eat', 'hot dog', '.']
     """
-    return tuple(_join(caption, family, vocabulary))
+    return tuple(_join(caption, family, vocabulary).words())
 
 
 def mentions(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> tuple[Mention, ...]:
@@ -120,7 +120,7 @@ def official_indices(
     It differs from `Mention.index` only after a "seat" that was dropped because of a toilet: the official
     code then forgets to drop the seat's index, so that every later mention is given its predecessor's.
     """
-    joined = _join(caption, family, vocabulary)
+    joined = _join(caption, family, vocabulary).words()
     kept = _drop(joined, vocabulary)
     return tuple(
         shown.token for shown, word in zip(joined, kept, strict=False) if word.text in vocabulary.words
@@ -221,29 +221,62 @@ def _judge(entry: CaptionLike, truth: frozenset[str], family: str, vocabulary: V
         named=len(named),
         correct=len(named & truth),
         expected=len(truth),
-        length=len(spoken),
+        length=len(spoken.texts),
     )
 
 
-def _join(caption: str, family: str, vocabulary: Vocabulary) -> list[Word]:
+class _Joined(NamedTuple):
+    """The normalised words of a caption, pairs made one: of each, its first and its last token's number."""
+
+    texts: Sequence[str]
+    firsts: Sequence[int]
+    lasts: Sequence[int]
+    starts: Sequence[int]
+    ends: Sequence[int]
+    place: Sequence[int] | None
+
+    def word(self, at: int) -> Word:
+        first, last = self.firsts[at], self.lasts[at]
+        start, end = self.starts[first], self.ends[last]
+        if self.place is not None:
+            start, end = self.place[start], self.place[end - 1] + 1
+        return Word(self.texts[at], first, (start, end))
+
+    def words(self) -> list[Word]:
+        return [self.word(at) for at in range(len(self.texts))]
+
+
+def _join(caption: str, family: str, vocabulary: Vocabulary) -> _Joined:
     """The caption's normalised words, pairs made one from left to right, none used twice."""
     check_family(family)
     lowered = caption.lower()
-    tokens = tokenize(lowered)
-    texts = FAMILIES[family]([token.text for token in tokens])
+    tokens, starts, ends = spans(lowered)
+    texts = FAMILIES[family](tokens)
     place = _places(caption) if len(lowered) != len(caption) else None
-    joined: list[Word] = []
-    at, count, pairs, openers = 0, len(tokens), vocabulary.pairs, vocabulary.openers
+    firsts: Sequence[int] = range(len(texts))
+    lasts = firsts
+    if not vocabulary.openers.keys().isdisjoint(texts):
+        texts, firsts, lasts = _pair(texts, vocabulary)
+    return _Joined(texts, firsts, lasts, starts, ends, place)
+
+
+def _pair(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[list[str], list[int], list[int]]:
+    joined: list[str] = []
+    firsts: list[int] = []
+    lasts: list[int] = []
+    at, count, pairs, openers = 0, len(texts), vocabulary.pairs, vocabulary.openers
     while at < count:
-        text, index, last = texts[at], at, at
-        for length in openers.get(text, ()):
-            if at + length <= count and (pair := " ".join(texts[at : at + length])) in pairs:
-                text, last = pairs[pair], at + length - 1
-                break
+        text, last = texts[at], at
+        if text in openers:
+            for length in openers[text]:
+                if at + length <= count and (pair := " ".join(texts[at : at + length])) in pairs:
+                    text, last = pairs[pair], at + length - 1
+                    break
+        joined.append(text)
+        firsts.append(at)
+        lasts.append(last)
         at = last + 1
-        start, end = tokens[index].start, tokens[last].end
-        joined.append(Word(text, index, (place[start], place[end - 1] + 1) if place else (start, end)))
-    return joined
+    return joined, firsts, lasts
 
 
 def _places(caption: str) -> list[int]:
@@ -262,9 +295,9 @@ def _drop(joined: Sequence[Word], vocabulary: Vocabulary) -> Sequence[Word]:
     return [word for word in joined if word.text not in left_out]
 
 
-def _look_up(joined: Sequence[Word], vocabulary: Vocabulary) -> tuple[Mention, ...]:
+def _look_up(joined: _Joined, vocabulary: Vocabulary) -> tuple[Mention, ...]:
     names = vocabulary.words
-    named = [word for word in joined if word.text in names]
+    named = [joined.word(at) for at, text in enumerate(joined.texts) if text in names]
     return tuple(Mention(w.text, names[w.text], w.token, w.span) for w in _drop(named, vocabulary))
 
 

@@ -28,7 +28,7 @@ class Tagger:
     def __init__(self, tagger: PerceptronTagger) -> None:
         self.nltk = tagger
         self.weights: Mapping[str, Mapping[str, float]] = tagger.model.weights
-        self.labels = sorted(tagger.model.classes)
+        self.labels: list[str] = sorted(tagger.model.classes)
         self.column = {label: at for at, label in enumerate(self.labels)}
         self.exact = all(
             label in self.column and abs(1000 * weight - round(1000 * weight)) < 1e-6
@@ -45,7 +45,7 @@ class Tagger:
         if not self.exact:
             return [tag for _, tag in tagger.tag(tokens)]
         context = [*tagger.START, *map(tagger.normalize, tokens), *tagger.END]
-        known = tagger.tagdict
+        known: Mapping[str, str] = tagger.tagdict
         before, before2 = tagger.START
         found: list[str] = []
         for at, token in enumerate(tokens):

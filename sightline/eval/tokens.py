@@ -31,22 +31,41 @@ def tokenize(text: str) -> list[Token]:
     >>> [token.text for token in tokenize("the dog's bowl. a cat.")]
     ['the', 'dog', "'s", 'bowl', '.', 'a', 'cat', '.']
     """
-    found: list[Token] = []
+    return [Token(*token) for token in zip(*spans(text), strict=True)]
+
+
+def spans(text: str) -> tuple[list[str], list[int], list[int]]:
+    """The words and marks of a lower-cased text, where each begins, and where it ends: `tokenize` in columns."""
+    words: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+
+    def take(found: tuple[tuple[str, int, int], ...], at: int) -> None:
+        for word, a, b in found:
+            words.append(word)
+            starts.append(at + a)
+            ends.append(at + b)
+
     for start, end in split_sentences(text):
-        chunks = [(match.group(), match.start()) for match in _CHUNK.finditer(text, start, end)]
+        chunks = [match.span() for match in _CHUNK.finditer(text, start, end)]
         if not chunks:
             continue
-        last = len(chunks) - 1
-        if _CLOSERS.fullmatch(chunks[last][0]):
+        first, last = chunks[-1]
+        if _CLOSERS.fullmatch(text, first, last):
             # Lone closing marks leave the sentence's last period in an earlier stretch: only the whole will
             # do.
-            found += [Token(word, start + a, start + b) for word, a, b in _cut(text[start:end], "", True)]
+            take(_cut(text[start:end], "", True), start)
             continue
-        for number, (chunk, at) in enumerate(chunks):
-            before = "" if at == start else " " if text[at - 1] == " " else "\n"
-            for word, a, b in _cut(chunk, before, number == last):
-                found.append(Token(word, at + a, at + b))
-    return found
+        for at, until in chunks:
+            chunk = text[at:until]
+            if chunk.isalpha() and chunk.isascii() and chunk not in _PARTED:
+                words.append(chunk)
+                starts.append(at)
+                ends.append(until)
+            else:
+                before = "" if at == start else " " if text[at - 1] == " " else "\n"
+                take(_cut(chunk, before, until == last), at)
+    return words, starts, ends
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
@@ -84,6 +103,11 @@ _CLOSERS = re.compile(r"[\])}>\"'»”’]+")
 _TERMINATOR = re.compile(r"(?<![a-z])([a-z]*)[.?!](\s+(?=[\"'(]?[a-z0-9])|\s*\Z)?")
 
 
+# A plain word, or one before a comma or the sentence's period, needs no tokenizer, but for those it parts.
+_QUICK = re.compile(r"([a-z]+)([,.])")
+_PARTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
+
+
 @lru_cache(maxsize=1 << 17)
 def _cut(chunk: str, before: str, last: bool) -> tuple[tuple[str, int, int], ...]:
     """The tokens of one stretch with their places in it, given what precedes it and whether the sentence
@@ -92,6 +116,9 @@ def _cut(chunk: str, before: str, last: bool) -> tuple[tuple[str, int, int], ...
     The tokenizer's expressions look across a space only to see that it is there, so neighbours are stood in
     for by a letter.
     """
+    if (quick := _QUICK.fullmatch(chunk)) and quick[1] not in _PARTED and (quick[2] == "," or last):
+        middle = len(chunk) - 1
+        return (quick[1], 0, middle), (quick[2], middle, len(chunk))
     text = ("x" + before if before else "") + chunk + ("" if last else " x")
     words = _word_tokenizer().tokenize(text)
     found: list[tuple[str, int, int]] = []
