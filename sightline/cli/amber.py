@@ -128,7 +128,6 @@ _DESCRIBED = (
 
 
 def _show(console: Console, report: AmberReport) -> None:
-    official = report.convention == "official"
     console.print(f"[bold]AMBER[/bold], convention {report.convention}, similarity {report.similarity}")
     if report.generative is not None:
         _show_descriptions(console, report.generative, report.total[0])
@@ -141,11 +140,14 @@ def _show(console: Console, report: AmberReport) -> None:
             "(100 − CHAIR + F1) / 2, as papers quote it; not part of the official script. Two things in one number.",
             style="dim",
         )
-    notes = "In %" + (", with 95 % bootstrap intervals over pictures" if report.resamples else "")
-    if report.resamples and report.discriminative and report.unit == "question":
-        notes += "; those of answers over questions, which are too narrow: --queries gives the pictures"
-    if official and report.resamples:
-        notes += "; intervals are those of the exact convention"
+    notes = "In %"
+    if report.resamples:
+        drawn = ["pictures"] * (report.generative is not None or report.unit == "image")
+        if report.discriminative and report.unit == "question":
+            drawn.append("questions for answers, which is too narrow: --queries gives the pictures")
+        notes += f", with 95 % bootstrap intervals over {', over '.join(drawn)}"
+        if report.convention == "official":
+            notes += "; intervals are those of the exact convention"
     console.print(f"\n{notes}.", style="dim")
     for number, what in zip(report.failed, ("descriptions", "questions"), strict=True):
         if number:

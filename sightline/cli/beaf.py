@@ -124,10 +124,10 @@ def _show(console: Console, report: BeafReport) -> None:
     from rich.table import Table
 
     console.print(
-        f"[bold]BEAF[/bold], parser {_name(report.parser)}, {report.n} questions, {report.images} pictures of"
-        f" {report.originals} originals"
+        f"[bold]BEAF[/bold], parser {_name(report.parser)}, {_many(report.n, 'question')},"
+        f" {_many(report.images, 'picture')} of {_many(report.originals, 'original')}"
     )
-    console.print(f"{report.removed_pairs} removed pairs, {report.other_pairs} other pairs")
+    console.print(f"{_many(report.removed_pairs, 'removed pair')}, {_many(report.other_pairs, 'other pair')}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("score", justify="right", no_wrap=True)
@@ -156,8 +156,12 @@ def _show(console: Console, report: BeafReport) -> None:
             )
     if report.dropped_pairs:
         console.print(
-            f"{report.dropped_pairs} pairs lack one of their answers and were left out.", style="yellow"
+            f"{_many(report.dropped_pairs, 'pair')} without one of the answers: left out.", style="yellow"
         )
+
+
+def _many(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _name(parser: str) -> str:

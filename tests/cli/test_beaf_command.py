@@ -44,8 +44,8 @@ def test_prints_figures_pairs_and_what_it_could_not_read(
         "100.00",
         "75.00",
     )
-    assert "parser strict, 4 questions, 2 pictures of 1 originals" in result.stdout
-    assert "1 removed pairs, 1 other pairs" in result.stdout
+    assert "parser strict, 4 questions, 2 pictures of 1 original" in result.stdout
+    assert "1 removed pair, 1 other pair" in result.stdout
     assert "1 of 4 answers could not be read" in result.stdout
     assert "\x1b" not in result.stdout
     written = json.loads(out.read_text())
