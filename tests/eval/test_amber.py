@@ -1,12 +1,10 @@
-"""AMBER: worked numbers, laws, the two conventions, word similarity, and files that do not fit."""
+"""AMBER: worked numbers, laws, the two conventions, and what readers make of broken files."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from mutations import fuzz
 from parity import amber as parity
 
-from sightline.errors import InvalidParameter, SightlineError
+from sightline.errors import InvalidParameter
 from sightline.eval import amber, wordnet
 from sightline.eval.amber import AmberReport, describe, exactly, score
 from sightline.eval.amber_files import (
@@ -32,12 +30,11 @@ from sightline.eval.amber_files import (
 from sightline.eval.errors import (
     DuplicateQuestion,
     EmptyFile,
-    MalformedFile,
     MissingData,
     UnknownObject,
     UnmatchedAnswers,
 )
-from sightline.eval.similarity import Similarity, UnknownSimilarity, similarity
+from sightline.eval.similarity import Similarity, similarity
 from sightline.eval.yesno import UnknownParser
 
 RELATIONS = {
@@ -286,49 +283,6 @@ def test_what_does_not_fit_is_refused() -> None:
         score(responses, annotations, LEXICON, EXACT, parser="strickt")
 
 
-class Vectors:
-    """What spaCy would give, with one number for a word."""
-
-    def __init__(self, size: int) -> None:
-        self.vocab = SimpleNamespace(vectors_length=size)
-        self.read: list[str] = []
-
-    def __call__(self, word: str) -> Any:
-        self.read.append(word)
-        return SimpleNamespace(
-            similarity=lambda other: 0.9 if {word, other.word} == {"bus", "coach"} else 0.8, word=word
-        )
-
-
-def test_spacy_is_asked_once_a_word_and_only_above_its_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    nlp = Vectors(300)
-    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=lambda name: nlp))
-    like = similarity("spacy:en_core_web_lg")
-    assert like.name == "spacy:en_core_web_lg"
-    for _ in range(3):
-        assert like.first("bus", ["car", "coach"]) == 1
-        assert like.first("bus", ["car"]) is None  # 0.8 is not more than 0.8
-    assert sorted(nlp.read) == ["bus", "car", "coach"]
-
-
-def test_missing_spacy_model_or_vectors_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(name: str) -> None:
-        raise OSError(f"[E050] Can't find model {name}")
-
-    monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(MissingData, match=r"pip install spacy.*python -m spacy download en_core_web_lg"):
-        similarity("spacy:en_core_web_lg")
-    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=gone))
-    with pytest.raises(MissingData, match="no model 'de_x'; install it with `python -m spacy download de_x`"):
-        similarity("spacy:de_x")
-    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=lambda name: Vectors(0)))
-    with pytest.raises(MissingData, match="has no word vectors"):
-        similarity("spacy:en_core_web_sm")
-    for name in ("glove", "spacy:", ""):
-        with pytest.raises(UnknownSimilarity, match="known: exact, spacy:MODEL"):
-            similarity(name)
-
-
 def test_missing_nltk_data_say_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
     import nltk
 
@@ -341,119 +295,11 @@ def test_missing_nltk_data_say_what_to_download(monkeypatch: pytest.MonkeyPatch)
     wordnet._tools.cache_clear()
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[[str], Path]:
-    def write(text: str) -> Path:
-        path = tmp_path / "file.json"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
-
-
 ANNOTATED = [
     {"id": 1, "type": "generative", "truth": ["person"], "hallu": ["dog"]},
     {"id": 2, "type": "relation", "truth": "no"},
     {"id": 3, "type": "discriminative-hallucination", "truth": "no"},
 ]
-
-
-def test_reads_annotations_responses_captions_and_queries(file: Callable[[str], Path]) -> None:
-    found = read_annotations(file(json.dumps(ANNOTATED)))
-    assert [getattr(one, "type", None) for one in found.values()] == [None, "relation", "existence"]
-    lines = [
-        {"id": "1", "response": "A dog."},
-        {"id": 2, "answer": "No", "error": None},
-        {"id": 3, "answer": None, "error": "out of memory"},
-        {"image_id": "AMBER_4", "image": "pictures/AMBER_4.jpg", "caption": "A cat."},
-        {"id": 3, "answer": "Yes"},
-    ]
-    read = read_responses(file("\n".join(map(json.dumps, lines))))
-    assert [(one.id, one.text) for one in read] == [(1, "A dog."), (2, "No"), (3, "Yes"), (4, "A cat.")]
-    assert read_queries(file('[{"id": 1, "image": "AMBER_1.jpg", "query": "?"}]')) == {1: "AMBER_1.jpg"}
-
-
-@pytest.mark.parametrize(
-    ("read", "content", "error", "message"),
-    [
-        (read_annotations, [], EmptyFile, "holds no annotation"),
-        (
-            read_annotations,
-            [*ANNOTATED, ANNOTATED[0]],
-            DuplicateQuestion,
-            "entry 4: id 1 stands in .*entry 1",
-        ),
-        (
-            read_annotations,
-            [ANNOTATED[1] | {"truth": "maybe"}],
-            MalformedFile,
-            "entry 1: 'truth' .* yes or no",
-        ),
-        (read_annotations, [ANNOTATED[1] | {"type": "odd"}], MalformedFile, "entry 1: 'type' must be one of"),
-        (
-            read_annotations,
-            [ANNOTATED[0] | {"truth": "dog"}],
-            MalformedFile,
-            "entry 1: 'truth' must be a list",
-        ),
-        (
-            read_annotations,
-            [{"id": 1, "type": "generative", "truth": []}],
-            MalformedFile,
-            "'hallu' is missing",
-        ),
-        (read_responses, [], EmptyFile, "holds no response"),
-        (
-            read_responses,
-            [{"id": True, "response": "a"}],
-            MalformedFile,
-            "entry 1: 'id' must be a whole number",
-        ),
-        (
-            read_responses,
-            [{"id": 1, "response": 2}],
-            MalformedFile,
-            "entry 1: 'response' must be a text, not 2",
-        ),
-        (
-            read_responses,
-            [{"id": 1, "response": "a"}] * 2,
-            DuplicateQuestion,
-            "entry 2: id 1 was answered before",
-        ),
-        (
-            read_responses,
-            [{"image_id": 7, "caption": "a"}],
-            MalformedFile,
-            'entry 1: a caption of "7", which',
-        ),
-        (read_responses, [{"id": 1, "response": "\ud83d"}], MalformedFile, "half a character"),
-        (read_queries, [{"id": 1, "image": "a"}] * 2, DuplicateQuestion, "entry 2: id 1 comes twice"),
-    ],
-)
-def test_files_are_refused_by_place(
-    file: Callable[[str], Path],
-    read: Callable[[Path], object],
-    content: object,
-    error: type[SightlineError],
-    message: str,
-) -> None:
-    with pytest.raises(error, match=message):
-        read(file(json.dumps(content)))
-
-
-def test_a_lexicon_is_words_and_lists_of_words(file: Callable[[str], Path], tmp_path: Path) -> None:
-    safe = tmp_path / "safe.txt"
-    safe.write_text("orange\r\nlight\n\n")
-    lexicon = read_lexicon(file('{"sofa": ["couch"], "sky": []}'), safe)
-    assert (lexicon.known, lexicon.safe) == ({"sofa", "couch", "sky"}, {"orange", "light"})
-    for text, error, message in (
-        ("[]", MalformedFile, "maps words to lists"),
-        ("{}", EmptyFile, "holds no word"),
-        ('{"sofa": "couch"}', MalformedFile, "'sofa' must be a list of words"),
-    ):
-        with pytest.raises(error, match=message):
-            read_lexicon(file(text), safe)
 
 
 @pytest.mark.usefixtures("words")
