@@ -26,6 +26,7 @@ from sightline.cli.mme import app as mme
 from sightline.cli.pope import app as pope
 from sightline.cli.run import run as run_bench
 from sightline.cli.truth import truth
+from sightline.cli.tune import tune
 from sightline.errors import SightlineError
 
 OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -100,7 +101,20 @@ def options(
         print(context.get_help())
 
 
-for command in (demo, caption, chair, truth, methods, inspect, calibrate, attention, dominance, ground, compare):
+for command in (
+    demo,
+    caption,
+    chair,
+    truth,
+    methods,
+    inspect,
+    calibrate,
+    attention,
+    dominance,
+    ground,
+    compare,
+    tune,
+):
     app.command()(command)
 
 app.command(name="run")(run_bench)

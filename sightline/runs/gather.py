@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.errors import InputError, did_you_mean
-from sightline.runs.bench import USER
+from sightline.runs.bench import USER, Asked
 from sightline.runs.scores import texts
 from sightline.runs.store import Run
 
@@ -126,12 +126,22 @@ def check_not_tuned_on(gathered: Gathered, tunings: Sequence[Run]) -> tuple[str,
 
 
 def overlap(one: Run, other: Run) -> str:
-    """What two runs share, in words: pictures of the user's, questions of the demo world's; empty for nothing."""
-    if USER in (one.manifest["bench"]["split"], other.manifest["bench"]["split"]):
-        shared = len({item.image_id for item in one.items} & {item.image_id for item in other.items})
-        return f"{shared} pictures" if shared else ""
-    shared = len({item.id for item in one.items} & {item.id for item in other.items})
-    return f"{shared} questions" if shared else ""
+    """What two runs share, in words; empty for nothing."""
+    splits = one.manifest["bench"]["split"], other.manifest["bench"]["split"]
+    return shared(splits[0], one.items, splits[1], other.items)
+
+
+def shared(split: str, items: Sequence[Asked], other_split: str, others: Sequence[Asked]) -> str:
+    """What two benches share, in words: questions of the demo world's, pictures of the user's; empty for nothing.
+
+    Other questions about the same picture are no new data either. The demo world's pictures are told by the questions'
+    ids, since another seed of the world gives the same image ids to other pictures.
+    """
+    if USER in (split, other_split):
+        found = len({item.image_id for item in items} & {item.image_id for item in others})
+        return f"{found} pictures" if found else ""
+    found = len({item.id for item in items} & {item.id for item in others})
+    return f"{found} questions" if found else ""
 
 
 def _chosen(tuned: Mapping[str, Any] | None) -> str:
