@@ -98,6 +98,9 @@ class _Session:
         return [edit for edit in self.edits if layer in edit.layers and edit.overrides(seam)]
 
 
+OURS = "sightline_"
+"""What the names of attention functions begin with that stand in for transformers' own."""
+
 _SESSIONS: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
 """By model, and by each of its decoder's attention modules. Nothing is stored on a module."""
 
@@ -331,7 +334,7 @@ def _attention_replaced(target: Target, session: _Session) -> Iterator[None]:
             f"{target.name}: attention edits stand on top of 'sdpa' or a flash kernel, not {base!r};"
             " call model.set_attn_implementation('sdpa')"
         )
-    name = f"sightline_{base}"
+    name = OURS + base
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, functools.partial(_attention, ALL_ATTENTION_FUNCTIONS[base]))
         # Without a mask function of the same name, models get no mask at all, and padding is attended to

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sightline.attach import meeting_in, meeting_of, packed, resumed
+from sightline.attach import OURS, meeting_in, meeting_of, packed, resumed
 from sightline.errors import UnsupportedModel
 from sightline.packing import Call, Unpackable, pack_calls
 
@@ -39,7 +39,7 @@ VERIFIED = frozenset(
 def why_not_fused(target: Target) -> str | None:
     """Why a contrast branch of this model cannot share its passes; None if it can."""
     decoder = type(target.decoder).__name__
-    attention = target.model.config.get_text_config(decoder=True)._attn_implementation
+    attention = target.model.config.get_text_config(decoder=True)._attn_implementation.removeprefix(OURS)
     places = {str(place) for place in getattr(target.model, "hf_device_map", {}).values()}
     if decoder not in VERIFIED:
         return f"{decoder} is not among the decoders it was verified on"
