@@ -92,7 +92,7 @@ class Bench:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over ids, questions and truths, in their order; the pictures' pixels are not in it."""
+        """SHA-256 over ids, pictures' ids, questions and truths, in order; the pixels are not in it."""
         return digest(self.items)
 
     def head(self) -> dict[str, Any]:
@@ -108,10 +108,10 @@ class Bench:
 
 
 def digest(items: Iterable[Asked]) -> str:
-    """SHA-256 over ids, questions and truths, in their order."""
+    """SHA-256 over ids, pictures' ids, questions and truths, in their order."""
     found = hashlib.sha256()
     for item in items:
-        line = [item.id, item.question, dict(item.truth)]
+        line = [item.id, item.image_id, item.question, dict(item.truth)]
         found.update(json.dumps(line, sort_keys=True, ensure_ascii=True).encode() + b"\n")
     return found.hexdigest()
 

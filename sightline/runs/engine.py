@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.captioning import Answers, BadImage, Generation, NoChatTemplate, answer_batch
-from sightline.errors import ConflictingMethods, InvalidParameter, NeedsCalibration, UnsupportedModel
+from sightline.captioning import Answers, BadImage, BadPrompt, Generation, answer_batch
+from sightline.errors import NoImageTokens, SightlineError
 from sightline.runs import store
 from sightline.runs.bench import Item
 from sightline.runs.draw import Draw
@@ -28,23 +28,17 @@ STREAK = 20
 """So many failures of one way in a row, unreadable pictures aside, and the run stops: something else is wrong."""
 WARM_UP = 2
 """Tokens."""
-_NOT_THE_SAMPLES_FAULT = (
-    UnsupportedModel,
-    ConflictingMethods,
-    InvalidParameter,
-    NeedsCalibration,
-    NoChatTemplate,
-)
+_OF_THE_SAMPLE = (BadImage, BadPrompt, NoImageTokens)
+"""What can be wrong with one question. Any other of our errors is about method, model or settings, and ends the run."""
 
 
 @dataclass
 class Progress:
-    """How far a process is: answers done and to do in its share, failures among them, and what to call on each step."""
+    """How far a process is: answers done and to do in its share, failures among them."""
 
     total: int = 0
     done: int = 0
     failed: int = 0
-    tell: Callable[[Progress], None] = field(default=lambda progress: None, repr=False)
 
 
 def execute(
@@ -62,7 +56,7 @@ def execute(
 
     Batches are the same however often a run was resumed and however many processes share it, and sampling draws by
     question (see ``Draw``), so the answers are those of one undisturbed process, up to rounding in padded batches. Before
-    anything is timed, every way answers one question.
+    anything is timed, every way begins to answer the first batch.
 
     Args:
         weights: what ``machine.weights`` says of the model.
@@ -72,7 +66,7 @@ def execute(
 
     Raises:
         RunMismatch, RunInUse, NotARun, DamagedRun: before anything is changed.
-        UnsupportedModel, NeedsCalibration, …: a method cannot run on this model.
+        UnsupportedModel, NeedsCalibration, …: a method cannot run on this model; nothing was begun.
         EverythingFails: a way fails time after time, or always. What is recorded stays, and can be retried.
         CannotRecord: the folder cannot be written.
     """
@@ -83,11 +77,10 @@ def execute(
     with ExitStack() as claims:
 
         def begin() -> None:
-            resumed = check_folder(folder, plan, weights)
             store.make_folder(folder)
             claims.enter_context(claimed(folder, 0))
             session = new_session(world.size, hardware(model.device))
-            if resumed:
+            if check_folder(folder, plan, weights):  # once more: only now is nobody else at it
                 manifest = store.read_manifest(folder)
                 store.write_manifest(folder, {**manifest, "sessions": [*manifest["sessions"], session]})
             else:
@@ -110,7 +103,10 @@ def execute(
     for method in run.methods:
         failed = run.failed(method)
         if len(failed) == len(run.items):
-            raise EverythingFails(f"every answer of {method} failed, the first with: {failed[0].error}")
+            raise EverythingFails(
+                f"every answer of {method} failed, the first with: {failed[0].error}; once that is mended, --retry-failed"
+                " asks again"
+            )
     return run
 
 
@@ -120,10 +116,12 @@ def check_folder(folder: Path, plan: Plan, weights: Mapping[str, str | None]) ->
     Raises:
         RunMismatch: a run with other settings.
         NotARun, DamagedRun: something else.
+        BadCalibration: a method names a file that is none.
     """
+    settings = plan.settings(weights)
     if not store.holds_run(folder):
         return False
-    check_same(store.read_manifest(folder), plan.settings(weights), folder)
+    check_same(store.read_manifest(folder), settings, folder)
     return True
 
 
@@ -176,10 +174,11 @@ class _Worker:
                 for answer in answers:
                     if not isinstance(pictures[answer.id], BadImage):
                         streaks[way] = streaks[way] + 1 if answer.failed else 0
-                if streaks[way] >= STREAK:
-                    raise EverythingFails(
-                        f"{way.name} failed {streaks[way]} times in a row, last with: {answers[-1].error}"
-                    )
+                    if streaks[way] >= STREAK and answer.failed:
+                        raise EverythingFails(
+                            f"{way.name} failed {streaks[way]} times in a row, last with: {answer.error}; once that is"
+                            " mended, --retry-failed asks again"
+                        )
 
     def warm_up(self) -> None:
         """The first pass through new code is slow and shall not count as any way's cost; and what cannot run says so here.
@@ -193,10 +192,10 @@ class _Worker:
         for way in self.plan.ways if shown else ():
             try:
                 self._generate(way, shown, pictures, longest=WARM_UP)
-            except _NOT_THE_SAMPLES_FAULT:
-                raise
-            except Exception as error:  # it comes again where it is recorded
-                _free(error)
+            except Exception as error:
+                if _ends_the_run(error):
+                    raise
+                _free(error)  # it comes again where it is recorded
 
     def _answer_all(
         self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
@@ -214,9 +213,9 @@ class _Worker:
             return []
         try:
             said = self._generate(way, asked, pictures, self.plan.longest)
-        except _NOT_THE_SAMPLES_FAULT:
-            raise
         except Exception as error:
+            if _ends_the_run(error):
+                raise
             if len(asked) == 1:
                 return [self._failure(way, asked[0], error)]
             failure = error
@@ -287,6 +286,10 @@ def _open(batch: Sequence[Item]) -> dict[str, Image | BadImage]:
         except BadImage as error:
             found[item.id] = error
     return found
+
+
+def _ends_the_run(error: Exception) -> bool:
+    return isinstance(error, SightlineError) and not isinstance(error, _OF_THE_SAMPLE)
 
 
 def _free(error: BaseException) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from typing_extensions import Self
 
 from sightline.runs.errors import CannotRecord, RunInUse
 from sightline.runs.store import Answer, whole_lines
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from sightline.calibration import Calibration
 from sightline.errors import InvalidParameter
 from sightline.runs.bench import Asked, Bench
 from sightline.runs.errors import BadBench, RunMismatch
@@ -74,13 +75,19 @@ class Plan:
         return self.prompt.replace(QUESTION, item.question)
 
     def settings(self, weights: Mapping[str, str | None]) -> dict[str, Any]:
-        """All that answers hang on, as JSON."""
+        """All that answers hang on, as JSON.
+
+        Raises:
+            BadCalibration: a method names a file that is none.
+        """
         calibrations = {
             path
             for way in self.ways
             for method in way.methods
             if isinstance(path := getattr(method, "calibration", None), str)
         }
+        for path in calibrations:
+            Calibration.load(path)
         return {
             "bench": self.bench.head(),
             "model": self.model,

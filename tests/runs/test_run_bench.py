@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from sightline.demo.world import scenes
 from sightline.errors import InputError
 from sightline.eval.errors import MalformedFile, UnknownImage
-from sightline.runs.bench import Bench, Item, demo_bench, user_bench
+from sightline.runs.bench import Bench, Item, demo_bench, digest, user_bench
 from sightline.runs.demo_items import without
 from sightline.runs.errors import BadBench
 
@@ -95,6 +96,10 @@ class TestDemo:
         }
         assert len(digests) == 24
         assert demo_bench("pope", "val", 2).digest == demo_bench("pope", "val", 2).digest
+
+    def test_the_digest_sees_which_picture_is_asked_about(self) -> None:
+        (item,) = demo_bench("chair", "val", 1).items
+        assert digest([item]) != digest([replace(item, image_id=7)])
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

@@ -211,7 +211,10 @@ class TestFailures:
         with pytest.raises(EverythingFails, match=r"every answer of greedy failed, .*: the cable is out"):
             start(plan)
         monkeypatch.setattr(engine, "STREAK", 5)
-        with pytest.raises(EverythingFails, match="failed 6 times in a row"):
+        with pytest.raises(
+            EverythingFails,
+            match=r"failed 5 times in a row, last with: RuntimeError: the cable is out; .*--retry-failed",
+        ):
             start(plan, "other")
 
     def test_a_method_that_cannot_run_leaves_nothing_behind(
@@ -224,6 +227,16 @@ class TestFailures:
         with pytest.raises(UnsupportedModel, match="has no eyes"):
             start(plan)
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_prompt_that_the_processor_refuses_fails_alone(self, start: Start, plan: Plan) -> None:
+        first, second = plan.bench.items[:2]
+        bench = replace(plan.bench, items=(first, replace(second, question="what is <image> here")))
+        run = start(replace(plan, bench=bench, ways=choose([])))
+        (failed,) = run.failed("greedy")
+        assert failed.id == second.id
+        assert failed.error is not None
+        assert failed.error.startswith("BadPrompt: ")
+        assert run.answers("greedy")[0].answer
 
 
 class TestOneRunToAFolder:
