@@ -10,6 +10,7 @@ from sightline.runs.tune import COUNTED, Floor, Point, Tuning
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from sightline.eval.bootstrap import Difference
     from sightline.runs.compare import Row
@@ -33,14 +34,12 @@ def show(console: Console, tuning: Tuning) -> None:
     counted = "length" if tuning.comparison.bench == "chair" else "yes_ratio"
     table.add_column(LABELS[counted], justify="right", no_wrap=True)
     table.add_column("cost", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
     for row, point in ((base, None), *((point.row, point) for point in tuning.points)):
         table.add_row(
-            Text("\n".join(wrapped(row.method, 22)), style="bold"),
+            Text("\n".join(wrapped(row.method, 22)), style="bold").append_text(_fate(tuning, point)),
             *(text for name in figures for text in _pair(row, name)),
             _value(row, counted),
             "–" if row.cost.relative_seconds is None else f"{row.cost.relative_seconds:.2f}×",
-            Text("baseline", style="dim") if point is None else _fate(tuning, point),
         )
     console.print(table)
     floors = ", ".join(map(_spoken, tuning.floors)) or "no floor"
@@ -64,17 +63,17 @@ def broken(tuning: Tuning) -> str:
     return f"every setting breaks a floor ({', '.join(map(_spoken, tuning.floors))})"
 
 
-def _fate(tuning: Tuning, point: Point) -> str:
+def _fate(tuning: Tuning, point: Point | None) -> Text:
+    """What stands under a setting's name: that it was chosen, or why it was refused."""
+    from rich.text import Text
+
+    if point is None:
+        return Text("")
     if point is tuning.chosen:
-        return "[bold green]chosen[/bold green]"
-    if not point.broken:
-        return ""
+        return Text("\n  chosen", style="not bold green")
     differences = point.row.differences or {}
-    return (
-        "[red]refused: "
-        + ", ".join(_why(floor, differences[floor.figure]) for floor in point.broken)
-        + "[/red]"
-    )
+    broken = "".join(f"\n  refused: {_why(floor, differences[floor.figure])}" for floor in point.broken)
+    return Text(broken, style="not bold red")
 
 
 def _why(floor: Floor, change: Difference) -> str:
