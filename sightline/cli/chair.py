@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sightline.eval.report import PerCaption, Report
 
 WORST = 3
+LETTERS = 4000
+"""Of a caption that are printed."""
 
 
 def chair(
@@ -173,4 +175,8 @@ def _print_captions(console: Console, report: Report, most: int | None) -> None:
     for row in shown:
         named = ", ".join(dict.fromkeys(mention.object for mention in row.hallucinated))
         console.print(f"\n[bold]{escape(str(row.image_id))}[/bold]  {named}")
-        console.print(Text.from_ansi(mark(row.caption, row.hallucinated, colour=colour)))
+        shown_part = row.caption[:LETTERS]
+        marked = [mention for mention in row.hallucinated if mention.span[1] <= LETTERS]
+        console.print(Text.from_ansi(mark(shown_part, marked, colour=colour)))
+        if more := len(row.caption) - len(shown_part):
+            console.print(f"… and {more} more letters", style="dim")
