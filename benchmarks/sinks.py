@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from sink_conditions import CONDITIONS, Condition, Stage
-from sink_measure import backcopy_figures, headline, picture_figures, text_figures
+from sink_measure import backcopy_figures, beside_figures, headline, picture_figures, text_figures
 from sink_planted import clear, measure_planted, plant, quietest_dimension
+from sink_tables import tables
 from sink_tasks import BACKCOPY, Backcopy, backcopy_rows, gallery, picture_rows, text_rows
 from torch import Tensor, nn
 
@@ -195,6 +196,8 @@ def measure(model: Any, stage: Stage | None, shop: Workshop, condition: Conditio
     if stage is None or stage.rows == "pictures":
         first = stage is not None and stage.picture_first
         figures["pictures"] = picture_figures(model, shop.processor, shop.lines, shop.check, first)
+        if stage is not None and stage.backcopy:
+            figures["beside"] = beside_figures(model, shop.lines, shop.check, shop.task, first)
     return figures
 
 
@@ -241,6 +244,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--list", action="store_true", help="name the conditions and exit")
+    parser.add_argument("--table", action="store_true", help="print the tables of docs/sinks.md and exit")
     parser.add_argument(
         "--only", action="append", choices=known, metavar="NAME", help="may be repeated (default: all)"
     )
@@ -259,6 +263,9 @@ def main() -> None:
     if args.list:
         for condition in CONDITIONS:
             print(f"{condition.name:<30} {condition.asks}")
+        return
+    if args.table:
+        print("\n\n".join(tables(read(args.out)).values()))
         return
     torch.set_num_threads(1)
     if args.planted:
