@@ -139,9 +139,13 @@ def shared(split: str, items: Sequence[Asked], other_split: str, others: Sequenc
     """
     if USER in (split, other_split):
         found = len({item.image_id for item in items} & {item.image_id for item in others})
-        return f"{found} pictures" if found else ""
+        return _many(found, "picture")
     found = len({item.id for item in items} & {item.id for item in others})
-    return f"{found} questions" if found else ""
+    return _many(found, "question")
+
+
+def _many(found: int, what: str) -> str:
+    return f"{found} {what}{'' if found == 1 else 's'}" if found else ""
 
 
 def _chosen(tuned: Mapping[str, Any] | None) -> str:
