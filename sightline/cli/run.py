@@ -177,6 +177,7 @@ def run(
     from sightline.captioning import DEMO, load
     from sightline.cli._console import quiet_transformers, use_one_thread
     from sightline.cli._run_console import shown, summarise
+    from sightline.eval.chair import check_family
     from sightline.runs.engine import check_folder, execute
     from sightline.runs.machine import weights
     from sightline.runs.plan import QUESTION, Plan
@@ -184,6 +185,7 @@ def run(
     from sightline.runs.world import SaidByTheFirst, check, join, started
 
     check(processes)
+    check_family(family)
     if no_baseline and baseline:
         raise InputError("--baseline and --no-baseline exclude each other")
     ways = choose(method or (), [] if no_baseline else baseline or None, decode)

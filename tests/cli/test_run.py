@@ -116,6 +116,7 @@ class TestRefusedBeforeTheModelLoads:
             (("--annotations", "q.json"), "name their folder with --images"),
             (("--images", ".", "--split", "test"), "belong to the demo world"),
             (("--images", "nowhere"), "no folder of pictures"),
+            (("--family", "wordnte"), "did you mean 'wordnet'"),
             (("--processes", "2"), "--processes 2, but 1 started"),
         ],
     )
