@@ -45,12 +45,11 @@ def truth(
 ) -> None:
     """Gather what is in the images, once, so that chair need not read COCO's large files every time.
 
-        sightline truth --annotations instances_train2014.json --annotations instances_val2014.json
-            --references captions_train2014.json --references captions_val2014.json --out truth.json
-        sightline chair captions.jsonl --ground-truth truth.json
+        sightline truth --annotations instances.json --references captions.json
+        sightline chair said.jsonl --ground-truth chair-truth-pattern.json
 
-    The file says from which files (SHA-256), in which family and with which vocabulary it was made;
-    [bold]sightline chair[/bold] refuses it for another family or vocabulary.
+    The file says from which files (SHA-256), in which family and with which vocabulary it was made. For
+    another family or vocabulary, [bold]sightline chair[/bold] refuses it.
     """
     import json
 
