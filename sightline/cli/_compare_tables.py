@@ -41,7 +41,8 @@ def _table(grid: Grid) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(grid.title, justify="left", no_wrap=True)
     for heading in grid.headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+        # Where it is narrow a figure is broken, never cut
+        table.add_column(heading, justify="right", overflow="fold")
     for line in grid.lines:
         name = "  " + line.name if line.inner else "\n".join(wrapped(line.name, _NAME))
         table.add_row(Text(name, style="" if line.inner else "bold"), *map(_cell, line.cells))

@@ -274,7 +274,7 @@ def markdown(comparison: Comparison) -> str:
         head = f"| {grid.title} | " + " | ".join(grid.headings) + " |\n"
         rule = "|---|" + "---:|" * len(grid.headings) + "\n"
         lines = "".join(
-            f"| {'&emsp;' + _escaped(line.name) if line.inner else '`' + line.name + '`'} | "
+            f"| {'&emsp;' + _escaped(line.name) if line.inner else _code(line.name)} | "
             + " | ".join(_flat(cell) for cell in line.cells)
             + " |\n"
             for line in grid.lines
@@ -285,6 +285,10 @@ def markdown(comparison: Comparison) -> str:
 
 def _flat(cell: Cell) -> str:
     return _escaped(cell.text) + (f"<br>{_escaped(cell.detail)}" if cell.detail else "")
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("|", "\\|") + "`"
 
 
 def _escaped(text: str) -> str:

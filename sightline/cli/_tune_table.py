@@ -29,11 +29,11 @@ def show(console: Console, tuning: Tuning) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for name in figures:
-        table.add_column(LABELS[name], justify="right", no_wrap=True)
-        table.add_column(f"to {base.method}", justify="right", no_wrap=True)
+        table.add_column(LABELS[name], justify="right", overflow="fold")
+        table.add_column(f"to {base.method}", justify="right", overflow="fold")
     counted = "length" if tuning.comparison.bench == "chair" else "yes_ratio"
-    table.add_column(LABELS[counted], justify="right", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
+    table.add_column(LABELS[counted], justify="right", overflow="fold")
+    table.add_column("cost", justify="right", overflow="fold")
     for row, point in ((base, None), *((point.row, point) for point in tuning.points)):
         table.add_row(
             Text("\n".join(wrapped(row.method, 22)), style="bold").append_text(_fate(tuning, point)),
