@@ -105,12 +105,14 @@ def pack_calls(
     """
     if any(args for args, _ in calls):
         raise Unpackable("the decoder hands arguments to its layers by position")
-    given = [kwargs for _, kwargs in calls]
+    # What a pass shall give back besides is a matter of the main pass alone
+    main = {name: value for name, value in calls[0][1].items() if name.startswith("output_")}
+    given = [{name: v for name, v in kwargs.items() if not name.startswith("output_")} for _, kwargs in calls]
     if any(set(kwargs) != set(given[0]) for kwargs in given):
         raise Unpackable("passes hand different arguments to the layers")
     shapes = tuple((state.shape[0], state.shape[1]) for state in states)
     pack = Pack(shapes)
-    together: dict[str, Any] = {}
+    together: dict[str, Any] = dict(main)
     for name in given[0]:
         together[name] = _together(name, [kwargs[name] for kwargs in given], pack, known)
     return together, Packed(pack, tuple(kwargs.get("attention_mask") for kwargs in given))

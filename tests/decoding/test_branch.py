@@ -6,61 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, IMAGE, SPECIAL, Family
-from strong import STRONG
+from families import FAMILIES, IMAGE, SPECIAL
+from recomputed import METHODS, MODES, NEW, PLAIN, PROMPTS, Recomputed, fresh, run
 from torch import Tensor
-from transformers import LogitsProcessor, TextStreamer
+from transformers import TextStreamer
 
-from sightline import M3ID, VCD, Method, ProcessorReused, mitigate
-from sightline.decoding._branch import Branch, ContrastMethod, match_prefixes
+from sightline import VCD, ProcessorReused, mitigate
+from sightline.decoding._branch import Branch, match_prefixes
 from sightline.decoding._contrast import contrast
 from sightline.target import Target
-
-PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
-NEW = 8
-PLAIN: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW, "suppress_tokens": SPECIAL}
-MODES: dict[str, dict[str, Any]] = {
-    "greedy": {"do_sample": False},
-    "sample": {"do_sample": True, "temperature": 1.3, "top_k": 20},
-    "beam": {"do_sample": False, "num_beams": 3},
-    "beam_sample": {"do_sample": True, "num_beams": 3, "temperature": 1.3, "top_k": 20},
-}
-METHODS: dict[str, ContrastMethod] = {name: STRONG[name] for name in ("vcd", "m3id")}
-
-
-class Recomputed(LogitsProcessor):
-    """The same formula over amateur logits that are recomputed from scratch, row by row."""
-
-    def __init__(self, family: Family, method: ContrastMethod, prompts: list[list[int]]) -> None:
-        self.family, self.method, self.prompts = family, method, prompts
-        self.width = family.inputs(prompts)["input_ids"].shape[1]
-
-    def amateur(self, index: int) -> dict[str, Any]:
-        if isinstance(self.method, M3ID):
-            return self.family.text_only(self.prompts[index])
-        return self.method.amateur(Target(self.family.model(), self.family.row(self.prompts, index)))
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        each = len(input_ids) // len(self.prompts)
-        amateur = torch.stack(
-            [
-                self.family.uncached_logits(self.amateur(i // each), row[self.width :])
-                for i, row in enumerate(input_ids)
-            ]
-        )
-        step = input_ids.shape[1] - self.width
-        return self.method.combine(scores, amateur, step).log_softmax(-1)
-
-
-def run(family: Family, prompts: list[list[int]], *processors: Any, seed: int = 3, **options: Any) -> Tensor:
-    torch.manual_seed(seed)
-    inputs = family.inputs(prompts)
-    out = family.model().generate(**inputs, **{**PLAIN, **options}, logits_processor=list(processors))
-    return out[:, inputs["input_ids"].shape[1] :]
-
-
-def fresh(family: Family, method: Method, prompts: list[list[int]]) -> LogitsProcessor:
-    return method.processor(family.model(), family.inputs(prompts))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -70,6 +24,8 @@ def test_equals_recomputing_both_branches(name: str, method: str, mode: str) -> 
     family, recipe, options = FAMILIES[name], METHODS[method], MODES[mode]
     reference = run(family, PROMPTS, Recomputed(family, recipe, PROMPTS), use_cache=False, **options)
     assert torch.equal(run(family, PROMPTS, fresh(family, recipe, PROMPTS), **options), reference)
+    with mitigate(family.model(), recipe, fused="auto" if name == "mllama" else True):
+        assert torch.equal(run(family, PROMPTS, **options), reference)
     assert not torch.equal(run(family, PROMPTS, **options), reference), (
         "the contrast must matter in this cell"
     )
