@@ -84,7 +84,7 @@ def _verdict(report: Report) -> str:
     guilty = sum(bool(row.hallucinated) for row in report.captions)
     if not guilty:
         return "none names an object that is not in its image"
-    return f"{guilty} name{'s' if guilty == 1 else ''} an object that is not in the image"
+    return f"{guilty:,} name{'s' if guilty == 1 else ''} an object that is not in the image"
 
 
 def _captions(n: int) -> str:

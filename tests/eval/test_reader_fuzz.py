@@ -61,12 +61,12 @@ def test_ground_truth(tmp_path: Path, content: object) -> None:
     if content is LISTS:
         originals.append(lines(LISTS))
     some = fuzz(
-        lambda path: load_truth([path], [1, "kitchen"]), originals, tmp_path / "t.json", times=1000, seed=2
+        lambda path: load_truth([path], [1, "kitchen"]), originals, tmp_path / "t.json", times=600, seed=2
     )
-    every = fuzz(lambda path: load_truth([path], None), originals, tmp_path / "t.json", times=1000, seed=3)
-    assert some.refused > 100
-    assert every.refused > 100
-    assert min(some.read, every.read) > 50
+    every = fuzz(lambda path: load_truth([path], None), originals, tmp_path / "t.json", times=600, seed=3)
+    assert some.refused > 60
+    assert every.refused > 60
+    assert min(some.read, every.read) > 40
 
 
 def test_gzipped_ground_truth(tmp_path: Path) -> None:
