@@ -39,14 +39,8 @@ def check(rows: Iterable[Row], *, count: int) -> None:
     assert len(found) == count
 
 
-# NLTK's tagger takes 2 ms a caption, so most of wordnet's files are left to the slow suite.
-QUICK = ("opera_llava-1.5_greedy", "opera_minigpt4_beam5", "paint_a")
-RUNS = [(name, "pattern") for name in FILES] + [
-    pytest.param(name, "wordnet", marks=() if name in QUICK else pytest.mark.slow) for name in FILES
-]
-
-
-@pytest.mark.parametrize(("name", "family"), RUNS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", FILES)
 def test_every_caption_and_figure_is_the_official_one(data: Path, name: str, family: str) -> None:
     check(chair.captions_file(data, name, family), count=4)
 
@@ -54,7 +48,7 @@ def test_every_caption_and_figure_is_the_official_one(data: Path, name: str, fam
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["opera_llava-1.5_greedy", "opera_minigpt4_greedy"])
 def test_words_are_the_official_ones(data: Path, name: str, family: str) -> None:
-    check([chair.word_file(data, name, family, step=1 if family == "pattern" else 4)], count=1)
+    check([chair.word_file(data, name, family)], count=1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -76,12 +76,12 @@ def captions_file(shared: Path, name: str, family: str) -> Iterator[Row]:
     yield tally(file, f"{family}: figures of the file", pairs)
 
 
-def word_file(shared: Path, name: str, family: str, *, step: int = 1) -> Row:
-    """The words, pairs joined, of every `step`-th caption."""
+def word_file(shared: Path, name: str, family: str) -> Row:
+    """The words of every caption, pairs joined."""
     folder = shared / "data" / "parity" / "chair"
     said = jsonl(folder / "captions" / f"{name}.jsonl")
     official = jsonl(folder / "tokens" / f"{name}.{family}.jsonl")
-    pairs = list(zip(said, official, strict=True))[::step]
+    pairs = zip(said, official, strict=True)
     return tally(
         f"chair/tokens/{name}.{family}.jsonl",
         f"{family}: words",
