@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sightline.runs.compare import Comparison
 
-_NAME = 22
+_NAME, _WIDE = 22, 96
 _STYLES = {"": "", "good": "green", "bad": "red", "dim": "dim"}
 
 
@@ -25,7 +25,7 @@ def show(console: Console, comparison: Comparison) -> None:
     console.print(Text(facts(comparison), style="dim"))
     for grid in grids(comparison):
         console.print()
-        console.print(_table(grid))
+        console.print(_table(grid, gap=2 if console.width >= _WIDE else 1))
         console.print(Text(grid.note, style="dim"))
     found = remarks(comparison)
     if found:
@@ -34,11 +34,11 @@ def show(console: Console, comparison: Comparison) -> None:
         console.print(Text.assemble(("! ", "bold red"), remark))
 
 
-def _table(grid: Grid) -> Table:
+def _table(grid: Grid, gap: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     table.add_column(grid.title, justify="left", no_wrap=True)
     for heading in grid.headings:
         # Where it is narrow a figure is broken, never cut

@@ -210,9 +210,9 @@ def _costs(comparison: Comparison) -> Grid:
         "missing",
         *(["unread"] if reads else []),
         "s/answer",
-        "",
+        "×",
         "tokens/s",
-        "",
+        "×",
     )
     return Grid(
         "Answers and cost",

@@ -14,7 +14,7 @@ def compare(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR...",
+            metavar="DIR",
             help="Folders of [bold]sightline run[/bold]: one bench, one model, one prompt. Their order does not matter.",
         ),
     ],
