@@ -118,6 +118,10 @@ class Meeting:
         self._known: dict[Any, Any] = {}
         self._head: tuple[Tensor, Tensor | None] | None = None
 
+    def alike(self, branch: Branch) -> Branch:
+        """A branch with the same prompt that rides along already, else ``branch`` itself."""
+        return next((one for one in self.branches if one.answers_for(branch)), branch)
+
     def listening(self, prepare: Any) -> Any:
         """Around ``prepare_inputs_for_generation``: what the next main pass has been given so far."""
 

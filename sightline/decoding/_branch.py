@@ -170,6 +170,7 @@ class Branch:
         self._kwargs: dict[str, Any] = {}
         self._seen: Tensor | None = None
         self._last: Tensor | None = None
+        self._prompt: Tensor = self._ids
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -182,12 +183,30 @@ class Branch:
         with self._on_its_own():
             if self._seen is None:
                 self._prefill(generated)
-            elif not self.knows(generated):
+            self._multiply(generated.shape[0])
+            if not self.knows(generated):
                 self._follow(generated)
             if generated.shape[1] > self._seen.shape[1]:  # type: ignore[union-attr]
                 self._advance(generated)
         assert self._last is not None
         return self._last
+
+    def answers_for(self, other: Branch) -> bool:
+        """Whether both ask the same of the same model."""
+        return (
+            self.model is other.model and self._edited == other._edited and _alike(self.inputs, other.inputs)
+        )
+
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt is in the cache."""
+        return self._seen is not None
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Read the prompt under whatever edits stand now, one row for each."""
+        with elsewhere(self.model), preserving_rope_deltas(self.model):
+            self._prefill(self._ids.new_empty(self._ids.shape[0], 0))
 
     def knows(self, generated: Tensor) -> bool:
         """Whether the logits after ``generated`` are at hand."""
@@ -199,6 +218,7 @@ class Branch:
         """Whether one pass is left to the logits after ``generated``; where rows must be reordered, that is done here."""
         if self._seen is None:
             return generated.shape[1] == 0
+        self._multiply(generated.shape[0])
         if self.knows(generated):
             return False
         with self._on_its_own():
@@ -213,7 +233,6 @@ class Branch:
 
     def _prefill(self, generated: Tensor) -> None:
         model, ids = self.model, self._ids.to(generated.device)
-        expand = generated.shape[0] // ids.shape[0]
         kwargs = {key: _to(value, generated.device) for key, value in self._inputs.items()}
         if kwargs.get("position_ids") is None and "position_ids" in signature(model.forward).parameters:
             kwargs["position_ids"] = model._prepare_position_ids_for_generation(ids, kwargs)
@@ -225,21 +244,32 @@ class Branch:
         if model._supports_logits_to_keep():
             kwargs["logits_to_keep"] = 1
         prepared = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kwargs)
-        output = model(**prepared, return_dict=True)
+        self._last = model(**prepared, return_dict=True).logits[:, -1]
         # The pictures are in the cache now; what masks them per token (Mllama) goes on
         kwargs = {
             key: value
             for key, value in kwargs.items()
             if key not in IMAGE_KEYS or key == "cross_attention_mask"
         }
-        self._base = {key: _repeat(key, value, expand) for key, value in kwargs.items()}
-        if expand > 1:
-            cache.batch_repeat_interleave(expand)
-        self._cache = cache
-        self._last = output.logits[:, -1].repeat_interleave(expand, dim=0)
-        self._prompt = ids.repeat_interleave(expand, dim=0)
+        self._base = kwargs
+        self._cache, self._prompt, self._seen = cache, ids, ids[:, :0]
+        self._kwargs = dict(kwargs)
+        self._multiply(generated.shape[0])
+
+    def _multiply(self, rows: int) -> None:
+        """As many rows as the search has, once: rows of one prompt adjacent, as generate() lays them out."""
+        assert self._seen is not None
+        assert self._cache is not None
+        assert self._last is not None
+        each = rows // self._seen.shape[0]
+        if each == 1:
+            return
+        self._base = {key: _repeat(key, value, each) for key, value in self._base.items()}
+        self._cache.batch_repeat_interleave(each)
+        self._last = self._last.repeat_interleave(each, dim=0)
+        self._prompt = self._prompt.repeat_interleave(each, dim=0)
         self._kwargs = dict(self._base)
-        self._seen = generated[:, :0]
+        self._seen = self._prompt[:, :0]
 
     def _follow(self, generated: Tensor) -> None:
         """Bring cache and bookkeeping to a prefix of ``generated`` that lacks at least one token."""
@@ -290,12 +320,12 @@ class Branch:
 
 def shared_branch(target: Target, inputs: Mapping[str, Any]) -> Branch:
     """The branch of this generation that has these inputs: a method's that came before, or a new one."""
+    wanted = Branch(target.model, inputs)
     for branch in target.branches:
-        if _alike(branch.inputs, inputs):
+        if branch.answers_for(wanted):
             return branch
-    branch = Branch(target.model, inputs)
-    target.branches.append(branch)
-    return branch
+    target.branches.append(wanted)
+    return wanted
 
 
 def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -312,9 +342,15 @@ def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def overhear(target: Target, inputs: Mapping[str, Any], listener: Edit) -> None:
-    """One pass over a prompt in which ``listener`` alone acts: for what it hears, the answer is thrown away."""
+    """One pass over a prompt in which ``listener`` alone acts, for what it hears.
+
+    Listening changes nothing, so the pass is also the prefill of whatever second opinion has the same prompt.
+    """
+    branch = shared_branch(target, inputs)
+    if branch.begun:
+        branch = Branch(target.model, inputs)
     with editing(target, listener), alone(target.model, listener):
-        Branch(target.model, inputs, edited=True)(inputs["input_ids"][:, :0])
+        branch.begin()
 
 
 def match_prefixes(seen: Tensor, generated: Tensor, prompts: int) -> tuple[Tensor, int]:
@@ -367,8 +403,8 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 def _repeat(key: str, value: Any, times: int) -> Any:
-    """Each row of a tensor ``times`` times, rows of one prompt adjacent, as generate() lays them out."""
-    if not isinstance(value, Tensor) or times == 1:
+    """Each row of a tensor ``times`` times."""
+    if not isinstance(value, Tensor):
         return value
     # positions of multi-axis rotary embeddings have the batch second
     return value.repeat_interleave(times, dim=1 if key == "position_ids" and value.ndim == 3 else 0)

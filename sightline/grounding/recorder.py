@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from sightline.decoding._branch import Branch, drafting
+from sightline.attach import meeting_of
+from sightline.decoding._branch import drafting, shared_branch
 from sightline.errors import InputError, ProcessorReused
+from sightline.fusion import fusing
 from sightline.grounding.scores import WEIGHT, Figures, Grounding, figures, joined, until_end
 from sightline.target import Target
 
@@ -43,7 +46,8 @@ class GroundingRecorder(LogitsProcessor):
         inputs: the very mapping that goes to ``generate``.
         weight, also_drop: as for ``teacher_force``.
 
-    *Cost*: a second prefill of the text alone, and one more forward for each token, as M3ID; nothing is shared with it.
+    *Cost*: a second prefill of the text alone, and one more forward for each token, as M3ID; where both are in place they
+    share one branch. Within ``with recorder.riding_along():`` it shares the model's own passes.
 
     Raises:
         UnsupportedModel, NoImageTokens: as for a contrastive method.
@@ -66,15 +70,25 @@ class GroundingRecorder(LogitsProcessor):
         self._prompt_ids = target.input_ids
         self._ends = model.generation_config.eos_token_id
         self._weight = weight
-        self._branch = Branch(model, target.without_image(also_drop=also_drop))
+        self._target = target
+        self._branch = shared_branch(target, target.without_image(also_drop=also_drop))
         self._heard: Tensor | None = None
         self._pending: tuple[Tensor, Tensor] | None = None
         self._figures: list[Figures] = []
+
+    @contextmanager
+    def riding_along(self) -> Iterator[None]:
+        """Around ``generate``: the branch without the picture shares the model's passes wherever that is possible."""
+        with fusing(self._target, self._branch):
+            yield
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if drafting():
             return scores
         self._check(input_ids)
+        if self._heard is None and (meeting := meeting_of(self._target.model)) is not None:
+            # A method of the same generation may have the same second opinion
+            self._branch = meeting.alike(self._branch)
         generated = input_ids[:, self._prompt_ids.shape[1] :]
         if self._pending is not None:
             self._figures.append(self._settled(generated[:, -1]))

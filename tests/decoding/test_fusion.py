@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,16 @@ from recomputed import METHODS, MODES, NEW, PROMPTS, run
 from strong import STRONG
 from torch import Tensor
 
-from sightline import M3ID, PAI, VCD, InvalidParameter, UnsupportedModel, attached, mitigate
+from sightline import (
+    M3ID,
+    PAI,
+    VCD,
+    GroundingRecorder,
+    InvalidParameter,
+    UnsupportedModel,
+    attached,
+    mitigate,
+)
 from sightline.decoding._branch import ContrastMethod
 from sightline.packing import Pack, Unpackable, pack_calls
 from sightline.target import Target
@@ -155,6 +164,48 @@ def test_methods_with_one_amateur_share_it() -> None:
         attached(family.model(), inputs, recipes[1], fused=False) as second,
     ):
         assert torch.equal(run(family, PROMPTS, *first, *second), results[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_pass_that_is_listened_to_is_the_prefill_of_who_has_the_same_prompt(fused: bool, mode: str) -> None:
+    family = FAMILIES["llava"]
+    for order in (("vsv", "m3id"), ("m3id", "vsv"), ("vhr", "m3id")):
+        recipes = [STRONG[name] for name in order]
+        recipes[order.index("m3id")] = M3ID(decay=0.7, cutoff=0.0)
+        with counted(family) as passes, mitigate(family.model(), *recipes, fused=fused):
+            together = run(family, PROMPTS, **MODES[mode])
+        alone = [recipe for recipe in recipes if not isinstance(recipe, M3ID)]
+        with counted(family) as fewer, mitigate(family.model(), *alone):
+            run(family, PROMPTS, **MODES[mode])
+        # The amateur's prompt costs nothing more: one pass for each later token, or none
+        assert len(passes) == len(fewer) + (0 if fused else NEW - 1)
+        inputs = family.inputs(PROMPTS)
+        with (
+            attached(family.model(), inputs, *alone),
+            attached(family.model(), inputs, M3ID(decay=0.7, cutoff=0.0)) as own,
+        ):
+            apart = run(family, PROMPTS, *own, **MODES[mode])
+        assert torch.equal(together, apart)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_recorder_shares_the_branch_of_a_method_and_the_passes_of_the_model(name: str) -> None:
+    family, inputs = FAMILIES[name], FAMILIES[name].inputs(PROMPTS)
+    plain = run(family, PROMPTS)
+    heard = []
+    for riding in (True, False):
+        recorder = GroundingRecorder(family.model(), inputs)
+        with counted(family) as passes, recorder.riding_along() if riding else nullcontext():
+            assert torch.equal(run(family, PROMPTS, recorder), plain)
+        assert len(passes) == (NEW if riding else 2 * NEW)
+        heard.append(recorder.rows(torch.cat([inputs["input_ids"], plain], dim=1)))
+    for (_, a), (_, b) in zip(*heard, strict=True):
+        torch.testing.assert_close(list(a), list(b), rtol=1e-4, atol=1e-4)
+    recorder = GroundingRecorder(family.model(), inputs)
+    with counted(family) as passes, mitigate(family.model(), METHODS["m3id"]):
+        run(family, PROMPTS, recorder)
+    assert len(passes) == NEW
 
 
 def test_an_amateur_without_a_picture_holds_no_columns_for_it() -> None:
