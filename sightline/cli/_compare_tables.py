@@ -1,4 +1,4 @@
-"""A comparison in the terminal: fits 100 columns."""
+"""A comparison in the terminal: made for 100 columns, and legible in 80."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sightline.runs.compare import Comparison
 
-_NAME, _WIDE = 22, 96
+_WIDE = 96
 _STYLES = {"": "", "good": "green", "bad": "red", "dim": "dim"}
 
 
@@ -25,7 +25,7 @@ def show(console: Console, comparison: Comparison) -> None:
     console.print(Text(facts(comparison), style="dim"))
     for grid in grids(comparison):
         console.print()
-        console.print(_table(grid, gap=2 if console.width >= _WIDE else 1))
+        console.print(_table(grid, wide=console.width >= _WIDE))
         console.print(Text(grid.note, style="dim"))
     found = remarks(comparison)
     if found:
@@ -34,17 +34,17 @@ def show(console: Console, comparison: Comparison) -> None:
         console.print(Text.assemble(("! ", "bold red"), remark))
 
 
-def _table(grid: Grid, gap: int) -> Table:
+def _table(grid: Grid, *, wide: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))
     table.add_column(grid.title, justify="left", no_wrap=True)
     for heading in grid.headings:
         # Where it is narrow a figure is broken, never cut
         table.add_column(heading, justify="right", overflow="fold")
     for line in grid.lines:
-        name = "  " + line.name if line.inner else "\n".join(wrapped(line.name, _NAME))
+        name = "  " + line.name if line.inner else "\n".join(wrapped(line.name, 22 if wide else 16))
         table.add_row(Text(name, style="" if line.inner else "bold"), *map(_cell, line.cells))
     return table
 
