@@ -182,6 +182,7 @@ def capture(
     generation: Generation | None = None,
     sinks: SinkRule | None = None,
     special: Collection[int] | None = None,
+    answer: Sequence[int] | None = None,
 ) -> Captured:
     """Generate under ``methods`` and watch the attention to the picture.
 
@@ -193,6 +194,7 @@ def capture(
         generation: greedy unless given; one beam.
         sinks: default: ``sink_rule``.
         special: ids of tokens that are marks and not text; default: ``special_ids`` without a tokenizer.
+        answer: tokens that were generated before, to be watched as they are written again.
 
     Raises:
         UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be watched (eager).
@@ -206,7 +208,7 @@ def capture(
     watch = Watch(chosen_layers("attention", target, layers, range(count)))
     inner = range(min(2, count), count - 1)
     watch_sinks = WatchSinks(inner, sinks or sink_rule(target, methods))
-    ids = generate_heard(target, methods, generation, watch, watch_sinks, parts)
+    ids = generate_heard(target, methods, generation, watch, watch_sinks, parts, answer=answer)
     image = target.image_mask[0].cpu()
     scores = watch_sinks.highest
     found = torch.zeros(int(image.sum())) if scores is None else scores[image]
@@ -222,6 +224,7 @@ def look(
     layers: tuple[int, ...] | None = None,
     generation: Generation | None = None,
     sinks: SinkRule | None = None,
+    answer: Sequence[int] | None = None,
 ) -> AttentionMap:
     """The caption under ``methods`` with one map for every object word in it.
 
@@ -234,7 +237,16 @@ def look(
     grid = token_grid(target)
     rule = sinks or sink_rule(target, methods)
     special = special_ids(target, processor.tokenizer)
-    seen = capture(model, inputs, *methods, layers=layers, generation=generation, sinks=rule, special=special)
+    seen = capture(
+        model,
+        inputs,
+        *methods,
+        layers=layers,
+        generation=generation,
+        sinks=rule,
+        special=special,
+        answer=answer,
+    )
     text, spans = token_spans(processor.tokenizer, seen.ids)
     found = [
         Sink(*divmod(at, grid[1]), score) for at, score in enumerate(seen.sinks.tolist()) if score >= rule.tau

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from sightline.attach import editing
 from sightline.captioning import Generation
@@ -56,9 +57,16 @@ class PredictingRows(Edit):
 
 
 def generate_heard(
-    target: Target, methods: Sequence[Method], generation: Generation | None, *listeners: Edit
+    target: Target,
+    methods: Sequence[Method],
+    generation: Generation | None,
+    *listeners: Edit,
+    answer: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
     """Answer one prompt under ``methods`` while ``listeners`` hear it; gives back the generated tokens.
+
+    Args:
+        answer: tokens that were generated before; they are written again, whatever the model would say now.
 
     Sampling starts from the seed of ``generation``, and leaves the caller's random state as it was.
 
@@ -81,5 +89,23 @@ def generate_heard(
         processors = stack.enter_context(attached(model, target.inputs, *methods))
         stack.enter_context(editing(target, *listeners))
         arguments = {**target.inputs, **generation.arguments(), "logits_processor": processors}
+        if answer is not None:
+            arguments |= {
+                "max_new_tokens": len(answer),
+                "logits_processor": [*processors, _Dictate(target.prompt, answer)],
+            }
         written = model.generate(**arguments)  # type: ignore[operator]
     return tuple(written[0, target.prompt :].tolist())
+
+
+class _Dictate(LogitsProcessor):
+    """Leaves one token possible at each step: that of a given answer."""
+
+    def __init__(self, prompt: int, answer: Sequence[int]) -> None:
+        self.prompt, self.answer = prompt, answer
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        token = self.answer[input_ids.shape[1] - self.prompt]
+        return torch.full_like(scores, -torch.inf).index_fill(
+            -1, torch.tensor([token], device=scores.device), 0
+        )
