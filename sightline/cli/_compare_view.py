@@ -116,15 +116,15 @@ def remarks(comparison: Comparison) -> tuple[str, ...]:
     total = len(comparison.gathered.runs[0].items)
     if left := total - len(comparison.gathered.ids):
         found.append(
-            f"{left} of {total} questions are left out of all figures: not every method answered them."
+            f"Questions left out of all figures, since not every method answered them: {left} of {total}."
         )
     for row in comparison.rows:
         if row.tally.failed or row.tally.missing:
             found.append(
-                f"{row.method}: {row.tally.failed} answers failed and {row.tally.missing} are missing; they are not scored."
+                f"{row.method}: answers failed: {row.tally.failed}, missing: {row.tally.missing}; none of them is scored."
             )
         if row.unparsed:
-            found.append(f"{row.method}: {row.unparsed} answers could not be read as yes or no.")
+            found.append(f"{row.method}: answers that could not be read as yes or no: {row.unparsed}.")
         if "recall_collapse" in row.warnings and row.differences is not None:
             change = row.differences["recall"]
             found.append(

@@ -72,8 +72,8 @@ class TestOutput:
         assert same == "m3id 0.0 [0.0, 0.0] 0.0 [0.0, 0.0] 0.0 [0.0, 0.0] 0.0 [0.0, 0.0]"
         assert "no significant" in ran.stdout
         words = " ".join(ran.stdout.split())
-        assert "! 1 of 6 questions are left out of all figures" in words
-        assert "! vcd:alpha=2.0,beta=0.02,noise_step=999: 1 answers failed and 0 are missing" in words
+        assert "! Questions left out of all figures, since not every method answered them: 1 of 6." in words
+        assert "! vcd:alpha=2.0,beta=0.02,noise_step=999: answers failed: 1, missing: 0" in words
         assert "may merely say less" in words
 
     def test_json_markdown_and_page(self, run: Run, folder: Path, tmp_path: Path) -> None:
@@ -121,7 +121,14 @@ class TestOutput:
         folder = made(tmp_path / "run", items, said, bench="pope").folder
         ran = run("compare", folder, "--html", tmp_path / "a.html")
         assert ran.exit_code == 0, ran.output
-        for word in ("random", "popular", "yes", "unread", "could not be read as yes or no", "parser strict"):
+        for word in (
+            "random",
+            "popular",
+            "yes",
+            "unread",
+            "could not be read as yes or no: 1.",
+            "parser strict",
+        ):
             assert word in " ".join(ran.stdout.split())
         read = run("compare", folder, "--parser", "official")
         assert "parser official" in read.stdout
