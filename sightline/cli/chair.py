@@ -25,8 +25,8 @@ def chair(
         typer.Argument(
             metavar="CAPTIONS",
             help='Captions to score: JSON lines, or one JSON list, of {"image_id": 42, "caption": "…"}. What '
-            "[bold]sightline caption --json[/bold] prints is read, and so are COCO results. An image id may be a "
-            "number or a COCO file name.",
+            "[bold]sightline caption --json[/bold] prints and [bold]sightline run[/bold] keeps is read, and so are COCO "
+            "results. An image id may be a number or a COCO file name.",
         ),
     ],
     annotations: Annotated[
@@ -49,8 +49,8 @@ def chair(
         typer.Option(
             "--ground-truth",
             metavar="FILE",
-            help='Instead of COCO files: JSON lines of {"image_id": 42, "objects": ["cat", "sofa"]}, or what '
-            "[bold]sightline truth[/bold] wrote.",
+            help='Instead of COCO files: JSON lines of {"image_id": 42, "objects": ["cat", "sofa"]}, what '
+            "[bold]sightline truth[/bold] wrote, or a run's items.jsonl.",
         ),
     ] = None,
     family: Annotated[
@@ -101,7 +101,7 @@ def chair(
 
     from sightline.cli._files import as_json, check_outputs, write_whole
     from sightline.eval.annotations import load_truth
-    from sightline.eval.captions import read_captions
+    from sightline.eval.captions import read_captions_and_failures
     from sightline.eval.chair import COCO, check_family, score
     from sightline.eval.chair_page import page
     from sightline.eval.synonyms import read_vocabulary
@@ -109,7 +109,7 @@ def chair(
     check_family(family)
     sources = [*(annotations or ()), *(references or ()), *(ground_truth or ())]
     check_outputs([json_file, html_file], [captions, *sources, *([synonyms] if synonyms else [])])
-    said = read_captions(captions, method=method)
+    said, failed = read_captions_and_failures(captions, method=method)
     vocabulary = COCO if synonyms is None else read_vocabulary(synonyms, family)
     truth = load_truth(sources, [caption.image_id for caption in said], family, vocabulary=vocabulary)
     report = score(said, truth, family=family, vocabulary=vocabulary, resamples=resamples, seed=seed)
@@ -121,6 +121,8 @@ def chair(
         write_whole(html_file, html)
     console = Console(highlight=False)
     _print_figures(console, report)
+    if failed:
+        console.print(f"{len(failed)} answers of the file failed and are in no figure.", style="dim")
     if alone:
         console.print(
             "Without --references, what only people saw in an image counts as made up.", style="dim"

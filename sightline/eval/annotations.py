@@ -37,7 +37,8 @@ def load_truth(
     - COCO instances (`instances_val2014.json`): the names of the categories annotated, crowds included.
     - COCO captions (`captions_val2014.json`): the objects the reference captions name, found as in a caption
       that is scored. CHAIR's ground truth is both; a person only a caption speaks of is no hallucination.
-    - JSON lines of `{"image_id": …, "objects": ["cat", …]}`, or a JSON list of such.
+    - JSON lines of `{"image_id": …, "objects": ["cat", …]}`, or a JSON list of such; the objects may stand under
+      `truth`, as in the `items.jsonl` of a run.
     - `{"categories": ["person", …], "objects": {image_id: [category number from 0, …]}}`, one compact JSON:
       what `truth_file.to_json` makes, with family and vocabulary in it.
 
@@ -164,7 +165,10 @@ class _Reader:
 
     def _lists(self, path: Path, text: str) -> None:
         for where, entry in read_entries(text, path):
-            objects = require(entry, "objects", where)
+            told = (
+                entry["truth"] if isinstance(entry, dict) and isinstance(entry.get("truth"), dict) else entry
+            )
+            objects = require(told, "objects", where)
             if not isinstance(objects, list):
                 raise MalformedFile(f"{where}: 'objects' must be a list of names")
             image = read_image_id(entry, where)

@@ -24,11 +24,19 @@ class Caption:
 
 
 def read_captions(path: str | Path, *, method: str | None = None) -> list[Caption]:
-    """The captions of a file, in its order.
+    """The captions of a file, in its order: what `read_captions_and_failures` finds, without the failures."""
+    return read_captions_and_failures(path, method=method)[0]
+
+
+def read_captions_and_failures(
+    path: str | Path, *, method: str | None = None
+) -> tuple[list[Caption], list[str]]:
+    """The captions of a file, in its order, and the places of those that could not be made.
 
     Read are JSON lines and JSON lists (COCO's results) of objects with the keys `image_id` (see
-    `images.image_id`) and `caption`; further keys are ignored, but for `method`: what made the caption. With
-    `method`, only the captions of that method are kept.
+    `images.image_id`) and `caption`, or, as `sightline run` writes them, `answer`; further keys are ignored, but
+    for `method`: what made the caption. With `method`, only the captions of that method are kept. An answer that
+    failed (`answer` null, `error` says why) is no caption, and not an empty one either.
 
     Raises:
         EmptyFile: the file holds no caption (of that method).
@@ -38,15 +46,20 @@ def read_captions(path: str | Path, *, method: str | None = None) -> list[Captio
     """
     path = Path(path)
     found: list[Caption] = []
+    failed: list[str] = []
     for where, entry in read_entries(read_text(path), path):
+        if isinstance(entry, dict) and entry.get("error") is not None and entry.get("answer") is None:
+            failed += [where] if method in (None, entry.get("method")) else []
+            continue
         caption = _caption(entry, where)
         if method is None or caption.method == method:
             found.append(caption)
     if not found:
         of_method = "" if method is None else f" by the method {method!r}"
-        raise EmptyFile(f"{path}: holds no caption{of_method}")
+        all_failed = f" ({len(failed)} failed)" if failed else ""
+        raise EmptyFile(f"{path}: holds no caption{of_method}{all_failed}")
     _refuse_duplicates(found, path)
-    return found
+    return found, failed
 
 
 def read_entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
@@ -106,14 +119,15 @@ def read_image_id(entry: Any, where: str) -> ImageId:
 
 def _caption(entry: Any, where: str) -> Caption:
     image = read_image_id(entry, where)
-    text = require(entry, "caption", where)
+    key = "answer" if "answer" in entry and "caption" not in entry else "caption"
+    text = require(entry, key, where)
     method = entry.get("method")
     if not isinstance(text, str):
-        raise MalformedFile(f"{where}: 'caption' must be a text, not {json.dumps(text)[:40]}")
+        raise MalformedFile(f"{where}: {key!r} must be a text, not {json.dumps(text)[:40]}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise MalformedFile(f"{where}: 'caption' holds half a character (position {error.start})") from error
+        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
     if method is not None and not isinstance(method, str):
         raise MalformedFile(f"{where}: 'method' must be a text, not {json.dumps(method)[:40]}")
     return Caption(image, text, method, where)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import InputError
-from sightline.eval.captions import Caption, read_captions
+from sightline.eval.captions import Caption, read_captions, read_captions_and_failures
 from sightline.eval.errors import DuplicateImage, EmptyFile, MalformedFile
 from sightline.eval.images import image_id
 
@@ -124,3 +124,20 @@ def test_captions_of_several_methods_are_scored_one_at_a_time(tmp_path: Path) ->
     assert [caption.caption for caption in read_captions(path, method="vcd")] == ["vcd"]
     with pytest.raises(EmptyFile, match="by the method 'm3id'"):
         read_captions(path, method="m3id")
+
+
+def test_answers_of_a_run_are_captions_and_failed_ones_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    lines = [
+        {"id": "1", "image_id": 1, "method": "greedy", "answer": "a cat", "error": None},
+        {"id": "2", "image_id": 2, "method": "greedy", "answer": None, "error": "BadImage: gone"},
+        {"id": "2", "image_id": 2, "method": "vcd", "answer": "", "error": None},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    said, failed = read_captions_and_failures(path, method="greedy")
+    assert [(caption.image_id, caption.caption) for caption in said] == [(1, "a cat")]
+    assert failed == [f"{path}:2"]
+    assert [caption.caption for caption in read_captions(path, method="vcd")] == [""]
+    path.write_text(json.dumps(lines[1]))
+    with pytest.raises(EmptyFile, match=r"no caption \(1 failed\)"):
+        read_captions(path)
