@@ -16,6 +16,7 @@ from sightline.cli.beaf import app as beaf
 from sightline.cli.calibrate import calibrate
 from sightline.cli.caption import caption
 from sightline.cli.chair import chair
+from sightline.cli.chat import chat
 from sightline.cli.compare import compare
 from sightline.cli.demo import demo
 from sightline.cli.dominance import dominance
@@ -112,6 +113,7 @@ for command in (
     attention,
     dominance,
     ground,
+    chat,
     compare,
     tune,
 ):
