@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check fix results tables bench train
+.PHONY: demo test slow parity check fix results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
 	$(BIN)/sightline demo
@@ -16,6 +16,9 @@ test: $(READY)  ## the suite
 
 slow: $(READY)  ## what takes longer than the suite may
 	$(BIN)/python -m pytest -m slow
+
+parity: $(READY)  ## every reference file: how many figures were compared with the official ones, how many differ
+	$(BIN)/python tests/parity
 
 check: $(READY)  ## style, types, and generated tables that are still what the code and the results say
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python benchmarks/tables.py --check

@@ -38,7 +38,10 @@ VERIFIED = frozenset(
 
 def why_not_fused(target: Target) -> str | None:
     """Why a contrast branch of this model cannot share its passes; None if it can."""
-    decoder = type(target.decoder).__name__
+    try:
+        decoder = type(target.decoder).__name__
+    except UnsupportedModel as error:
+        return str(error)
     attention = target.model.config.get_text_config(decoder=True)._attn_implementation.removeprefix(OURS)
     places = {str(place) for place in getattr(target.model, "hf_device_map", {}).values()}
     if decoder not in VERIFIED:
@@ -223,10 +226,12 @@ class Meeting:
             descend()
             self.passes += 1
         except Unpackable as error:
+            # Nothing has been written anywhere yet: this pass can still be the main generation's alone
             if self.target.fused is True and length:
                 raise UnsupportedModel(
                     f"{self.target.name}: fused=True, but {error}; pass fused='auto' or False"
                 ) from error
+            self._head = None
             self._leave()
             return main()
         finally:

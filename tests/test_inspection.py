@@ -76,6 +76,12 @@ def test_what_a_model_raises_is_an_answer_and_the_model_stays_as_it_was() -> Non
     assert torch.equal(model(**inputs).logits, before)
 
 
+def test_notes_say_where_contrast_branches_run_apart() -> None:
+    (note,) = (note for note in notes_of("mllama") if "pass per token" in note)
+    assert "MllamaTextModel is not among the decoders it was verified on" in note
+    assert not any("pass per token" in note for note in notes_of("llava"))
+
+
 def notes_of(name: str) -> tuple[str, ...]:
     family = FAMILIES[name]
     return take_notes(family.model(), standin()[1], family.inputs([PROMPT]))

@@ -110,7 +110,7 @@ class PAI(Method):
         the prompt (there: columns 35 to 610). The amateur's cache follows beams.
 
     Cost: attention recomputes one row a step in each edited layer and leaves the rest to the fast kernel; guidance costs a
-    text-only prefill and one forward per token.
+    text-only prefill and one more row in every pass (a forward per token where passes cannot be shared, see ``mitigate``).
 
     Raises:
         UnsupportedModel: attention that cannot be replaced at run time; a model that sees the picture by cross-attention.
@@ -126,7 +126,7 @@ class PAI(Method):
         "raises the attention scores of the picture, and guides away from the text-only prompt"
     )
     cost: ClassVar[str] = (
-        "attention: one row per layer and token; guidance: prefill +1 without picture, +1 forward per token"
+        "attention: one row per layer and token; guidance: prefill +1 without picture, one more row in every pass"
     )
 
     alpha: float = parameter(0.2, "strength in attention; 0 is off", low=0)

@@ -91,8 +91,9 @@ class M3ID(ContrastMethod):
     markers named in the model's configuration are dropped and positions close up, as if the prompt had been written
     without a picture. The weight is computed in double, scores in single precision, whatever the model's dtype.
 
-    Cost: a second prefill of the text alone, and a second forward per token; the vision tower does not run again and the
-    second cache holds no visual tokens. Answers of one word are hardly touched: w is 0 at the first token.
+    Cost: a second prefill of the text alone, and one more row in every pass (a second forward per token where passes cannot
+    be shared, see ``mitigate``); the vision tower does not run again and the second cache holds no visual tokens. Answers of
+    one word are hardly touched: w is 0 at the first token.
 
     Raises:
         NoImageTokens: the prompt holds no picture.
@@ -102,7 +103,7 @@ class M3ID(ContrastMethod):
     year: ClassVar[int] = 2024
     title: ClassVar[str] = "Multi-Modal Hallucination Control by Visual Information Grounding"
     gist: ClassVar[str] = "adds, more with every token, what the picture says beyond the text alone"
-    cost: ClassVar[str] = "prefill +1 without picture; +1 forward per token"
+    cost: ClassVar[str] = "prefill +1 without picture; one more row in every pass"
 
     decay: float = parameter(0.02, "rate at which the weight grows per token; 0 is off", low=0)
     gate: float | None = parameter(

@@ -110,7 +110,8 @@ class VCD(ContrastMethod):
         search needs. Greedy and beam search are contrasted as well (there: ``sample`` only). The amateur keeps its
         own cache from the second token on; official code before July 2024 shared the expert's and so stopped contrasting.
 
-    Cost: a second prefill with the vision tower, and a second forward per token; a second cache as long as the first.
+    Cost: a second prefill with the vision tower, and one more row in every pass (a second forward per token where passes
+    cannot be shared, see ``mitigate``); a second cache as long as the first.
 
     Raises:
         NoImageTokens: the prompt holds no picture, or the inputs no ``pixel_values``.
@@ -122,7 +123,7 @@ class VCD(ContrastMethod):
         "Mitigating Object Hallucinations in Large Vision-Language Models through Visual Contrastive Decoding"
     )
     gist: ClassVar[str] = "subtracts what the model says about the same picture drowned in noise"
-    cost: ClassVar[str] = "prefill +1 with the vision tower; +1 forward per token"
+    cost: ClassVar[str] = "prefill +1 with the vision tower; one more row in every pass"
 
     alpha: float = parameter(1.0, "strength of the contrast; 0 is off", low=0)
     beta: float = parameter(0.1, "plausibility cutoff, relative to the largest probability", low=0, high=1)
