@@ -94,6 +94,16 @@ CONDITIONS = (
         stages=(GROW, TEXT, replace(MORE, rate=1.5e-3)),
     ),
     Condition(
+        name="copy-6x8,text,pictures",
+        asks="the same in the demo's decoder",
+        stages=(replace(GROW, rate=4e-3), TEXT, replace(MORE, rate=1.5e-3)),
+    ),
+    Condition(
+        name="copy-6x8,text,pictures-long",
+        asks="500 steps on pictures instead of 200",
+        stages=(replace(GROW, rate=4e-3), TEXT, replace(MORE, rate=1.5e-3, steps=500)),
+    ),
+    Condition(
         name="copy-3x1,pictures-first+copy",
         asks="no <s>, the picture first, backcopy under it: must image tokens serve?",
         layers=3,

@@ -137,7 +137,7 @@ def picture_figures(
     found = probe(model, prompts(processor, lines, known, picture_first, rows), prompt=PROMPT)
     kept = ("largest_energy", "largest_outlier", "visual_flagged", "attention_ratio", "visual_peak")
     return {
-        **_pictured(model, made, "caption", known),
+        **_pictured(model, made, len(begin), "caption", known),
         "calibrate": {
             "supported": found.supported,
             "reasons": list(found.reasons),
@@ -155,25 +155,31 @@ def beside_figures(
     rng = np.random.default_rng(994)
     shown = known.scenes[:rows]
     made = picture_rows(lines, shown, rng, task=task, questions=0, picture_first=picture_first)
-    return _pictured(model, made, BACKCOPY, known)
+    return _pictured(model, made, len(prefix(lines, picture_first)), BACKCOPY, known)
 
 
-def _pictured(model: Any, made: Rows, kind: str, known: Gallery) -> dict[str, Any]:
-    """By layer, where the rows that learn ``kind`` look, and how massive image tokens are."""
+def _pictured(model: Any, made: Rows, begin: int, kind: str, known: Gallery) -> dict[str, Any]:
+    """By layer, where the rows that learn ``kind`` look, and how massive image tokens are.
+
+    ``begin`` tokens of each row precede every turn: the picture and some text that never changes.
+    """
     rows = len(made.ids)
     read = _read(model, made, known.features[:rows])
     learned = made.targets[kind] != NOTHING
     image = (made.ids == IMAGE)[0]
+    shared = torch.arange(len(image)) < begin
     empty = known.empty[:rows].float()
     layers = []
     for attention, x in zip(read.attentions, read.hidden_states[:-1], strict=True):
         weight = learned[:, None, :, None].float()
-        seen = ((attention * weight).sum(2) / weight.sum(2))[..., image]  # (batch, heads, 64)
+        everywhere = (attention * weight).sum(2) / weight.sum(2)  # (batch, heads, keys)
+        seen = everywhere[..., image]
         tokens = x[:, image]
         energy = tokens.abs().amax(-1) / tokens.square().mean(-1).sqrt()
         layers.append(
             {
                 "picture": _short(seen.sum(-1)),
+                "text_of_prefix": _short((everywhere * (shared & ~image)).sum(-1)),
                 "tokens_without_object": _short((seen * empty[:, None]).sum(-1)),
                 "highest_token": _short(seen.mean(1).amax(-1)),
                 "highest_token_of_any_head": _short(seen.amax(-1).mean(0).max()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,10 @@ def test_planted_sinks_are_confirmed_and_var_empties_them(parts: Any) -> None:
             *(shares[name] for name in ("visual_sinks", "first_token", "other_image", "text")), strict=True
         )
         assert [sum(one) for one in whole] == pytest.approx([1.0] * 6, abs=1e-3)
+
+
+def test_the_page_shows_the_tables_of_the_results(parts: Any) -> None:
+    result = json.loads((BENCHMARKS / "results" / "sinks.json").read_text(encoding="utf-8"))
+    page = (BENCHMARKS.parent / "docs" / "sinks.md").read_text(encoding="utf-8")
+    for name, table in parts("sink_tables").tables(result).items():
+        assert f"<!-- {name} -->\n{table}\n<!-- end -->" in page, name
