@@ -60,22 +60,6 @@ CONDITIONS = (
     Condition(name="copy-6x1", asks="6 layers instead of 3", heads=1, stages=(replace(GROW, rate=4e-3),)),
     Condition(name="copy-6x8", asks="the demo's decoder", stages=(replace(GROW, rate=4e-3),)),
     Condition(
-        name="copy-6x8-demo-optimiser",
-        asks="the demo's rate, decay and clipping",
-        stages=(replace(GROW, rate=2e-3, decay=0.02, clip=1.0, cosine=True),),
-    ),
-    Condition(
-        name="copy-3x1-decay",
-        asks="weight decay 0.1",
-        layers=3,
-        heads=1,
-        seed=1,
-        stages=(replace(GROW, decay=0.1),),
-    ),
-    Condition(
-        name="copy-3x1-slow", asks="rate 1e-3", layers=3, heads=1, seed=1, stages=(replace(GROW, rate=1e-3),)
-    ),
-    Condition(
         name="copy-3x1-no-bos",
         asks="no <s>: the first symbol differs",
         layers=3,
@@ -83,7 +67,6 @@ CONDITIONS = (
         seed=1,
         stages=(replace(GROW, begin=False),),
     ),
-    Condition(name="text", asks="the demo's text stage", stages=(replace(TEXT, steps=300),)),
     Condition(name="text+copy", asks="with backcopy mixed in", stages=(replace(TEXT, backcopy=True),)),
     Condition(
         name="copy-3x1,text,pictures",
@@ -130,12 +113,4 @@ CONDITIONS = (
     ),
     Condition(name="planted", asks="sinks planted in the packaged weights", start="planted", stages=()),
     Condition(name="planted+pictures", asks="200 steps with them", start="planted", stages=(MORE,)),
-    Condition(
-        name="copy-3x1-long",
-        asks="four times the steps",
-        layers=3,
-        heads=1,
-        seed=1,
-        stages=(replace(GROW, steps=2400),),
-    ),
 )
