@@ -26,6 +26,7 @@ from sightline.cli.methods import methods
 from sightline.cli.mme import app as mme
 from sightline.cli.pope import app as pope
 from sightline.cli.run import run as run_bench
+from sightline.cli.serve import serve
 from sightline.cli.truth import truth
 from sightline.cli.tune import tune
 from sightline.errors import SightlineError
@@ -116,6 +117,7 @@ for command in (
     chat,
     compare,
     tune,
+    serve,
 ):
     app.command()(command)
 

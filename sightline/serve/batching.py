@@ -16,7 +16,7 @@ def shape_of(inputs: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
     All entries but those of one number per token must agree in everything but their first size, along which they are joined.
     """
-    found = []
+    found: list[tuple[Any, ...]] = []
     for name in sorted(inputs):
         value = inputs[name]
         if not isinstance(value, Tensor) or value.ndim == 0:

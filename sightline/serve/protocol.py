@@ -1,0 +1,215 @@
+"""What a chat request may hold, and what it comes to: turns, settings, refusals by the field's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sightline.serve.errors import BadPicture, RequestRefused
+from sightline.serve.limits import Limits
+from sightline.serve.prompts import Role, Turn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+
+
+class _Lenient(BaseModel):
+    """Unknown fields are ignored, as clients of OpenAI expect; known ones must have their type."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class Options(BaseModel):
+    """Our own field of a request, ``sightline``. A misspelt option is refused.
+
+    Args:
+        methods: specs that take the place of those the model name stands for; an empty list is the plain model.
+        grounding: tell how far the picture supports each token and each object word.
+        threshold: words whose support is below are flagged.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    methods: list[str] | None = Field(default=None, max_length=8)
+    grounding: bool = False
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
+
+
+class StreamOptions(_Lenient):
+    include_usage: bool | None = None
+
+
+class Message(_Lenient):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class ChatRequest(_Lenient):
+    """The fields of ``POST /v1/chat/completions`` that mean something here."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    n: int | None = Field(None, ge=1)
+    seed: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    # What changes the answer and cannot be had is refused unless it says nothing
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
+    response_format: dict[str, Any] | None = None
+    sightline: Options = Field(default_factory=lambda: Options())
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+def read_request(body: bytes, limits: Limits) -> ChatRequest:
+    """A request's body, checked field by field; pictures are not looked at.
+
+    Raises:
+        RequestRefused: no JSON, a field with a wrong value, or one that asks for what this server cannot do.
+    """
+    try:
+        found = json.loads(body, parse_constant=_no_constant)
+    except RequestRefused:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RequestRefused(f"the body is not JSON: {_short(error)}") from None
+    if not isinstance(found, dict):
+        raise RequestRefused("the body must be a JSON object with model and messages")
+    messages = found.get("messages")
+    if isinstance(messages, list) and len(messages) > limits.messages:
+        raise RequestRefused(
+            f"the conversation has {len(messages):,} messages, and the limit is {limits.messages:,}: send the last ones",
+            param="messages",
+        )
+    try:
+        request = ChatRequest.model_validate(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RequestRefused(f"{where}: {_short(first['msg'])}", param=where) from None
+    _check(request, limits)
+    return request
+
+
+def _no_constant(name: str) -> float:
+    raise RequestRefused(f"{name} is no number in JSON")
+
+
+def _check(request: ChatRequest, limits: Limits) -> None:
+    def refuse(param: str, why: str) -> None:
+        raise RequestRefused(f"{param}: {why}", param=param)
+
+    for name in ("frequency_penalty", "presence_penalty", "logit_bias", "tools", "functions"):
+        if getattr(request, name):
+            refuse(name, "not supported by this server: leave it out")
+    if request.response_format and request.response_format.get("type", "text") != "text":
+        refuse("response_format", "only text can be answered")
+    if request.modalities and request.modalities != ["text"]:
+        refuse("modalities", "only text can be answered")
+    if request.n is not None and request.n > limits.choices:
+        refuse("n", f"{request.n} is more than the limit of {limits.choices}")
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(request, name)
+        if value is not None and value > limits.tokens:
+            refuse(name, f"{value:,} is more than the limit of {limits.tokens:,}")
+    if len(request.stops) > 4 or not all(0 < len(stop) <= 1000 for stop in request.stops):
+        refuse("stop", "at most four texts of 1 to 1000 letters")
+    if request.top_logprobs is not None and not request.logprobs:
+        refuse("top_logprobs", "has no effect without logprobs: set that to true")
+    if request.stream_options is not None and not request.stream:
+        refuse("stream_options", "has no effect without stream: set that to true")
+
+
+def read_turns(
+    messages: Sequence[Message], limits: Limits, picture: Callable[[str], Image]
+) -> tuple[Turn, ...]:
+    """The conversation, its pictures opened.
+
+    Args:
+        picture: opens what an ``image_url`` names.
+
+    Raises:
+        RequestRefused: a role or a part that cannot be taken, or too many pictures; before any is opened.
+        BadPicture: from ``picture``, naming the message.
+    """
+    shown = sum(
+        part.get("type") == "image_url"
+        for message in messages
+        if isinstance(message.content, list)
+        for part in message.content
+    )
+    if shown > limits.images:
+        raise RequestRefused(
+            f"the conversation holds {shown} pictures, and at most {limits.images} are taken: leave out older ones",
+            param="messages",
+        )
+    return tuple(_turn(at, message, picture) for at, message in enumerate(messages))
+
+
+def _turn(at: int, message: Message, picture: Callable[[str], Image]) -> Turn:
+    where = f"messages.{at}"
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise RequestRefused(
+            f"{where}.role: {message.role[:50]!r} is not one of {', '.join(_ROLES)}", param=f"{where}.role"
+        )
+    if message.content is None:
+        raise RequestRefused(f"{where}.content: there is none", param=f"{where}.content")
+    if isinstance(message.content, str):
+        return Turn(role, (message.content,))
+    return Turn(
+        role,
+        tuple(
+            _part(f"{where}.content.{number}", part, picture) for number, part in enumerate(message.content)
+        ),
+    )
+
+
+def _part(where: str, part: dict[str, Any], picture: Callable[[str], Image]) -> str | Image:
+    kind = part.get("type")
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, dict) else url
+        if not isinstance(url, str):
+            raise RequestRefused(
+                f"{where}.image_url: an object with a url is needed", param=f"{where}.image_url"
+            )
+        try:
+            return picture(url)
+        except BadPicture as error:
+            raise BadPicture(f"{where}: {error}", param=where) from None
+    raise RequestRefused(
+        f"{where}: a part must be a text or an image_url, not {str(kind)[:50]!r}", param=f"{where}.type"
+    )
+
+
+def _short(error: object) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,139 @@
+"""From a request's body to what the engine is asked for: everything of a server that HTTP has no part in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sightline.captioning import DEMO
+from sightline.grounding.scores import AGGREGATE, SCORE, THRESHOLD
+from sightline.serve.engine import Ask, Engine
+from sightline.serve.errors import BadPicture, RequestRefused
+from sightline.serve.fetch import fetch
+from sightline.serve.limits import Limits
+from sightline.serve.menu import Menu
+from sightline.serve.pictures import open_bytes, read_data_uri
+from sightline.serve.prompts import context_length, longest_prompt, prepare_chat
+from sightline.serve.protocol import ChatRequest, read_request, read_turns
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A request, ready for the engine.
+
+    ``threshold`` is what words are flagged below; None where no grounding was asked for.
+    """
+
+    model: str
+    asks: tuple[Ask, ...]
+    stream: bool
+    usage: bool
+    logprobs: bool
+    threshold: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Service:
+    """One model behind a protocol.
+
+    Args:
+        engine: the model and its thread.
+        menu: model names and their methods.
+        api_key: without it nothing answers; None lets everybody in.
+        fetch_urls: whether pictures may be fetched from the public web.
+        loopback: whether requests must name this machine as their host, so that a page of a stranger, open in a browser
+            here, cannot ask (DNS rebinding). Only without a key.
+    """
+
+    engine: Engine
+    menu: Menu
+    limits: Limits = field(default_factory=Limits)
+    api_key: str | None = None
+    fetch_urls: bool = False
+    loopback: bool = True
+    created: int = field(default_factory=lambda: int(time.time()))
+    _processing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def read(self, body: bytes) -> Order:
+        """What a chat request asks for, its pictures opened and its prompt made. Takes a while: not for an event loop.
+
+        Raises:
+            RequestRefused, and the named errors of methods and processors.
+        """
+        request = read_request(body, self.limits)
+        options = request.sightline
+        recipes = self.menu.methods(request.model)
+        if options.methods is not None:
+            recipes = self.menu.read(options.methods)
+        turns = read_turns(request.messages, self.limits, self.picture)
+        pictured = any(turn.pictures for turn in turns)
+        if not pictured and (recipes or options.grounding):
+            what = "+".join(recipe.name() for recipe in recipes) or "grounding"
+            raise RequestRefused(
+                f"the conversation holds no picture, and {what} needs one: add one, or ask the plain model"
+                f" {self.menu.base!r}",
+                param="messages",
+            )
+        with self._processing:  # tokenizers keep settings that two threads must not change at once
+            inputs = prepare_chat(
+                self.engine.processor, turns, longest=longest_prompt(self.engine.model, self.limits)
+            )
+        return Order(
+            model=request.model,
+            asks=tuple(self._ask(request, recipes, inputs, choice) for choice in range(request.n or 1)),
+            stream=bool(request.stream),
+            usage=bool(request.stream_options and request.stream_options.include_usage),
+            logprobs=bool(request.logprobs),
+            threshold=_or(options.threshold, THRESHOLD) if options.grounding else None,
+        )
+
+    def picture(self, url: str) -> Image:
+        """The picture that an ``image_url`` names. Raises ``BadPicture``."""
+        scheme = url[:8].lower()
+        if not scheme.startswith(("http://", "https://")):
+            return open_bytes(read_data_uri(url, self.limits), self.limits)
+        if not self.fetch_urls:
+            raise BadPicture("this server fetches no pictures from the web: send it as a data URI")
+        return open_bytes(fetch(url, self.limits), self.limits)
+
+    def _ask(self, request: ChatRequest, recipes: Any, inputs: Any, choice: int) -> Ask:
+        temperature = request.temperature
+        if temperature is None:  # top_p says nothing of greedy search: who gives it wants to draw
+            temperature = 0.0 if request.top_p is None else 1.0
+        return Ask(
+            inputs=inputs,
+            methods=recipes,
+            max_tokens=self._room(request, int(inputs["input_ids"].shape[1])),
+            temperature=temperature,
+            top_p=_or(request.top_p, 1.0),
+            seed=None if request.seed is None else f"{request.seed}/{choice}",
+            stop=request.stops,
+            top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            grounding=request.sightline.grounding,
+        )
+
+    def _room(self, request: ChatRequest, prompt: int) -> int:
+        """How long the answer may get: what was asked for, and what the model has positions for."""
+        wanted = request.max_completion_tokens or request.max_tokens or self.limits.tokens
+        context = context_length(self.engine.model)
+        return wanted if context is None else min(wanted, context - prompt)
+
+
+def limits_for(model: str, limits: Limits) -> Limits:
+    """The same; for the demo model, which was shown one picture at a time, with that as its limit."""
+    from dataclasses import replace
+
+    return replace(limits, images=1) if model == DEMO else limits
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+GROUNDED_BY = {"score": SCORE, "aggregate": AGGREGATE}
+"""What words are judged by: see ``sightline.grounding``."""
