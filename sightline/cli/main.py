@@ -13,6 +13,7 @@ import sightline
 from sightline.cli.amber import app as amber
 from sightline.cli.attention import attention
 from sightline.cli.beaf import app as beaf
+from sightline.cli.bench import bench
 from sightline.cli.calibrate import calibrate
 from sightline.cli.caption import caption
 from sightline.cli.chair import chair
@@ -29,6 +30,7 @@ from sightline.cli.run import run as run_bench
 from sightline.cli.serve import serve
 from sightline.cli.truth import truth
 from sightline.cli.tune import tune
+from sightline.cli.ui import ui
 from sightline.errors import SightlineError
 
 OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -112,9 +114,11 @@ for command in (
     inspect,
     calibrate,
     attention,
+    bench,
     dominance,
     ground,
     chat,
+    ui,
     compare,
     tune,
     serve,

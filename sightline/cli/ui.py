@@ -1,0 +1,77 @@
+"""``sightline ui``: a page on which two settings answer side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli._options import DeviceMap, Dtype
+from sightline.errors import SightlineError
+
+
+class MissingExtra(SightlineError, ImportError):
+    """The packages of the extra ``ui`` are not installed."""
+
+
+def ui(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
+        ),
+    ] = "demo",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Beyond this machine nobody is asked for a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 7860,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What [bold]sightline calibrate[/bold] found in this model, for the methods that need it (var).",
+            show_default=False,
+        ),
+    ] = None,
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Open a page that shows which words of an answer the picture supports, plain and under a method.
+
+    Upload a picture or take a drawn one, choose two settings, and click a word to see where the model looked for it.
+
+    The page needs nothing from the network. It takes one question at a time; answers are greedy.
+    """
+    try:
+        from sightline.ui.app import build
+        from sightline.ui.server import hosts_of, listen, run
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise MissingExtra(
+            f"the page needs {error.name}, which is not installed: pip install 'sightline[ui]'"
+        ) from None
+    from sightline.captioning import DEMO, load
+    from sightline.cli._console import quiet_transformers, use_one_thread
+    from sightline.cli.caption import with_calibration
+    from sightline.spec import parse
+    from sightline.ui.studio import Studio
+
+    if calibration is not None:
+        with_calibration([parse("var")], calibration)
+    with listen(host, port) as opened:
+        quiet_transformers(bars=model != DEMO)
+        if model == DEMO:
+            use_one_thread()
+        loaded, processor = load(model, dtype=dtype, device_map=device_map)
+        studio = Studio(name=model, model=loaded, processor=processor, calibration=calibration)
+        hosts = hosts_of(host)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"{model}: http://{shown}:{opened.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        if hosts == ["*"]:
+            print("Whoever reaches this address can use it: there is no password.", flush=True)
+        try:
+            run(build(studio, hosts=hosts), opened)
+        except KeyboardInterrupt:
+            return

@@ -1,0 +1,215 @@
+// One setting and its answer. What a model wrote goes into the page as text and never as markup.
+
+import { drawHeat } from "./heat.js";
+
+export const nats = (value) => (value === null ? "−∞" : value.toFixed(2).replace("-", "−"));
+const percent = (rate) => (rate === null ? "–" : `${(100 * rate).toFixed(0)} %`);
+const OWN = "own";
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+export async function post(address, body, signal) {
+  const answer = await fetch(address, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
+  });
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({}));
+    throw new Error(told.error || `the server answered ${answer.status}`);
+  }
+  return answer;
+}
+
+export class Pane {
+  constructor(name, facts, spec) {
+    this.facts = facts;
+    this.root = document.getElementById("pane").content.cloneNode(true).firstElementChild;
+    const find = (selector) => this.root.querySelector(selector);
+    for (const part of ["method", "spec", "gist", "answer", "error", "state", "map", "detail", "chair"]) this[part] = find(`.${part}`);
+    this.canvas = find("canvas");
+    find("h2").textContent = name;
+    this.root.setAttribute("aria-label", name);
+    find("label").htmlFor = this.method.id = `method-${name.slice(-1)}`;
+    this.spec.setAttribute("aria-label", `${name}: method specs`);
+    this.method.append(new Option("plain model", ""), ...facts.methods.map((one) => new Option(one.name, one.spec)),
+      new Option("several, or your own", OWN));
+    this.method.addEventListener("change", () => {
+      if (this.method.value !== OWN) this.spec.value = this.method.value;
+      this.settle();
+      if (this.method.value === OWN) this.spec.focus();
+    });
+    this.spec.addEventListener("input", () => this.settle());
+    this.answer.addEventListener("click", (event) => this.choose(event.target.closest("button.word")));
+    this.answer.addEventListener("keydown", (event) => this.walk(event));
+    this.root.addEventListener("keydown", (event) => { if (event.key === "Escape") this.choose(null); });
+    this.spec.value = spec;
+    this.method.value = [...this.method.options].some((option) => option.value === spec) ? spec : OWN;
+    this.settle();
+    this.clear();
+  }
+
+  settle() {
+    this.spec.hidden = this.method.value === "";
+    const names = this.spec.value.trim().split(/\s+/).map((spec) => spec.split(":")[0]);
+    const known = this.facts.methods.filter((one) => names.includes(one.name));
+    this.gist.textContent = this.spec.hidden ? "the model as it is"
+      : known.map((one) => `${one.gist} (${one.cost})`).join("; ") || "NAME:parameter=value,…; several with a space between";
+  }
+
+  clear() {
+    this.result = this.maps = this.chosen = null;
+    this.words = [];
+    this.answer.replaceChildren();
+    this.error.hidden = this.map.hidden = this.chair.hidden = true;
+    this.detail.textContent = "";
+    this.state.textContent = "";
+  }
+
+  fail(message) {
+    this.error.textContent = message;
+    this.error.hidden = false;
+  }
+
+  async run(asked, picture, signal, threshold) {
+    this.clear();
+    this.asked = { picture: asked.picture, question: asked.question, method: this.method.value === "" ? "" : this.spec.value };
+    this.picture = picture;
+    this.state.textContent = "asking …";
+    this.answer.setAttribute("aria-busy", "true");
+    try {
+      const answer = await post("api/answer", { ...this.asked, tokens: asked.tokens }, signal);
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const lines = (rest + value).split("\n");
+        rest = lines.pop();
+        for (const line of lines) this.heard(JSON.parse(line), threshold);
+      }
+      if (!this.result && this.error.hidden) this.fail("the answer broke off: the server ended");
+    } catch (error) {
+      if (error.name === "AbortError") this.state.textContent = "stopped";
+      else this.fail(error instanceof TypeError ? "the server cannot be reached: is it still running?" : error.message);
+    }
+    if (!this.result && this.state.textContent !== "stopped") this.state.textContent = "";
+    this.answer.setAttribute("aria-busy", "false");
+  }
+
+  heard(event, threshold) {
+    if (event.event === "queued") this.state.textContent = event.ahead ? `waiting: ${event.ahead} before it` : "looking at the picture …";
+    else if (event.event === "begun") this.state.textContent = "looking at the picture …";
+    else if (event.event === "piece") { this.answer.append(event.text); this.state.textContent = "writing …"; }
+    else if (event.event === "error") this.fail(event.error);
+    else if (event.event === "done") { this.result = event; this.show(threshold); }
+  }
+
+  show(threshold) {
+    const { segments, words, text } = this.result;
+    this.words = [];
+    this.answer.replaceChildren(...segments.map((segment) => {
+      if (segment.word === null) return document.createTextNode(segment.text);
+      const button = element("button", segment.text, "word");
+      button.type = "button";
+      button.dataset.word = segment.word;
+      button.setAttribute("aria-pressed", "false");
+      this.words[segment.word] = button;
+      return button;
+    }));
+    if (!text) this.answer.append(element("em", "nothing was said", "soft"));
+    const { tokens, seconds, full, unjudged } = this.result;
+    this.state.textContent = `${tokens} token${tokens === 1 ? "" : "s"} in ${seconds.toFixed(1)} s${full ? ", cut at the longest answer" : ""}`;
+    if (unjudged) this.fail(`The words could not be judged: ${unjudged}`);
+    else if (text && !words.length) this.detail.textContent = "No object word of COCO was said.";
+    this.flag(threshold);
+    this.score();
+  }
+
+  flag(threshold) {
+    this.threshold = threshold;
+    this.words.forEach((button, number) => {
+      const { support, present } = this.result.words[number];
+      const value = support === null ? -Infinity : support;
+      const flagged = value < threshold;
+      button.classList.toggle("flagged", flagged);
+      button.classList.toggle("absent", present === false);
+      button.style.setProperty("--doubt", `${Math.round(14 + 32 * Math.min((threshold - value) / 2, 1))}%`);
+      const truth = present === null ? "" : present ? ", in the picture" : ", not in the picture";
+      button.title = `grounding ${nats(support)}${flagged ? ", may not be supported" : ""}${truth}`;
+      button.setAttribute("aria-label", `${button.textContent}: ${button.title}`);
+    });
+    if (this.chosen !== null) this.tell(this.chosen);
+  }
+
+  walk(event) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const at = this.words.indexOf(event.target);
+    if (!step || at < 0) return;
+    event.preventDefault();
+    this.words[(at + step + this.words.length) % this.words.length].focus();
+  }
+
+  async choose(button) {
+    if (button === null && this.chosen === null) return;
+    if (button === undefined) return;
+    const number = button ? Number(button.dataset.word) : null;
+    const again = number === this.chosen;
+    this.words.forEach((one) => one.setAttribute("aria-pressed", String(one === button && !again)));
+    this.chosen = again ? null : number;
+    if (this.chosen === null) {
+      this.map.hidden = true;
+      this.detail.textContent = "";
+      return;
+    }
+    this.tell(number);
+    const { result } = this;
+    try {
+      this.maps ??= post("api/attention", { ...this.asked, answer: result.ids }).then((answer) => answer.json());
+      this.map.classList.add("busy");
+      const maps = await this.maps;
+      if (this.result !== result || this.chosen !== number) return;
+      if (maps.words.length !== result.words.length) throw new Error("the maps are of other words");
+      const where = drawHeat(this.canvas, this.picture, maps, number);
+      const share = `${(100 * maps.words[number].share).toFixed(1)} % of the attention is on the picture`;
+      this.canvas.setAttribute("aria-label", `Attention map of “${button.textContent}”: strongest at the ${where}; ${share}`);
+      this.map.hidden = false;
+      this.tell(number, `; ${share}, most of it ${where}`);
+    } catch (error) {
+      this.maps = null;
+      if (this.result !== result || this.chosen !== number) return;
+      this.map.hidden = true;
+      this.tell(number, `. No map: ${error.message}`);
+    } finally {
+      this.map.classList.remove("busy");
+    }
+  }
+
+  tell(number, more) {
+    const word = this.result.words[number];
+    if (more !== undefined) this.more = more;
+    else if (this.told !== number) this.more = "; looking where it looked …";
+    this.told = number;
+    const flagged = (word.support ?? -Infinity) < this.threshold ? ", flagged" : "";
+    const named = word.word.toLowerCase() === word.object ? "" : ` (${word.object})`;
+    const name = element("strong", word.word);
+    this.detail.replaceChildren(name, `${named}: grounding ${nats(word.support)}${flagged}; log-probability `
+      + `${nats(word.with_image)} with the picture, ${nats(word.without_image)} without${this.more}`);
+  }
+
+  score() {
+    const { chair } = this.result;
+    this.chair.hidden = !chair;
+    if (!chair) return;
+    const rows = [
+      ["Invented", `${chair.invented.length} of ${chair.mentions} object words (CHAIR_i ${percent(chair.chair_i)})`
+        + (chair.invented.length ? `: ${chair.invented.join(", ")}` : "")],
+      ["Found", `${chair.found} of ${chair.present.length} objects (recall ${percent(chair.recall)})`
+        + (chair.missed.length ? `; missed: ${chair.missed.join(", ")}` : "")],
+    ];
+    this.chair.replaceChildren(...rows.flatMap(([name, told]) => [element("dt", name), element("dd", told)]));
+  }
+}

@@ -1,0 +1,253 @@
+"""What the page shows of one model: answers with the grounding of their words, their attention maps, and CHAIR."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from sightline.errors import InputError, SightlineError
+from sightline.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from sightline.answering import Written
+    from sightline.demo.world import Scene
+    from sightline.grounding import WordGrounding
+    from sightline.method import Method
+    from sightline.ui.asked import Asked
+
+LIMITS = Limits(request_bytes=30 << 20, image_bytes=20 << 20, tokens=512, queue=8)
+"""What the page's server takes."""
+SPLITS = ("test-shifted", "test", "val-shifted", "val")
+"""The splits of the demo world that the page offers."""
+DEMO_SPEC = "m3id:decay=0.07,cutoff=0.02"
+"""What the page compares the plain demo model to at first."""
+
+
+class NothingToMap(InputError):
+    """An answer names no object, so that there is no word to look at."""
+
+
+@dataclass(kw_only=True)
+class Studio:
+    """A model with its processor.
+
+    Args:
+        name: of the model, as the person wrote it.
+        calibration: a file for those methods that read one.
+    """
+
+    name: str
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
+    calibration: Path | None = None
+    limits: Limits = LIMITS
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    def facts(self) -> dict[str, Any]:
+        """What the page must know before anything is asked."""
+        from sightline import __version__
+        from sightline.captioning import DEMO
+        from sightline.demo.model import PROMPT
+        from sightline.demo.world import NAMES, ask
+        from sightline.grounding import SCORE, THRESHOLD, WEIGHT
+        from sightline.spec import methods
+
+        packaged = self.name == DEMO
+        suggested = {
+            "m3id": DEMO_SPEC,
+            "vcd": "vcd:beta=0.02,noise_step=999",
+            "pai": "pai:alpha=0.5,gamma=1.5",
+        }
+        return {
+            "model": self.name if packaged or not Path(self.name).exists() else Path(self.name).name,
+            "packaged": packaged,
+            "version": __version__,
+            "question": PROMPT,
+            "questions": [PROMPT, *map(ask, NAMES)] if packaged else [PROMPT],
+            "splits": list(SPLITS),
+            "threshold": THRESHOLD,
+            "score": SCORE,
+            "weight": WEIGHT,
+            "tokens": min(128, self.limits.tokens),
+            "limits": {"tokens": self.limits.tokens, "image_bytes": self.limits.image_bytes},
+            "methods": [
+                {
+                    "name": name,
+                    "title": method.title,
+                    "gist": method.gist,
+                    "cost": method.cost,
+                    "spec": suggested.get(name, name) if packaged else name,
+                }
+                for name, method in methods().items()
+            ],
+        }
+
+    def prepare(self, asked: Asked) -> tuple[Any, Any, tuple[Method, ...]]:
+        """The picture, the model inputs and the methods of a request.
+
+        Raises:
+            BadPicture, BadPrompt, NoChatTemplate, NoImageTokens.
+        """
+        from sightline.captioning import prepare
+
+        picture = asked.picture(self.limits)
+        inputs = prepare(self.processor, [picture], asked.question)
+        return picture, inputs.to(self.model.device, dtype=self.model.dtype), self._calibrated(asked.methods)
+
+    def _calibrated(self, methods: Sequence[Method]) -> tuple[Method, ...]:
+        if self.calibration is None:
+            return tuple(methods)
+        own = {"calibration": str(self.calibration)}
+        return tuple(
+            type(one)(**asdict(one) | own) if hasattr(one, "calibration") else one for one in methods
+        )
+
+    def answer(self, asked: Asked, say: Callable[[Any], None], stop: Event) -> None:
+        """Write an answer: an event for each piece of text, and one with all there is to know of it.
+
+        The words are judged by the plain model, whatever methods wrote them, so that two answers compare. Raises what the
+        picture, the model or a method raises.
+        """
+        from sightline.answering import judge, write
+        from sightline.captioning import Generation
+
+        _, inputs, recipes = self.prepare(asked)
+        say({"event": "begun"})
+        written = write(
+            self.model,
+            self.processor,
+            inputs,
+            *recipes,
+            say=lambda piece: say({"event": "piece", "text": piece}),
+            stop=stop,
+            generation=Generation(max_new_tokens=asked.tokens),
+        )
+        if stop.is_set():
+            return  # nobody is there to read the rest
+        words: Sequence[WordGrounding] = ()
+        unjudged = None
+        try:
+            if written.ids:
+                words = judge(self.model, self.processor, inputs, written.ids).words()
+        except SightlineError as error:
+            unjudged = " ".join(str(error).split())
+        say(done(written, words, asked.methods, asked.scene) | {"unjudged": unjudged})
+
+    def maps(self, asked: Asked, say: Callable[[Any], None], stop: Event) -> None:
+        """The attention maps of all object words of an answer, as one event.
+
+        The answer's own tokens are written again under the same methods while the attention is watched. Raises what the
+        picture, the model or a method raises, ``NoTokenGrid`` among others, and ``NothingToMap``.
+        """
+        from sightline.attention_map import look
+        from sightline.token_grid import seen_box
+
+        picture, inputs, recipes = self.prepare(asked)
+        box = seen_box(self.processor.image_processor, *picture.size)
+        assert asked.answer is not None
+        found = look(self.model, self.processor, inputs, *recipes, answer=asked.answer)
+        if not found.words:
+            raise NothingToMap("the answer names no object, so there is nothing to map")
+        sinks = {(sink.row, sink.column) for sink in found.sinks}
+        words = []
+        for word in found.words:
+            off = [
+                value
+                for row, values in enumerate(word.attention)
+                for column, value in enumerate(values)
+                if (row, column) not in sinks
+            ]
+            words.append(
+                {
+                    "word": word.word,
+                    "share": word.share,
+                    "top": max(off or [value for values in word.attention for value in values]),
+                    "attention": word.attention,
+                }
+            )
+        say({"grid": found.grid, "box": box, "sinks": sorted(sinks), "words": words})
+
+
+def done(
+    written: Written, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
+) -> dict[str, Any]:
+    """A finished answer as plain data: rates are fractions, figures are nats; an infinite one is null."""
+    present = None if scene is None else frozenset(scene.names)
+    return {
+        "event": "done",
+        "method": " ".join(method.spec for method in methods) or None,
+        "text": written.text,
+        "ids": written.ids,
+        "tokens": len(written.ids),
+        "seconds": written.seconds,
+        "full": written.full,
+        "segments": segments(written.text, words),
+        "words": [
+            {
+                "word": word.word,
+                "object": word.object,
+                "present": None if present is None else word.object in present,
+                "with_image": _finite(word.with_image),
+                "without_image": _finite(word.without_image),
+                "support": _finite(word.support),
+            }
+            for word in words
+        ],
+        "chair": None if scene is None else chair(written.text, scene),
+    }
+
+
+def segments(text: str, words: Sequence[WordGrounding]) -> list[dict[str, Any]]:
+    """A text in pieces, those that are words with their number, so that nobody need count letters as Python does."""
+    pieces: list[dict[str, Any]] = []
+    at = 0
+    for number, word in enumerate(words):
+        start, end = word.span
+        if start > at:
+            pieces.append({"text": text[at:start], "word": None})
+        pieces.append({"text": text[start:end], "word": number})
+        at = end
+    if at < len(text):
+        pieces.append({"text": text[at:], "word": None})
+    return pieces
+
+
+def chair(text: str, scene: Scene) -> dict[str, Any] | None:
+    """CHAIR of one answer about a drawn scene; None for a yes or no, which names what it was asked and not what is there."""
+    from sightline.eval.captions import Caption
+    from sightline.eval.chair import score
+
+    if re.match(r"(yes|no)\b", text, re.IGNORECASE):
+        return None
+    report = score([Caption(scene.image_id, text)], {scene.image_id: scene.names}, resamples=0)
+    [row] = report.captions
+    return {
+        "family": report.family,
+        "chair_i": row.chair_i,
+        "recall": row.recall,
+        "mentions": len(row.generated),
+        "invented": [mention.object for mention in row.hallucinated],
+        "found": row.correct,
+        "present": list(scene.names),
+        "missed": [name for name in scene.names if name not in row.generated],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def error_event(error: BaseException) -> Mapping[str, Any]:
+    """An error as one line for the page; what was not raised on purpose is called by its name."""
+    told = " ".join(str(error).split())
+    if not isinstance(error, SightlineError):
+        told = f"{type(error).__name__}: {told[:300]}" if told else type(error).__name__
+    return {"event": "error", "error": told}
