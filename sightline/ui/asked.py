@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sightline.demo.world import Scene
     from sightline.method import Method
 
-SCENE = re.compile(r"([a-z-]{1,20}):(\d{1,7})")
+SCENE = re.compile(r"([a-z-]{1,20}):(\d{1,9})")
 QUESTION = 2000
 """Letters of the longest question."""
 METHODS = 8

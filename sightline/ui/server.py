@@ -6,6 +6,8 @@ import ipaddress
 import socket
 from typing import Any
 
+import uvicorn
+
 from sightline.errors import InputError
 
 
@@ -49,7 +51,5 @@ def hosts_of(host: str) -> list[str]:
 
 def run(app: Any, opened: socket.socket) -> None:
     """Serve until interrupted; answers that are being written are ended."""
-    import uvicorn
-
     settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
     uvicorn.Server(settings).run(sockets=[opened])

@@ -69,5 +69,6 @@ function strongest(attention, sinks) {
   const third = (at, count, names) => names[Math.min(Math.floor(3 * (at + 0.5) / count), 2)];
   const up = third(place[0], attention.length, ["upper", "middle", "lower"]);
   const side = third(place[1], attention[0].length, ["left", "centre", "right"]);
-  return `${up} ${side}`;
+  const where = [up, side].filter((part) => part !== "middle" && part !== "centre").join(" ");
+  return where ? `at the ${where}` : "in the middle";
 }

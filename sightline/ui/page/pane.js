@@ -175,7 +175,7 @@ export class Pane {
       if (maps.words.length !== result.words.length) throw new Error("the maps are of other words");
       const where = drawHeat(this.canvas, this.picture, maps, number);
       const share = `${(100 * maps.words[number].share).toFixed(1)} % of the attention is on the picture`;
-      this.canvas.setAttribute("aria-label", `Attention map of “${button.textContent}”: strongest at the ${where}; ${share}`);
+      this.canvas.setAttribute("aria-label", `Attention map of “${button.textContent}”: strongest ${where}; ${share}`);
       this.map.hidden = false;
       this.tell(number, `; ${share}, most of it ${where}`);
     } catch (error) {
