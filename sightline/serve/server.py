@@ -74,6 +74,7 @@ class Server(uvicorn.Server):
             log_level="warning",
             access_log=False,
             lifespan="off",
+            ws="none",
             timeout_graceful_shutdown=round(grace + LAST_WORDS),
         )
         super().__init__(config)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from serving import Gate, painted
+from standin import standin
+
+from sightline.attach import _SESSIONS
+from sightline.serve.prompts import Turn, prepare_chat
+
+
+@pytest.fixture(scope="session")
+def loaded() -> tuple[Any, Any]:
+    model, processor = standin()
+    inputs = prepare_chat(processor, [Turn("user", (painted(0), "a cat"))])
+    model.generate(**inputs, max_new_tokens=1)  # transformers lays hooks of its own at the first use, and leaves them
+    return model, processor
+
+
+@pytest.fixture
+def gate(loaded: tuple[Any, Any]) -> Iterator[Gate]:
+    """In front of every forward pass of the decoder."""
+    gate = Gate()
+    handle = loaded[0].get_decoder().register_forward_pre_hook(gate)
+    yield gate
+    gate.open.set()
+    handle.remove()
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Callable[[Any], Any]:
+    """What of a model a method could leave behind."""
+
+    def look(model: Any) -> Any:
+        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+        attention = model.config.get_text_config()._attn_implementation
+        return hooks, attention, len(_SESSIONS), sorted(vars(model)), sorted(vars(model.get_decoder()))
+
+    return look

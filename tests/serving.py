@@ -1,0 +1,80 @@
+"""What the tests of the server share: pictures, a gate in front of a model, a service on a free port."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import openai
+from PIL import Image
+
+from sightline.serve.engine import Engine
+from sightline.serve.limits import Limits
+from sightline.serve.menu import Menu
+from sightline.serve.server import Server, listen
+from sightline.serve.service import Service
+
+
+def painted(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A picture unlike that of another number."""
+    slope = Image.linear_gradient("L")
+    return Image.merge("RGB", [slope.rotate(40 * number + 77 * band).resize(size) for band in range(3)])
+
+
+def data_uri(picture: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def question(uri: str, text: str = "Describe this image.") -> list[dict[str, Any]]:
+    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": uri}}]
+    return [{"role": "user", "content": parts}]
+
+
+class Gate:
+    """Holds a model at its next forward pass until it is opened."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.passes = 0
+        self.fail_at: int | None = None
+
+    def __call__(self, *_: Any) -> None:
+        self.passes += 1
+        if self.passes == self.fail_at:
+            raise RuntimeError("secret: /home/somebody")
+        assert self.open.wait(20)
+
+
+@contextmanager
+def running(service: Service, grace: float = 5.0) -> Iterator[str]:
+    """The address of a service on a free port, in a thread of its own."""
+    bound = listen("127.0.0.1", 0)
+    ready = threading.Event()
+    server = Server(service, grace=grace, ready=ready.set)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        bound.close()
+        assert not thread.is_alive()
+
+
+def service_of(loaded: tuple[Any, Any], *specs: str, limits: Limits | None = None, **options: Any) -> Service:
+    limits = limits or Limits()
+    engine = Engine(*loaded, batch=limits.batch, queue=limits.queue)
+    return Service(engine=engine, menu=Menu.of("toy", specs), limits=limits, **options)
+
+
+def client_of(address: str, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=address, **{"api_key": "none", "max_retries": 0, "timeout": 20} | options)
