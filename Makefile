@@ -32,7 +32,7 @@ tables: $(READY)  ## write the tables of README and docs anew from benchmarks/re
 results: $(READY)  ## measure everything in benchmarks/results anew (about half an hour on 2 cores)
 	$(BIN)/python benchmarks/choose.py
 	$(BIN)/python benchmarks/heads.py
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/honest.py
 	$(BIN)/sightline attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 

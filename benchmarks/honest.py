@@ -17,8 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
-WORK = Path(__file__).parent.parent / "build" / "honest"
+ROOT = Path(__file__).parent.parent
+RESULTS = Path("benchmarks") / "results"
+WORK = Path("build") / "honest"
 SPLITS = ("test-shifted", "test")
 PLAIN = ["--baseline", "greedy", "--baseline", "sample"]
 POPE_GRIDS = {
@@ -92,6 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--tune", type=int, default=60, help="pictures to choose POPE's settings on")
     args = parser.parse_args()
+    os.chdir(ROOT)
     WORK.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         bench("chair", split, args.chair, json.loads((RESULTS / "choose.json").read_text())["chosen"])

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import honest_tables
+
 from sightline import methods
 
 ROOT = Path(__file__).parent.parent
@@ -46,51 +48,10 @@ def facts(result: dict[str, Any]) -> str:
     )
 
 
-def comparison(result: dict[str, Any]) -> str:
-    lines = [
-        "| method | CHAIR_s % | CHAIR_i % | recall % | precision % | words | cost |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        figures = " | ".join(rate(row, key) for key in ("chair_s", "chair_i", "recall", "precision"))
-        lines.append(f"| `{row['method']}` | {figures} | {row['length']:.1f} | {row['cost']:.2f}× |")
-        if "greedy_cut" in row:
-            cut = row["greedy_cut"]
-            figures = " | ".join(rate(cut, key) for key in ("chair_s", "chair_i", "recall", "precision"))
-            lines.append(f"| greedy, cut to as many mentions as that | {figures} | {cut['length']:.1f} | |")
-    lines += [
-        "",
-        "| against greedy, paired | Δ CHAIR_i | Δ recall | Δ CHAIR_i against greedy cut |",
-        "|---|---|---|---|",
-    ]
-    for row in result["rows"][1:]:
-        lines.append(
-            f"| `{row['method']}` | {difference(row, 'chair_i')} | {difference(row, 'recall')}"
-            f" | {difference(row, 'chair_i', 'difference_to_greedy_cut')} |"
-        )
-    return "\n".join([*lines, "", facts(result)]) + "\n"
-
-
 def short() -> str:
-    """The two contrastive defaults with their controls: what fits a front page."""
     from sightline.demo.compare import DEFAULT_METHODS
 
-    result = load("demo-test-shifted")
-    lines = [
-        "| | invented mentions (CHAIR_i), % | objects found (recall), % | Δ CHAIR_i, paired | cost |",
-        "|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        if row["method"] not in ("greedy", *DEFAULT_METHODS):
-            continue
-        change = difference(row, "chair_i")
-        lines.append(
-            f"| `{row['method']}` | {rate(row, 'chair_i')} | {rate(row, 'recall')} | {change} | {row['cost']:.2f}× |"
-        )
-        if "greedy_cut" in row:
-            cut = row["greedy_cut"]
-            lines.append(f"| its control | {rate(cut, 'chair_i')} | {rate(cut, 'recall')} | | |")
-    return "\n".join([*lines, "", facts(result)]) + "\n"
+    return honest_tables.short(load("honest-chair-test-shifted"), DEFAULT_METHODS)
 
 
 def chosen() -> str:
@@ -104,6 +65,10 @@ def chosen() -> str:
             f" | {difference(row, 'chair_i')} | {difference(row, 'recall')} | {mark} |"
         )
     return "\n".join([*lines, "", facts(search)]) + "\n"
+
+
+def pope_choice() -> list[str]:
+    return [spec for spec in load("honest-pope-chosen")["chosen"].values() if spec]
 
 
 def heads() -> str:
@@ -169,8 +134,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo-short": short,
     "methods": method_list,
     "parameters": parameters,
-    "demo-test": lambda: comparison(load("demo-test")),
-    "demo-test-shifted": lambda: comparison(load("demo-test-shifted")),
+    "honest-chair-test": lambda: honest_tables.chair(load("honest-chair-test")),
+    "honest-chair-test-shifted": lambda: honest_tables.chair(load("honest-chair-test-shifted")),
+    "honest-pope-test": lambda: honest_tables.pope(load("honest-pope-test")),
+    "honest-pope-test-shifted": lambda: honest_tables.pope(load("honest-pope-test-shifted")),
+    "honest-pope-chosen": lambda: honest_tables.pope_choice(load("honest-pope-chosen")),
     "chosen": chosen,
     "heads": heads,
     "cost": cost,
@@ -197,13 +165,17 @@ def stale() -> list[str]:
     found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
     weights = digest(WEIGHTS / "model.safetensors")
     choice = load("choose")
-    runs = {"demo-test": load("demo-test"), "demo-test-shifted": load("demo-test-shifted")}
-    for name, result in {**runs, "choose": choice["val-shifted"], "heads": load("heads")}.items():
+    for name, result in {"choose": choice["val-shifted"], "heads": load("heads")}.items():
         if result["weights_sha256"] != weights:
             found.append(f"benchmarks/results/{name}.json (other weights)")
-    for name, result in runs.items():
-        if [row["method"] for row in result["rows"][1:]] != choice["chosen"]:
-            found.append(f"benchmarks/results/{name}.json (other settings than chosen)")
+    for path in sorted(RESULTS.glob("honest-*-test*.json")):
+        result = json.loads(path.read_text())
+        if result["weights"]["sha256"] != weights:
+            found.append(f"benchmarks/results/{path.name} (other weights)")
+        plain = {"greedy", "sample"}
+        tuned = choice["chosen"] if "chair" in path.name else pope_choice()
+        if [row["method"] for row in result["methods"] if row["method"] not in plain] != tuned:
+            found.append(f"benchmarks/results/{path.name} (other settings than chosen)")
     if not set(DEFAULT_METHODS) <= set(choice["chosen"]):
         found.append("sightline/demo/compare.py (other defaults than benchmarks/choose.py chose)")
     return found

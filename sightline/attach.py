@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from sightline.decoding._branch import Branch
     from sightline.edit import Edit, Site
     from sightline.fusion import Meeting
     from sightline.packing import Packed
@@ -203,6 +204,9 @@ def meeting_in(target: Target, meeting: Meeting) -> Iterator[bool]:
                 for i, layer in enumerate(target.layers)
             ),
         ]
+        tower = getattr(model, "model", None)
+        if hasattr(tower, "get_image_features"):
+            places.append((tower, "get_image_features", meeting.at_tower))
         for owner, name, around in places:
             stack.enter_context(replaced(owner, name, around(getattr(owner, name))))
         stack.callback(setattr, session, "meeting", None)
@@ -228,10 +232,10 @@ def packed(model: PreTrainedModel, layout: Packed) -> Iterator[None]:
 
 
 @contextmanager
-def elsewhere(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block passes over the model are not the main generation's, unless they have met already."""
+def elsewhere(model: PreTrainedModel, reader: Branch) -> Iterator[None]:
+    """Inside the block passes over the model are a branch's and not the main generation's."""
     meeting = meeting_of(model)
-    with nullcontext() if meeting is None else meeting.elsewhere():
+    with nullcontext() if meeting is None else meeting.elsewhere(reader):
         yield
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from sightline.attach import OURS, meeting_in, meeting_of, packed, resumed
 from sightline.errors import UnsupportedModel
 from sightline.packing import Call, Unpackable, pack_calls
+from sightline.towers import batched
 
 if TYPE_CHECKING:
     from sightline.decoding._branch import Branch
@@ -120,6 +121,9 @@ class Meeting:
         self._packed: tuple[Tensor, Tensor] | None = None
         self._known: dict[Any, Any] = {}
         self._head: tuple[Tensor, Tensor | None] | None = None
+        self._reader: Branch | None = None
+        self._seen: dict[Branch, Any] = {}
+        """What the vision tower said of the pictures of branches that have not begun."""
 
     def alike(self, branch: Branch) -> Branch:
         """A branch with the same prompt that rides along already, else ``branch`` itself."""
@@ -133,6 +137,27 @@ class Meeting:
             if self._state is _State.APART and self._mine():
                 self._upcoming = input_ids
             return prepare(input_ids, *args, **kwargs)
+
+        return wrapper
+
+    def at_tower(self, encode: Any) -> Any:
+        """Around ``get_image_features``: pictures of one shape are looked at together."""
+
+        @functools.wraps(encode)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not self._mine():
+                return encode(*args, **kwargs)
+            if self._reader is not None:
+                seen = self._seen.get(self._reader)
+                return encode(*args, **kwargs) if seen is None else seen
+            waiting = [branch for branch in self.branches if branch.sees and not branch.begun]
+            outputs = (
+                batched(encode, args, kwargs, [branch.inputs for branch in waiting]) if waiting else None
+            )
+            if outputs is None:
+                return encode(*args, **kwargs)
+            self._seen = dict(zip(waiting, outputs[1:], strict=True))
+            return outputs[0]
 
         return wrapper
 
@@ -179,16 +204,18 @@ class Meeting:
         return wrapper
 
     @contextmanager
-    def elsewhere(self) -> Iterator[None]:
-        """Inside the block passes are nobody's: a branch that runs on its own."""
-        if self._state is not _State.APART:
-            yield
-            return
-        self._state = _State.AWAY
+    def elsewhere(self, reader: Branch) -> Iterator[None]:
+        """Inside the block passes are a branch's: they have met the main one, or go their own way."""
+        state, before = self._state, self._reader
+        if state is _State.APART:
+            self._state = _State.AWAY
+        self._reader = reader
         try:
             yield
         finally:
-            self._state = _State.APART
+            self._reader = before
+            if state is _State.APART:
+                self._state = state
 
     def _mine(self) -> bool:
         return get_ident() == self._thread
@@ -241,6 +268,7 @@ class Meeting:
     def _leave(self) -> None:
         self._state, self._guests, self._packed, self._known = _State.APART, [], None, {}
         self._descend = lambda: None
+        self._seen = {branch: seen for branch, seen in self._seen.items() if not branch.begun}
 
     def _note(self, index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         guest = self._guests[-1]

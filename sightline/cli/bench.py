@@ -17,7 +17,7 @@ def bench(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model.",
             show_default="demo",
         ),
@@ -119,7 +119,7 @@ def bench(
 
         sightline bench
         sightline bench --shape 130m --threads 1 --new-tokens 32 --batch 1,8
-        sightline bench --shape 7b --device cuda --dtype bfloat16 --batch 1,8 --json 7b.json --plot 7b.png
+        sightline bench --shape 7b --device cuda --dtype bfloat16 --batch 1,8 --json 7b.json
         sightline bench --skipping 100
 
     Plain and other generations alternate, so that a machine whose speed drifts slows both; the ratio is the median

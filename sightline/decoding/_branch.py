@@ -198,6 +198,11 @@ class Branch:
         )
 
     @property
+    def sees(self) -> bool:
+        """Whether its prompt holds a picture."""
+        return self._inputs.get("pixel_values") is not None
+
+    @property
     def begun(self) -> bool:
         """Whether the prompt is in the cache."""
         return self._seen is not None
@@ -205,7 +210,7 @@ class Branch:
     @torch.no_grad()
     def begin(self) -> None:
         """Read the prompt under whatever edits stand now, one row for each."""
-        with elsewhere(self.model), preserving_rope_deltas(self.model):
+        with elsewhere(self.model, self), preserving_rope_deltas(self.model):
             self._prefill(self._ids.new_empty(self._ids.shape[0], 0))
 
     def knows(self, generated: Tensor) -> bool:
@@ -228,7 +233,7 @@ class Branch:
     @contextmanager
     def _on_its_own(self) -> Iterator[None]:
         edits = nullcontext() if self._edited else alone(self.model)
-        with elsewhere(self.model), preserving_rope_deltas(self.model), edits:
+        with elsewhere(self.model, self), preserving_rope_deltas(self.model), edits:
             yield
 
     def _prefill(self, generated: Tensor) -> None:

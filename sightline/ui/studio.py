@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import InputError, SightlineError
+from sightline.errors import InputError, NeedsCalibration, SightlineError
 from sightline.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -248,6 +248,8 @@ def _finite(value: float) -> float | None:
 def error_event(error: BaseException) -> Mapping[str, Any]:
     """An error as one line for the page; what was not raised on purpose is called by its name."""
     told = " ".join(str(error).split())
+    if isinstance(error, NeedsCalibration):
+        told += " (start the page with --calibration FILE)"
     if not isinstance(error, SightlineError):
         told = f"{type(error).__name__}: {told[:300]}" if told else type(error).__name__
     return {"event": "error", "error": told}

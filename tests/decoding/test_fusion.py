@@ -121,6 +121,24 @@ def test_the_head_too_is_read_once() -> None:
     assert calls == [2 * len(PROMPTS)] * NEW
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
+@pytest.mark.parametrize("name", FUSED)
+def test_the_tower_looks_at_both_pictures_at_once(name: str, options: dict[str, Any]) -> None:
+    family = FAMILIES[name]
+    names = ("vision_tower", "visual", "vision_model")
+    parts = [module for path, module in family.model().named_modules() if path.rpartition(".")[2] in names]
+    calls: list[int] = []
+    handle = parts[0].register_forward_hook(lambda *_: calls.append(1))
+    try:
+        for fused, expected in ((True, 1), (False, 2)):
+            with mitigate(family.model(), METHODS["vcd"], METHODS["m3id"], fused=fused):
+                run(family, PROMPTS, **options)
+            assert len(calls) == expected
+            calls.clear()
+    finally:
+        handle.remove()
+
+
 @pytest.mark.parametrize("inner", ["pai", "vhr", "vsv", "sla", "var"])
 @pytest.mark.parametrize("contrast", ["vcd", "m3id"])
 @pytest.mark.parametrize("name", SOME)

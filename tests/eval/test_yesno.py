@@ -202,7 +202,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs" / "pope.md"
 
 
 def test_the_table_in_the_docs_is_what_the_rules_say() -> None:
-    table = DOCS.read_text(encoding="utf-8").split("<!-- table: tested -->")[1].split("<!-- end -->")[0]
+    table = DOCS.read_text(encoding="utf-8").split("<!-- tested -->")[1].split("<!-- end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
     assert len(rows) > 10
     for answer, *expected in rows:
