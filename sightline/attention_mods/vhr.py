@@ -35,8 +35,10 @@ def divergence(with_image: Tensor, text_only: Tensor) -> Tensor:
 def clean(divergences: Tensor, text_only: Tensor) -> Tensor:
     """VHD with negative outliers set to 0: heads that stand out in VHD and, without the picture, in their energy too.
 
-    Standing out is lying above mean plus one standard deviation (n − 1) of the layer's heads.
+    Standing out is lying above mean plus one standard deviation (n − 1) of the layer's heads; a single head does not.
     """
+    if divergences.shape[-1] == 1:
+        return divergences
     energy = text_only.float().square().sum(-1)
 
     def outstanding(values: Tensor) -> Tensor:

@@ -34,6 +34,12 @@ def test_half_of_the_heads_and_none_without_a_picture() -> None:
     assert not select(torch.zeros(3, 8)).any()
 
 
+def test_a_single_head_stands_out_from_nothing() -> None:
+    moved = torch.tensor([[3.0]])
+    assert torch.equal(clean(moved, torch.ones(1, 1, 4)), moved)
+    assert not select(moved).any()
+
+
 def test_selection_does_not_depend_on_a_rotation_of_head_outputs() -> None:
     a, b = torch.randn(8, 16), torch.randn(8, 16)
     rotation, _ = torch.linalg.qr(torch.randn(16, 16))
