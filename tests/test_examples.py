@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import runpy
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -8,18 +10,19 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def printed() -> dict[str, str]:
     """What each example prints, on the packaged model."""
     texts = {}
     for path in sorted(EXAMPLES.glob("*.py")):
-        runpy.run_path(str(path), run_name="__main__")
-        texts[path.stem] = capsys.readouterr().out
+        with redirect_stdout(io.StringIO()) as out:
+            runpy.run_path(str(path), run_name="__main__")
+        texts[path.stem] = out.getvalue()
     return texts
 
 
 def test_both_doors_say_the_same_and_streaming_as_well(printed: dict[str, str]) -> None:
-    assert set(printed) == {"caption", "stream"}
+    assert set(printed) == {"app", "caption", "pipeline", "stream"}
     there, greedy, door, block = (line.partition(":")[2].strip() for line in printed["caption"].splitlines())
     assert door
     assert door == block == printed["stream"].strip()
@@ -27,3 +30,10 @@ def test_both_doors_say_the_same_and_streaming_as_well(printed: dict[str, str]) 
     assert all(name in door for name in there.split(", ")), "on the picture that the example picked"
     assert "cup" in greedy
     assert "cup" not in door
+
+
+@pytest.mark.parametrize("name", ["pipeline", "app"])
+def test_existing_code_changes_only_within_the_block(printed: dict[str, str], name: str) -> None:
+    plain, mitigated = (line.partition(":")[2].strip() for line in printed[name].splitlines())
+    _, greedy, door, _ = (line.partition(":")[2].strip() for line in printed["caption"].splitlines())
+    assert (plain, mitigated) == (greedy, door)

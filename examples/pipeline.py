@@ -1,0 +1,29 @@
+"""A ``pipeline`` under a method: the block around it is all that changes.
+
+python examples/pipeline.py
+"""
+
+from __future__ import annotations
+
+from transformers import pipeline
+
+from sightline import M3ID, mitigate
+from sightline.demo.model import PROMPT, load
+from sightline.demo.world import scenes
+
+model, processor = load()
+describe = pipeline("image-text-to-text", model=model, processor=processor)
+picture = scenes("val-shifted", 23)[22].image()
+messages = [
+    {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": PROMPT}]}
+]
+
+
+def ask():
+    [answer] = describe(text=messages, max_new_tokens=64, return_full_text=False)
+    return answer["generated_text"].strip()
+
+
+print("plain:", ask())
+with mitigate(describe.model, M3ID(decay=0.07, cutoff=0.02)):
+    print("M3ID: ", ask())
