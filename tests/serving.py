@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +35,14 @@ def data_uri(picture: Image.Image, kind: str = "PNG", **options: Any) -> str:
 def question(uri: str, text: str = "Describe this image.") -> list[dict[str, Any]]:
     parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": uri}}]
     return [{"role": "user", "content": parts}]
+
+
+def until(met: Callable[[], Any]) -> None:
+    """Wait until something is so; half a minute is for ever."""
+    end = time.monotonic() + 30
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.003)
 
 
 class Gate:

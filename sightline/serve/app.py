@@ -279,7 +279,7 @@ class _Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         key = service.api_key
-        self._key = None if key is None else _digest(f"Bearer {key}")
+        self._key = None if key is None else _digest(f"Bearer {key}".encode())
         self._local = service.loopback and key is None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -290,7 +290,9 @@ class _Gate:
 
     def _refusal(self, request: Request) -> RequestRefused | None:
         if self._key is not None:
-            given = _digest(request.headers.get("authorization", ""))
+            given = _digest(
+                request.headers.get("authorization", "").encode("latin-1")
+            )  # the bytes as they came
             if not hmac.compare_digest(given, self._key):
                 return NotAllowed("the API key is missing or wrong: send Authorization: Bearer KEY")
         if self._local and _host(request.headers.get("host", "")) not in LOCAL:
@@ -302,9 +304,9 @@ class _Gate:
         return None
 
 
-def _digest(text: str) -> bytes:
-    """Of one length whatever the text, so that comparing tells nothing of a key's."""
-    return hashlib.sha256(text.encode()).digest()
+def _digest(header: bytes) -> bytes:
+    """Of one length whatever the header, so that comparing tells nothing of a key's."""
+    return hashlib.sha256(header).digest()
 
 
 def _host(header: str) -> str:

@@ -14,8 +14,11 @@ from sightline.serve.prompts import Turn, prepare_chat
 @pytest.fixture(scope="session")
 def loaded() -> tuple[Any, Any]:
     model, processor = standin()
+    model.generation_config.suppress_tokens += [2]  # no answer ends before its length
     inputs = prepare_chat(processor, [Turn("user", (painted(0), "a cat"))])
-    model.generate(**inputs, max_new_tokens=1)  # transformers lays hooks of its own at the first use, and leaves them
+    model.generate(
+        **inputs, max_new_tokens=1
+    )  # transformers lays hooks of its own at the first use, and leaves them
     return model, processor
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from serving import Gate, painted
+from serving import Gate, painted, until
 from strong import STRONG
 
 from sightline import GroundingRecorder, mitigate
@@ -18,7 +18,7 @@ from sightline.serve.engine import Ask, Engine, Event
 from sightline.serve.errors import Busy, GenerationFailed, PromptTooLong, RequestRefused, ShuttingDown
 from sightline.serve.prompts import Turn, prepare_chat
 
-LENGTH = 10
+LENGTH = 8
 QUESTIONS = ("a cat", "a dog and a cat and a bowl", "oven", "mouse book")
 
 
@@ -192,8 +192,7 @@ def test_who_hangs_up_while_waiting_leaves_the_queue(loaded: Any, gate: Gate) ->
         gate.open.clear()
         heard: list[Event] = []
         first = engine.submit(asks(loaded, count=1), heard.append)
-        while engine.waiting:
-            pass
+        until(lambda: not engine.waiting)
         second = engine.submit(asks(loaded, count=1), heard.append)
         with pytest.raises(Busy) as refused:
             engine.submit(asks(loaded, count=1), heard.append)
@@ -220,13 +219,11 @@ def test_who_waits_longest_comes_next(loaded: Any, gate: Gate) -> None:
             engine.submit(asks(loaded, *methods, count=1, max_tokens=1), tell)
 
         ask("first")
-        while engine.waiting:
-            pass
+        until(lambda: not engine.waiting)
         for name in ("m3id a", "plain b", "m3id c", "plain d", "m3id e"):
             ask(name, *([STRONG["m3id"]] if "m3id" in name else []))
         gate.open.set()
-        while len(order) < 6:
-            pass
+        until(lambda: len(order) == 6)
     assert order == ["first", "m3id a", "m3id c", "plain b", "plain d", "m3id e"]
 
 
@@ -266,13 +263,11 @@ def test_the_end_lets_answers_end(loaded: Any, gate: Gate) -> None:
     heard: dict[str, list[Event]] = {"running": [], "waiting": []}
     gate.open.clear()
     engine.submit(asks(loaded, count=1), heard["running"].append)
-    while engine.waiting:
-        pass
+    until(lambda: not engine.waiting)
     engine.submit(asks(loaded, count=1), heard["waiting"].append)
     closing = threading.Thread(target=engine.close, args=(20,))
     closing.start()
-    while not heard["waiting"]:
-        pass
+    until(lambda: heard["waiting"])
     gate.open.set()
     closing.join()
     assert isinstance(heard["waiting"][0].error, ShuttingDown)
@@ -285,8 +280,7 @@ def test_the_end_tells_who_is_not_done(loaded: Any) -> None:
     engine = Engine(*loaded)
     heard: list[Event] = []
     engine.submit(asks(loaded, count=1, max_tokens=400), heard.append)
-    while not heard:
-        pass
+    until(lambda: heard)
     engine.close(0)
     assert isinstance(heard[-1].error, ShuttingDown)
     assert sum(event.last for event in heard) == 1
