@@ -264,6 +264,14 @@ def _mistral3_picture(rows: int) -> tuple[list[list[int]], dict[str, Tensor]]:
     }
 
 
+def _pixtral() -> Any:
+    return tf.LlavaConfig(
+        text_config=tf.MistralConfig(**{**TEXT, "sliding_window": None}),
+        vision_config=tf.PixtralVisionConfig(**{**VISION, "hidden_size": 24, "head_dim": 6}, image_size=16, patch_size=8),
+        image_token_id=IMAGE, vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=False,
+    )  # fmt: skip
+
+
 def _mllama() -> Any:
     return tf.MllamaConfig(
         text_config={
@@ -342,6 +350,7 @@ FAMILIES = {
         Family("idefics3", _idefics3, _idefics_picture, "Idefics3ForConditionalGeneration"),
         Family("smolvlm", _smolvlm, _idefics_picture, "SmolVLMForConditionalGeneration"),
         Family("mistral3", _mistral3, _mistral3_picture, "Mistral3ForConditionalGeneration"),
+        Family("pixtral", _pixtral, _mistral3_picture, "LlavaForConditionalGeneration"),
         Family("mllama", _mllama, _mllama_picture, "MllamaForConditionalGeneration"),
     )
 }
