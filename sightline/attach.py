@@ -50,6 +50,27 @@ def preserving_rope_deltas(model: PreTrainedModel) -> Iterator[None]:
             module.rope_deltas = value
 
 
+@contextmanager
+def text_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Inside the block the decoder's attention is transformers' ``name``; the vision tower keeps its own.
+
+    Raises:
+        UnsupportedModel: its text configuration is not a part of its configuration.
+    """
+    config = model.config.get_text_config(decoder=True)
+    part = next((key for key in model.config.sub_configs if getattr(model.config, key, None) is config), None)
+    if part is None:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: its text configuration is not a part of its configuration"
+        )
+    before = config._attn_implementation
+    model.set_attn_implementation({part: name})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({part: before})
+
+
 class _Session:
     """The edits inside one model, and where its current forward pass stands.
 

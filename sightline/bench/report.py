@@ -91,9 +91,10 @@ def skip_facts(result: Mapping[str, Any]) -> str:
     """What the table on skipped steps hangs on, in a sentence."""
     machine, versions, settings = result["hardware"], result["versions"], result["settings"]
     clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
     return (
         f"Demo model, {settings['pictures']} pictures of split `{settings['split']}` captioned one by one; ratios of total"
-        f" {clock} to plain; brackets are quartiles over pictures; {machine['cpu']}, {machine['threads']} threads, torch"
+        f" {clock} to plain; brackets are quartiles over pictures; {machine['cpu']}, {threads}, torch"
         f" {versions['torch']}, transformers {versions['transformers']}, Sightline {versions['sightline']}."
     )
 

@@ -13,10 +13,10 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
-from sightline.attach import alone, preserving_rope_deltas
+from sightline.attach import alone, preserving_rope_deltas, text_attention
 from sightline.decoding._branch import ContrastMethod, ContrastProcessor
 from sightline.doors import attached
-from sightline.errors import InputError, SightlineError
+from sightline.errors import InputError
 from sightline.fusion import why_not_fused
 from sightline.spec import parse
 from sightline.target import IMAGE_KEYS, Target
@@ -147,7 +147,7 @@ def opened(
     options = cache_options(cache)
     with ExitStack() as stack:
         if way.kind == "eager":
-            stack.enter_context(_eager(model))
+            stack.enter_context(text_attention(model, "eager"))
             shown = ("output_attentions", "output_hidden_states", "return_dict_in_generate")
             options |= dict.fromkeys(shown, True)
         elif way.kind == "cfg":
@@ -222,19 +222,3 @@ def _guidance(model: Any, inputs: Mapping[str, Any]) -> LogitsProcessor:
         unconditional_ids=without["input_ids"],
         unconditional_attention_mask=without["attention_mask"],
     )
-
-
-@contextmanager
-def _eager(model: Any) -> Iterator[None]:
-    text = model.config.get_text_config(decoder=True)
-    before = text._attn_implementation
-    part = next((key for key in model.config.sub_configs if getattr(model.config, key, None) is text), None)
-    if part is None:
-        raise SightlineError(
-            f"{type(model).__name__}: its text configuration cannot be told to use eager attention"
-        )
-    model.set_attn_implementation({part: "eager"})
-    try:
-        yield
-    finally:
-        model.set_attn_implementation({part: before})
