@@ -109,10 +109,14 @@ def serve(
     from sightline.serve.menu import Menu
     from sightline.serve.server import Server, is_loopback, listen
     from sightline.serve.service import Service, limits_for
-    from sightline.serve.trials import check_menu, default_methods
+    from sightline.serve.trials import check_menu, full_menu
 
     if api_key is not None and not api_key.strip():
         raise InvalidParameter("--api-key is empty: give a key, or leave it out")
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise InvalidParameter(
+            "--api-key must be made of letters, digits and signs of ASCII, without a space"
+        )
     if not 0 <= grace <= 3600:
         raise InvalidParameter(f"--grace {grace} must be a number of seconds from 0 to 3600")
     limits = Limits(
@@ -140,8 +144,7 @@ def serve(
             use_one_thread()
         loaded, processor = load(model, dtype=dtype, device_map=device_map)
         if method is None:
-            runs, why_not = default_methods(loaded, processor)
-            menu = Menu.of(base, runs, found)
+            menu, why_not = full_menu(loaded, processor, base, found)
             for line in why_not:
                 print(f"not offered: {line}", file=sys.stderr)
         check_menu(loaded, processor, menu)

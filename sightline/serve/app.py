@@ -150,16 +150,22 @@ class _Conversation:
         self._reply = Reply(order)
         self._leave = leave
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._going = len(order.asks)
+        self._going = self._writing = len(order.asks)
         loop = asyncio.get_running_loop()
 
         def tell(event: Event) -> None:
             with suppress(RuntimeError):  # the loop has ended before the engine
-                loop.call_soon_threadsafe(self._events.put_nowait, event)
+                loop.call_soon_threadsafe(self._hear, event)
 
         self._ticket: Ticket = service.engine.submit(order.asks, tell)
         self._gone = asyncio.ensure_future(_hung_up(request))
         self._gone.add_done_callback(lambda _: self._end())  # nobody may have begun to read
+
+    def _hear(self, event: Event) -> None:
+        self._events.put_nowait(event)
+        self._writing -= event.last
+        if not self._writing:
+            self._leave()  # who reads slowly keeps nobody out
 
     async def next(self, patience: float | None = None) -> Event | None:
         """What happens next; None where nothing did for ``patience`` seconds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import secrets
 import threading
@@ -144,6 +145,7 @@ class Engine:
         self, model: Any, processor: Any, *, batch: int = 8, queue: int = 32, gather: float = 0.003
     ) -> None:
         self.model, self.processor = model, processor
+        self._tokenizer = copy.deepcopy(processor.tokenizer)  # theirs may be busy in another thread
         self._batch, self._queue, self._gather = batch, queue, gather
         self._changed = threading.Condition()
         self._waiting: list[Row] = []
@@ -275,7 +277,7 @@ class Engine:
         if not rows:
             return
         try:
-            generate(self.model, self.processor.tokenizer, rows, ending=lambda: self._ending)
+            generate(self.model, self._tokenizer, rows, ending=lambda: self._ending)
         except Exception as error:  # the thread lives on, whatever a model or a method does
             failure = _named(error)
             error.__traceback__ = None  # it holds the batch's tensors

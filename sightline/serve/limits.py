@@ -48,6 +48,8 @@ class Limits:
                 )
 
 
+TOGETHER = 2
+"""All pictures of a conversation may have so many times the pixels that one may have."""
 SIDES = 100
 """A picture's longer side over its shorter one may be so much: processors resize by the shorter one."""
 CHARACTERS = 32

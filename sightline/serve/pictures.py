@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from sightline.serve.errors import BadPicture
-from sightline.serve.limits import SIDES, Limits
+from sightline.serve.limits import SIDES, TOGETHER, Limits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,8 +46,11 @@ def _too_many_bytes(limits: Limits) -> str:
     return f"the picture has more than {limits.image_bytes:,} bytes, which is the limit: send a smaller file"
 
 
-def open_bytes(content: bytes, limits: Limits) -> Image:
+def open_bytes(content: bytes, limits: Limits, *, before: int = 0) -> Image:
     """The whole picture in ``content``, upright and RGB; transparency, as everywhere here, is dropped.
+
+    Args:
+        before: pixels of the conversation's earlier pictures, which are in memory as well.
 
     Raises:
         BadPicture: not one of ``FORMATS``, animated, damaged, too many pixels, or much longer than wide.
@@ -63,6 +66,11 @@ def open_bytes(content: bytes, limits: Limits) -> Image:
             if width * height > limits.image_pixels:
                 raise BadPicture(
                     f"the picture has {width}x{height} pixels, and the limit is {limits.image_pixels:,}: scale it down"
+                )
+            if before + width * height > TOGETHER * limits.image_pixels:
+                raise BadPicture(
+                    f"the conversation's pictures have more than {TOGETHER * limits.image_pixels:,} pixels together:"
+                    " scale them down, or leave out older ones"
                 )
             if max(width, height) > SIDES * min(width, height):
                 raise BadPicture(

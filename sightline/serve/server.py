@@ -14,6 +14,8 @@ from sightline.errors import InputError
 from sightline.serve.app import create_app
 from sightline.serve.service import Service
 
+CONNECTIONS = 512
+"""Open at the same time, idle ones included; uvicorn turns the next one away with a 503."""
 LAST_WORDS = 5.0
 """Seconds that clients have, after all answers have ended, to hear so."""
 
@@ -75,6 +77,8 @@ class Server(uvicorn.Server):
             access_log=False,
             lifespan="off",
             ws="none",
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=round(grace + LAST_WORDS),
         )
         super().__init__(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Service:
         recipes = self.menu.methods(request.model)
         if options.methods is not None:
             recipes = self.menu.read(options.methods)
-        turns = read_turns(request.messages, self.limits, self.picture)
+        turns = read_turns(request.messages, self.limits, self._pictures())
         pictured = any(turn.pictures for turn in turns)
         if not pictured and (recipes or options.grounding):
             what = "+".join(recipe.name() for recipe in recipes) or "grounding"
@@ -92,14 +93,24 @@ class Service:
             threshold=_or(options.threshold, THRESHOLD) if options.grounding else None,
         )
 
-    def picture(self, url: str) -> Image:
-        """The picture that an ``image_url`` names. Raises ``BadPicture``."""
-        scheme = url[:8].lower()
-        if not scheme.startswith(("http://", "https://")):
-            return open_bytes(read_data_uri(url, self.limits), self.limits)
+    def _pictures(self) -> Callable[[str], Image]:
+        """Opens the pictures of one conversation, one after another."""
+        pixels = 0
+
+        def picture(url: str) -> Image:
+            nonlocal pixels
+            opened = open_bytes(self._content(url), self.limits, before=pixels)
+            pixels += opened.width * opened.height
+            return opened
+
+        return picture
+
+    def _content(self, url: str) -> bytes:
+        if not url[:8].lower().startswith(("http://", "https://")):
+            return read_data_uri(url, self.limits)
         if not self.fetch_urls:
             raise BadPicture("this server fetches no pictures from the web: send it as a data URI")
-        return open_bytes(fetch(url, self.limits), self.limits)
+        return fetch(url, self.limits)
 
     def _ask(self, request: ChatRequest, recipes: Any, inputs: Any, choice: int) -> Ask:
         temperature = request.temperature

@@ -1,4 +1,4 @@
-"""Does what a server offers run on its model? Found out before the port opens."""
+"""Does what a server offers run on its model? Found out before the port answers."""
 
 from __future__ import annotations
 
@@ -6,42 +6,57 @@ from collections.abc import Sequence
 from typing import Any
 
 from sightline.doors import attached
-from sightline.errors import SightlineError
-from sightline.inspection import grey_picture, try_methods
+from sightline.errors import InputError, SightlineError
+from sightline.inspection import grey_picture
 from sightline.method import Method
 from sightline.serve.menu import Menu
 from sightline.serve.prompts import Turn, prepare_chat
+from sightline.spec import methods
 
 QUESTION = "Describe this image."
 SIDE = 336
 
 
-def trial_inputs(model: Any, processor: Any) -> Any:
-    """A question about a grey picture, on the model's device. Raises as ``prompts.prepare_chat``."""
-    inputs = prepare_chat(processor, [Turn("user", (grey_picture(SIDE, SIDE), QUESTION))])
-    return inputs.to(model.device, dtype=model.dtype)
-
-
-def default_methods(model: Any, processor: Any) -> tuple[list[str], list[str]]:
-    """The methods that run on a model at their defaults, and why the others do not, a line for each."""
-    trials = try_methods(model, trial_inputs(model, processor))
-    runs = [trial.method for trial in trials if trial.runs]
-    return runs, [f"{trial.method}: {trial.why_not}" for trial in trials if not trial.runs]
+class CannotServe(InputError):
+    """A method that was to be offered, or the model itself, does not run."""
 
 
 def check_menu(model: Any, processor: Any, menu: Menu) -> None:
     """Write two tokens under everything that is offered, the plain model included.
 
     Raises:
-        SightlineError: as the first of them that does not run says it, its name before it.
+        CannotServe: with the name of the first that does not run, and why.
     """
-    inputs = trial_inputs(model, processor)
-    offers: dict[str, Sequence[Method]] = {menu.base: (), **menu.offers}
-    for name, recipes in offers.items():
+    inputs = _inputs(model, processor)
+    for name, recipes in {menu.base: (), **menu.offers}.items():
         try:
-            with attached(model, inputs, *recipes) as processors:
-                model.generate(
-                    **inputs, logits_processor=processors, max_new_tokens=2, do_sample=False, num_beams=1
-                )
+            _try(model, inputs, recipes)
         except SightlineError as error:
-            raise type(error)(f"{name} does not run on this model: {error}") from error
+            raise CannotServe(f"{name} cannot be served: {error}") from error
+
+
+def full_menu(model: Any, processor: Any, base: str, calibration: str | None) -> tuple[Menu, list[str]]:
+    """Every method that runs on the model at its defaults, and of the others why not, a line for each."""
+    inputs = _inputs(model, processor)
+    runs, why_not = [], []
+    for name in methods():
+        try:
+            _try(model, inputs, Menu.of(base, [name], calibration).offers[name])
+            runs.append(name)
+        except SightlineError as error:
+            why_not.append(str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}")
+        except (
+            Exception
+        ) as error:  # whatever a foreign model raises is the answer to whether the method runs on it
+            why_not.append(f"{name}: unexpected {type(error).__name__}; please report it")
+    return Menu.of(base, runs, calibration), why_not
+
+
+def _inputs(model: Any, processor: Any) -> Any:
+    inputs = prepare_chat(processor, [Turn("user", (grey_picture(SIDE, SIDE), QUESTION))])
+    return inputs.to(model.device, dtype=model.dtype)
+
+
+def _try(model: Any, inputs: Any, recipes: Sequence[Method]) -> None:
+    with attached(model, inputs, *recipes) as processors:
+        model.generate(**inputs, logits_processor=processors, max_new_tokens=2, do_sample=False, num_beams=1)

@@ -108,3 +108,14 @@ def test_bytes_are_bounded() -> None:
     for most in (size - 1, 10):
         with pytest.raises(BadPicture, match=f"more than {most:,} bytes"):
             opened(uri, Limits(image_bytes=most))
+
+
+def test_pixels_are_bounded_alone_and_together() -> None:
+    uri = data_uri(painted(1))
+    content = read_data_uri(uri, LIMITS)
+    limits = Limits(image_pixels=1200)
+    assert open_bytes(content, limits, before=1200).size == (40, 30)
+    with pytest.raises(BadPicture, match="more than 2,400 pixels together"):
+        open_bytes(content, limits, before=1201)
+    with pytest.raises(BadPicture, match="40x30 pixels, and the limit is 1,199"):
+        opened(uri, Limits(image_pixels=1199))
