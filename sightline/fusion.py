@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 VERIFIED = frozenset(
     {
-        "LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model", "Qwen2VLTextModel", "Qwen2_5_VLTextModel",
-        "Qwen3VLTextModel", "GemmaModel", "Gemma3TextModel",
+        "LlamaModel", "MistralModel", "Qwen2Model", "Qwen2VLTextModel", "Qwen2_5_VLTextModel", "Qwen3VLTextModel",
+        "GemmaModel", "Gemma3TextModel",
     }
 )  # fmt: skip
 """Decoders on which fused and separate branches were seen to agree."""
@@ -110,8 +110,6 @@ class Meeting:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.branches: list[Branch] = []
-        self.passes = 0
-        """Passes that were shared, for whoever wants to know."""
         self._thread = get_ident()
         self._last_layer = len(target.layers) - 1
         self._state = _State.APART
@@ -251,7 +249,6 @@ class Meeting:
         self._descend = descend
         try:
             descend()
-            self.passes += 1
         except Unpackable as error:
             # Nothing has been written anywhere yet: this pass can still be the main generation's alone
             if self.target.fused is True and length:
