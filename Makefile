@@ -36,9 +36,21 @@ results: $(READY)  ## measure everything in benchmarks/results anew (about half 
 	$(BIN)/sightline attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 
-bench: $(READY)  ## what each method costs over plain generate
-	$(BIN)/python benchmarks/cost.py --threads 1 --json benchmarks/results/cost-demo-cpu.json
-	$(BIN)/python benchmarks/cost.py --shape 130m --threads 1 --new-tokens 16 --json benchmarks/results/cost-130m-cpu.json
+# One thread and CPU seconds: the figures then hang less on what else the machine does
+BENCH := $(BIN)/sightline bench --threads 1 --clock cpu
+COST := benchmarks/results/cost
+MIXED := --method pai --method pai:gamma=1.0 --method vhr --method vsv --method sla --method var:ratio=0.0,mass=0.0,tau=0.5,dims=0+1
+CONTRAST := --method vcd --method m3id
+
+bench: $(READY)  ## what each method costs over plain generate (about an hour on 2 cores)
+	$(BENCH) --batch 1,2 $(CONTRAST) --method vhr --new-tokens 24 --json $(COST)-demo-cpu.json
+	$(BENCH) --shape 130m $(CONTRAST) --new-tokens 24 --peer naive,cfg --json $(COST)-130m-contrast-cpu.json
+	$(BENCH) --shape 130m $(MIXED) --new-tokens 16 --peer eager --no-memory --json $(COST)-130m-others-cpu.json
+	$(BENCH) --shape 130m --batch 8 --image-tokens 144 $(CONTRAST) --fused on --new-tokens 16 --peer none --no-memory --json $(COST)-130m-batch8-cpu.json
+	$(BENCH) --shape 1b --image-tokens 64 --new-tokens 8 $(CONTRAST) --fused on --peer none --repeats 3 --no-memory --json $(COST)-1b-cpu.json
+	$(BENCH) --shape 130m $(CONTRAST) --fused on --peer none --new-tokens 16 --image-tokens 256,576,1152,2880 --repeats 3 --no-memory --json $(COST)-lengths-image-130m-cpu.json
+	$(BENCH) --shape 130m --method vcd --fused on --peer none --new-tokens 64,256,1024 --image-tokens 144 --repeats 3 --no-memory --json $(COST)-lengths-new-130m-cpu.json
+	$(BENCH) --skipping 100 --json benchmarks/results/skipping-demo-cpu.json
 
 train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 cores)
 	$(BIN)/python -m sightline.demo.train --out build/demo-model

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cost_tables
 import honest_tables
 
 from sightline import methods
@@ -95,27 +96,6 @@ def heads() -> str:
     return "\n".join(lines) + "\n"
 
 
-def cost() -> str:
-    lines = [
-        "| shape | hardware, dtype | batch | prompt + new | method | prefill | per token | ms per token | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for path in sorted(RESULTS.glob("cost-*.json")):
-        result = json.loads(path.read_text())
-        for row in result["rows"]:
-            spread = {part: row[f"{part}_spread"] for part in ("prefill", "decode")}
-            memory = "" if row["peak_mib"] is None else f"{row['peak_mib'] / row['plain_peak_mib']:.2f}×"
-            lines.append(
-                f"| {result['shape']} | {result['hardware']}, {result['dtype']}, torch {result['torch']},"
-                f" transformers {result['transformers']} | {result['batch']} | {result['prompt']} + {result['new_tokens']}"
-                f" | `{row['method']}`"
-                f" | {row['prefill_ratio']:.2f}× [{spread['prefill'][0]:.2f}, {spread['prefill'][1]:.2f}]"
-                f" | {row['decode_ratio']:.2f}× [{spread['decode'][0]:.2f}, {spread['decode'][1]:.2f}]"
-                f" | {row['plain_token_ms']:.2f} → {row['token_ms']:.2f} | {memory} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
 def method_list() -> str:
     lines = ["| Method | Paper | What it does | Cost |", "|---|---|---|---|"]
     for name, cls in methods().items():
@@ -141,7 +121,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "honest-pope-chosen": lambda: honest_tables.pope_choice(load("honest-pope-chosen")),
     "chosen": chosen,
     "heads": heads,
-    "cost": cost,
+    "cost": cost_tables.cost,
+    "cost-lengths": cost_tables.lengths,
+    "skipping": cost_tables.skipping,
 }
 
 

@@ -1,0 +1,54 @@
+"""The tables on cost, from what ``sightline bench --json`` wrote into ``benchmarks/results``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sightline.bench.report import BRANCH, facts, markdown, skip_markdown
+
+RESULTS = Path(__file__).parent / "results"
+LENGTHS = "cost-lengths-"
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def cost() -> str:
+    """A table for each shape and batch."""
+    files = sorted(path for path in RESULTS.glob("cost-*.json") if not path.name.startswith(LENGTHS))
+    return "\n".join(markdown(load(path)) for path in files)
+
+
+def lengths() -> str:
+    """Ratios over lengths, one row for each branch and part."""
+    return "\n".join(_over_lengths(load(path)) for path in sorted(RESULTS.glob(f"{LENGTHS}*.json")))
+
+
+def _over_lengths(result: dict[str, Any]) -> str:
+    rows = result["rows"]
+    key, name = ("new_tokens", "new tokens")
+    if len({row[key] for row in rows}) == 1:
+        key, name = ("image_tokens", "visual tokens")
+    values = sorted({row[key] for row in rows})
+    lines = [f"| {name} | " + " | ".join(map(str, values)) + " |", "|---" * (len(values) + 1) + "|"]
+    ways = dict.fromkeys((row["method"], row["way"]) for row in rows)
+    for part, title in (("prefill", "prefill"), ("decode", "per token")):
+        for method, way in ways:
+            found = {row[key]: row for row in rows if (row["method"], row["way"]) == (method, way)}
+            cells = [_ratio(found[value], part) for value in values]
+            lines.append(f"| `{method}` {BRANCH[way]}, {title} | " + " | ".join(cells) + " |")
+    fixed = {"new_tokens": "new tokens", "prompt_tokens": "tokens in the prompt", "batch": "in a batch"}
+    same = [f"{rows[0][one]} {text}" for one, text in fixed.items() if len({row[one] for row in rows}) == 1]
+    return "\n".join([*lines, "", f"{', '.join(same)}; {facts(result)}"]) + "\n"
+
+
+def _ratio(row: dict[str, Any], part: str) -> str:
+    low, high = row[f"{part}_spread"]
+    return f"{row[f'{part}_ratio']:.2f}× [{low:.2f}, {high:.2f}]"
+
+
+def skipping() -> str:
+    return skip_markdown(load(RESULTS / "skipping-demo-cpu.json"))
