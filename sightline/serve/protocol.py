@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,8 @@ from sightline.serve.prompts import Role, Turn
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LONGEST_NAME = 1000
+"""Letters of a model's name, or of a method's spec."""
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -40,7 +42,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    methods: list[str] | None = Field(default=None, max_length=8)
+    methods: list[Annotated[str, Field(max_length=LONGEST_NAME)]] | None = Field(default=None, max_length=8)
     grounding: bool = False
     threshold: float | None = Field(default=None, allow_inf_nan=False)
 
@@ -57,7 +59,7 @@ class Message(_Lenient):
 class ChatRequest(_Lenient):
     """The fields of ``POST /v1/chat/completions`` that mean something here."""
 
-    model: str
+    model: str = Field(max_length=LONGEST_NAME)
     messages: list[Message] = Field(min_length=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
@@ -111,7 +113,7 @@ def read_request(body: bytes, limits: Limits) -> ChatRequest:
         request = ChatRequest.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = _short(".".join(str(part) for part in first["loc"]))
         raise RequestRefused(f"{where}: {_short(first['msg'])}", param=where) from None
     _check(request, limits)
     return request
