@@ -14,6 +14,7 @@ from sightline.serve.engine import Ask, Engine
 from sightline.serve.errors import BadPicture, RequestRefused
 from sightline.serve.fetch import fetch
 from sightline.serve.limits import Limits
+from sightline.serve.memory import LARGE, give_back
 from sightline.serve.menu import Menu
 from sightline.serve.pictures import open_bytes, read_data_uri
 from sightline.serve.prompts import context_length, longest_prompt, prepare_chat
@@ -72,8 +73,8 @@ class Service:
         if options.methods is not None:
             recipes = self.menu.read(options.methods)
         turns = read_turns(request.messages, self.limits, self._pictures())
-        pictured = any(turn.pictures for turn in turns)
-        if not pictured and (recipes or options.grounding):
+        pixels = sum(picture.width * picture.height for turn in turns for picture in turn.pictures)
+        if not pixels and (recipes or options.grounding):
             what = "+".join(recipe.name() for recipe in recipes) or "grounding"
             raise RequestRefused(
                 f"the conversation holds no picture, and {what} needs one: add one, or ask the plain model"
@@ -84,6 +85,9 @@ class Service:
             inputs = prepare_chat(
                 self.engine.processor, turns, longest=longest_prompt(self.engine.model, self.limits)
             )
+        del turns
+        if pixels > LARGE:
+            give_back()
         return Order(
             model=request.model,
             asks=tuple(self._ask(request, recipes, inputs, choice) for choice in range(request.n or 1)),
