@@ -95,7 +95,8 @@ def measure(
     rows = []
     for way in ways:
         first = run(way)
-        reference = said.setdefault(way.method, first.tokens) if way.method else first.tokens
+        reference = said.get(way.method) if way.fused is not None and way.method else None
+        said.setdefault(way.method, first.tokens)
         pairs = [(run(PLAIN), run(way)) for _ in range(repeats)]
         rows.append(
             {
@@ -106,7 +107,7 @@ def measure(
                 "prompt_tokens": int(inputs["input_ids"].shape[1]),
                 "new_tokens": new,
                 **figures(pairs, int(inputs["input_ids"].shape[0])),
-                "same_tokens": None if way.fused is None or not way.method else first.tokens == reference,
+                "same_tokens": None if reference is None else first.tokens == reference,
             }
         )
     return rows

@@ -169,7 +169,7 @@ def test_measured_rows(subject: Any) -> None:
     )
     assert sum(steps) == measurements(len(ways), 2)
     assert [(row["method"], row["way"], row["fused"], row["same_tokens"]) for row in rows] == [
-        ("m3id", "naive", False, True),
+        ("m3id", "naive", False, None),
         ("m3id", "separate", False, True),
         ("m3id", "fused", True, True),
         ("sla:window=1", "edit", None, None),
