@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,8 +16,10 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sightline.errors import SightlineError
 from sightline.serve.engine import Event, Ticket
 from sightline.serve.errors import Busy, NotAllowed, RequestRefused, TooLarge, UnknownModelName
 from sightline.serve.replies import Reply, error_reply, model_card
@@ -70,6 +72,8 @@ def create_app(service: Service) -> FastAPI:
     async def chat(request: Request) -> Response:
         try:
             return await desk.serve(request)
+        except (_Gone, ClientDisconnect):
+            return Response(status_code=499)  # nobody reads it
         except Exception as error:
             return failure(error)
 
@@ -77,11 +81,16 @@ def create_app(service: Service) -> FastAPI:
 
 
 def failure(error: Exception) -> Response:
-    """An error as a response. What is not ours is logged whole and told in general terms."""
-    status, body, headers = error_reply(error)
-    if status == 500:
-        log.error("a request failed", exc_info=error)
+    """An error as a response."""
+    status, body, headers = error_reply(_logged(error))
     return JSONResponse(body, status, headers)
+
+
+def _logged(error: Exception) -> Exception:
+    """The same; what is not ours is logged whole, as clients are told of it in general terms."""
+    if not isinstance(error, SightlineError):
+        log.error("a request failed", exc_info=error)
+    return error
 
 
 def _card(service: Service, name: str) -> dict[str, Any]:
@@ -89,7 +98,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
 
 
 class _Desk:
-    """Takes chat requests, at most so many at a time, from the body to the last byte of the answer."""
+    """Takes chat requests, at most so many at a time, from the body to the last token of the answer."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -130,8 +139,10 @@ _STREAMED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class _Once:
-    def __init__(self, act: Any) -> None:
-        self._act = act
+    """Does a thing the first time it is called."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act: Callable[[], None] | None = act
 
     def __call__(self) -> None:
         act, self._act = self._act, None
@@ -220,9 +231,7 @@ class _Conversation:
         except _Gone:
             return
         except Exception as error:
-            status, body, _ = error_reply(error)
-            if status == 500:
-                log.error("a stream failed", exc_info=error)
+            _, body, _ = error_reply(_logged(error))
             yield _sent(body)
         finally:
             self._end()

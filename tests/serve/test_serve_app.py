@@ -13,6 +13,7 @@ from serving import client_of, data_uri, painted, question, running, service_of
 
 from sightline.serve import app as module
 from sightline.serve.limits import Limits
+from sightline.serve.pictures import read_data_uri
 from sightline.serve.server import CannotListen, is_loopback, listen
 
 ASK = {"model": "toy", "messages": question(data_uri(painted(0))), "max_tokens": 1}
@@ -95,6 +96,24 @@ def test_nothing_answers_without_the_key(loaded: Any) -> None:
         assert httpx2.get(f"{address}/models", headers=key).status_code == 200
     with running(service_of(loaded, api_key="sesame")) as address:
         assert client_of(address, api_key="sesame").models.list().data
+
+
+def test_pictures_are_fetched_for_who_was_told_to(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetched(url: str, limits: Limits) -> bytes:
+        asked.append(url)
+        return read_data_uri(data_uri(painted(0)), limits)
+
+    monkeypatch.setattr("sightline.serve.service.fetch", fetched)
+    wanted = None
+    for url in (data_uri(painted(0)), "https://example.org/a.png"):
+        with running(service_of(loaded, fetch_urls=True)) as address:
+            body = ASK | {"messages": question(url), "max_tokens": 4}
+            told = httpx2.post(f"{address}/chat/completions", json=body, timeout=20).json()["choices"]
+        wanted = wanted or told
+        assert told == wanted
+    assert asked == ["https://example.org/a.png"]
 
 
 def test_ports_and_hosts() -> None:

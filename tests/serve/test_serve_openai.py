@@ -252,7 +252,7 @@ def test_two_clients_with_two_methods(loaded: Any, client: openai.OpenAI) -> Non
     assert got == {name: {wanted} for name, wanted in names.items()}
 
 
-def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: Gate) -> None:
+def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: Gate, caplog: Any) -> None:
     service = service_of(loaded, limits=Limits(queue=1, batch=1))
     with running(service) as address:
         client = client_of(address)
@@ -282,6 +282,7 @@ def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: Gate) -> None:
         until(lambda: not (service.engine.running or service.engine.waiting))
         gate.open.set()
         assert create(client, max_tokens=1).choices
+    assert not caplog.records, "hanging up is no error"
 
 
 def test_a_failure_in_a_stream_is_told(loaded: Any, gate: Gate) -> None:
