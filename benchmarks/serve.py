@@ -229,6 +229,7 @@ def soak(minutes: float) -> dict[str, Any]:
     from sightline.captioning import load
     from sightline.serve.engine import Engine
     from sightline.serve.limits import Limits
+    from sightline.serve.memory import give_back
     from sightline.serve.menu import Menu
     from sightline.serve.server import Server, listen
     from sightline.serve.service import Service, limits_for
@@ -252,6 +253,7 @@ def soak(minutes: float) -> dict[str, Any]:
         return {
             "seconds": round(time.monotonic() - begun, 1),
             "rss_mib": round(own.memory_info().rss / 2**20, 1),
+            "objects": len(gc.get_objects()),
             "hooks": hooks,
             "sessions": len(_SESSIONS),
             "threads": threading.active_count(),
@@ -280,6 +282,7 @@ def soak(minutes: float) -> dict[str, Any]:
             break
         time.sleep(0.1)
     gc.collect()
+    give_back()  # what the C library keeps of freed memory is no leak
     quiet = sample()
     running.should_exit = True
     thread.join()
