@@ -66,7 +66,7 @@ def mitigate(
         UnsupportedModel: at once, if the model cannot be driven.
         NoImageTokens: from a ``generate`` whose prompt holds no picture.
     """
-    from sightline.decoding._branch import drafting
+    from sightline.decoding._branch import ContrastMethod, drafting
     from sightline.target import check_generates
 
     recipes = _recipes(methods)
@@ -80,6 +80,7 @@ def mitigate(
             inspect.unwrap(generate, stop=lambda f: not hasattr(f, "recipes")),
         )
     arguments = inspect.signature(generate)
+    only_scores = all(isinstance(recipe, ContrastMethod) for recipe in recipes)
 
     @functools.wraps(generate)
     def mitigated(*args: Any, **kwargs: Any) -> Any:
@@ -94,6 +95,13 @@ def mitigate(
                 "continuous batching drops logits processors: leave out cache_implementation='paged'"
             )
         more = bound.pop("kwargs", {})
+        if not only_scores and _compiles(model, given):
+            if given.get("compile_config") is not None:
+                raise InputError(
+                    f"{' '.join(recipe.name() for recipe in recipes)}: a compiled step keeps the model it was compiled"
+                    " with, and methods that act inside it would be left out: leave out compile_config"
+                )
+            more = {**more, "disable_compile": True}
         with attached(model, given, *recipes, fused=fused) as added:
             bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
             return generate(**bound, **more)
@@ -101,6 +109,14 @@ def mitigate(
     mitigated.recipes = tuple(recipes)  # type: ignore[attr-defined]
     with replaced(model, "generate", mitigated):
         yield model
+
+
+def _compiles(model: Any, given: Mapping[str, Any]) -> bool:
+    """Whether transformers may compile decoding steps by itself: it does, on a GPU, where the cache has a fixed size."""
+    config = given.get("generation_config") or model.generation_config
+    cache = given.get("cache_implementation") or getattr(config, "cache_implementation", None)
+    off = given.get("disable_compile", getattr(config, "disable_compile", None))
+    return cache is not None and "dynamic" not in str(cache) and not off
 
 
 def _recipes(methods: Sequence[Method | str]) -> list[Method]:

@@ -219,7 +219,7 @@ def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]
 
 def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a user should know before choosing a method: fallbacks, slow paths, tokens that are easily missed."""
-    from sightline.fusion import why_not_fused
+    from sightline.fusion import why_not_fused, why_not_worth_it
     from sightline.target import Target
 
     config = model.config.get_text_config(decoder=True)
@@ -249,8 +249,8 @@ def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> 
     if inputs is None:
         return tuple(notes)
     target = _or_none(lambda: Target(model, inputs))
-    if target is not None and (apart := why_not_fused(target)) is not None:
-        notes.append(f"vcd, m3id and pai's guidance cost a pass per token of their own: {apart}")
+    if target is not None and (apart := why_not_fused(target) or why_not_worth_it(target)):
+        notes.append(f"vcd, m3id and pai's guidance run in passes of their own: {apart}")
     unnamed = _or_none(lambda: unnamed_markers(target, processor.tokenizer)) if target else None
     if unnamed:
         written = ", ".join(f"{one} ({processor.tokenizer.convert_ids_to_tokens(one)})" for one in unnamed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class GroundingRecorder(LogitsProcessor):
     Args:
         inputs: the very mapping that goes to ``generate``.
         weight, also_drop: as for ``teacher_force``.
+        fused: as for ``attached``; acts within ``riding_along``.
 
     *Cost*: a second prefill of the text alone, and one more forward for each token, as M3ID; where both are in place they
     share one branch. Within ``with recorder.riding_along():`` it shares the model's own passes.
@@ -64,8 +65,9 @@ class GroundingRecorder(LogitsProcessor):
         *,
         weight: float = WEIGHT,
         also_drop: tuple[int, ...] = (),
+        fused: bool | Literal["auto"] = "auto",
     ) -> None:
-        target = Target(model, inputs)
+        target = Target(model, inputs, fused=fused)
         _ = target.image_mask
         self._prompt_ids = target.input_ids
         self._ends = model.generation_config.eos_token_id

@@ -13,12 +13,14 @@ from families import FAMILIES, Family
 from recomputed import METHODS, MODES, NEW, PROMPTS, run
 from strong import STRONG
 from torch import Tensor
+from transformers import CompileConfig
 
 from sightline import (
     M3ID,
     PAI,
     VCD,
     GroundingRecorder,
+    InputError,
     InvalidParameter,
     UnsupportedModel,
     attached,
@@ -213,15 +215,15 @@ def test_a_recorder_shares_the_branch_of_a_method_and_the_passes_of_the_model(na
     plain = run(family, PROMPTS)
     heard = []
     for riding in (True, False):
-        recorder = GroundingRecorder(family.model(), inputs)
+        recorder = GroundingRecorder(family.model(), inputs, fused=True)
         with counted(family) as passes, recorder.riding_along() if riding else nullcontext():
             assert torch.equal(run(family, PROMPTS, recorder), plain)
         assert len(passes) == (NEW if riding else 2 * NEW)
         heard.append(recorder.rows(torch.cat([inputs["input_ids"], plain], dim=1)))
     for (_, a), (_, b) in zip(*heard, strict=True):
         torch.testing.assert_close(list(a), list(b), rtol=1e-4, atol=1e-4)
-    recorder = GroundingRecorder(family.model(), inputs)
-    with counted(family) as passes, mitigate(family.model(), METHODS["m3id"]):
+    recorder = GroundingRecorder(family.model(), inputs, fused=True)
+    with counted(family) as passes, mitigate(family.model(), METHODS["m3id"], fused=True):
         run(family, PROMPTS, recorder)
     assert len(passes) == NEW
 
@@ -249,7 +251,7 @@ def test_an_amateur_without_a_picture_holds_no_columns_for_it() -> None:
 )
 def test_other_ways_of_generating(name: str, method: str, options: dict[str, Any]) -> None:
     family, results = FAMILIES[name], []
-    for fused in ("auto", False):
+    for fused in (True, False):
         with mitigate(family.model(), METHODS[method], fused=fused):
             try:
                 results.append(run(family, PROMPTS, **options))
@@ -265,7 +267,7 @@ def test_assisted_decoding_runs_apart_and_gives_the_same(method: str, how: str) 
     options: dict[str, Any] = {"prompt_lookup_num_tokens": 3}
     if how == "draft_model":
         options = {"assistant_model": family.model()}
-    with mitigate(family.model(), METHODS[method]):
+    with mitigate(family.model(), METHODS[method], fused=True):
         assert torch.equal(run(family, prompts, **options), run(family, prompts))
 
 
@@ -374,6 +376,30 @@ def test_what_cannot_be_fused_is_refused_where_it_was_demanded_and_runs_apart_ot
         assert torch.equal(run(llava, PROMPTS), eager)
     with pytest.raises(InvalidParameter, match="fused='yes'"), mitigate(llava.model(), "m3id", fused="yes"):  # type: ignore[arg-type]
         run(llava, PROMPTS)
+
+
+def test_auto_runs_apart_where_sharing_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES["llava"]
+    for smallest, passes_each in ((0, 1), (10**9, 2)):
+        monkeypatch.setattr("sightline.fusion.SMALL", smallest)
+        with counted(family) as passes, mitigate(family.model(), METHODS["vcd"]):
+            run(family, PROMPTS)
+        assert len(passes) == passes_each * NEW
+
+
+def test_methods_inside_the_model_refuse_compiled_steps() -> None:
+    family = FAMILIES["llava"]
+    options = {"cache_implementation": "static", "compile_config": CompileConfig()}
+    with (
+        mitigate(family.model(), METHODS["m3id"], STRONG["vhr"]),
+        pytest.raises(InputError, match="m3id vhr: a compiled step"),
+    ):
+        run(family, PROMPTS, **options)
+    plain = run(family, PROMPTS, cache_implementation="static")
+    with mitigate(family.model(), STRONG["vhr"]):
+        inside = run(family, PROMPTS, cache_implementation="static")
+        assert torch.equal(inside, run(family, PROMPTS))
+    assert not torch.equal(inside, plain)
 
 
 def test_packing_and_unpacking() -> None:
