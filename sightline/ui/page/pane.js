@@ -42,14 +42,20 @@ export class Pane {
       this.settle();
       if (this.method.value === OWN) this.spec.focus();
     });
-    this.spec.addEventListener("input", () => this.settle());
+    this.spec.addEventListener("input", () => { this.match(this.spec.value, true); this.settle(); });
     this.answer.addEventListener("click", (event) => this.choose(event.target.closest("button.word")));
     this.answer.addEventListener("keydown", (event) => this.walk(event));
     this.root.addEventListener("keydown", (event) => { if (event.key === "Escape") this.choose(null); });
     this.spec.value = spec;
-    this.method.value = [...this.method.options].some((option) => option.value === spec) ? spec : OWN;
+    this.match(spec);
     this.settle();
     this.clear();
+  }
+
+  // What is typed may be what the list offers already, or the person's own
+  match(spec, typed = false) {
+    const offered = (spec || !typed) && [...this.method.options].some((option) => option.value === spec);
+    this.method.value = offered ? spec : OWN;
   }
 
   settle() {
