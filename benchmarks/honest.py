@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RESULTS = Path("benchmarks") / "results"
 WORK = Path("build") / "honest"
-SPLITS = ("test-shifted", "test")
+SPLITS = ("test", "test-shifted")
 PLAIN = ["--baseline", "greedy", "--baseline", "sample"]
 POPE_GRIDS = {
     "vcd": ["alpha=0.5,1,2", "noise_step=500,999"],

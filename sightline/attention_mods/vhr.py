@@ -128,7 +128,7 @@ class VHR(Method):
     gist: ClassVar[str] = "scales up the attention heads that react to the picture being taken away"
     cost: ClassVar[str] = "prefill +1 without picture; one multiplication per layer"
 
-    alpha: float = parameter(2.0, "factor on the chosen heads; 1 is off", low=0)
+    alpha: float = parameter(2.0, "factor on the chosen heads; 1 is off", low=0, high=1e6)
     layers: tuple[int, ...] | None = parameter(None, "layers acted on; default: 1 and the last 44 %")
     prompt_rows: str = parameter("all", "prompt tokens that are scaled", choices=("all", "last"))
 
