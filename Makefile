@@ -29,10 +29,12 @@ fix: $(READY)  ## mend style
 tables: $(READY)  ## write the tables of README and docs anew from benchmarks/results and the code
 	$(BIN)/python benchmarks/tables.py
 
-results: $(READY)  ## measure everything in benchmarks/results anew (about half an hour on 2 cores)
+results: $(READY)  ## measure everything in benchmarks/results anew (some hours on 2 cores)
 	$(BIN)/python benchmarks/choose.py
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/honest.py
+	$(BIN)/python benchmarks/dominance.py
+	$(BIN)/python benchmarks/grounding.py
 	$(BIN)/sightline attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 

@@ -6,6 +6,7 @@ from typing import Any
 
 CHAIR = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "precision": "precision"}
 POPE = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "yes_ratio": "yes"}
+NO_VAR = "| `var` | not run: no sinks in this model"
 CUT = "greedy, cut to as many mentions as that"
 
 
@@ -50,6 +51,7 @@ def chair(result: dict[str, Any]) -> str:
             figures = " | ".join(rate(entry, key) for key in CHAIR)
             cost = f"{row['cost']['relative_seconds']:.2f}×" if entry is row else ""
             lines.append(f"| {name} | {figures} | {entry['figures']['length']['value']:.1f} | {cost} |")
+    lines.append(NO_VAR + " | " * len(CHAIR) + "| |")
     lines += [
         "",
         "| against greedy | Δ CHAIR_i | Δ recall | Δ words | Δ CHAIR_i against greedy cut |",
@@ -92,6 +94,7 @@ def pope(result: dict[str, Any]) -> str:
             f"| `{row['method']}` | {figures} | {change(row, 'f1')} | {change(row, 'recall')} | {row['unparsed']}"
             f" | {row['cost']['relative_seconds']:.2f}× |"
         )
+    lines.append(NO_VAR + " | " * (len(POPE) + 2) + "| |")
     lines += ["", "| F1 % | random | popular | adversarial |", "|---|---|---|---|"]
     for row in result["methods"]:
         splits = " | ".join(rate(row, f"{split}.f1") for split in ("random", "popular", "adversarial"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cost_tables
+import dominance_tables
 import honest_tables
 
 from sightline import methods
@@ -119,6 +120,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "honest-pope-test": lambda: honest_tables.pope(load("honest-pope-test")),
     "honest-pope-test-shifted": lambda: honest_tables.pope(load("honest-pope-test-shifted")),
     "honest-pope-chosen": lambda: honest_tables.pope_choice(load("honest-pope-chosen")),
+    "dominance": lambda: dominance_tables.measured(load("dominance")),
+    "dominance-readings": lambda: dominance_tables.readings(load("dominance")),
     "chosen": chosen,
     "heads": heads,
     "cost": cost_tables.cost,
@@ -147,7 +150,11 @@ def stale() -> list[str]:
     found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
     weights = digest(WEIGHTS / "model.safetensors")
     choice = load("choose")
-    for name, result in {"choose": choice["val-shifted"], "heads": load("heads")}.items():
+    for name, result in {
+        "choose": choice["val-shifted"],
+        "heads": load("heads"),
+        "dominance": load("dominance"),
+    }.items():
         if result["weights_sha256"] != weights:
             found.append(f"benchmarks/results/{name}.json (other weights)")
     for path in sorted(RESULTS.glob("honest-*-test*.json")):

@@ -244,7 +244,7 @@ def _encoded(processor: Any, texts: Sequence[str], shown: Sequence[Sequence[Imag
     written = " or ".join(map(repr, dict.fromkeys([*texts[:1], *texts[-1:]])))
     try:
         inputs = processor(text=list(texts), images=shown, **options)
-    except ValueError as error:
+    except (ValueError, StopIteration) as error:  # the latter at transformers 5.20
         raise BadPrompt(
             f"{type(processor).__name__} refuses the prompt {written}: {_first_line(error)}"
         ) from error

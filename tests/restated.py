@@ -36,7 +36,7 @@ def compare(
     for step, scores in enumerate(out.scores):
         expected = logits(model, inputs, out.sequences[:, length : length + step], length)
         ours = scores[0, kept].log_softmax(-1)
-        torch.testing.assert_close(ours, expected[kept].log_softmax(-1), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(ours, expected[kept].log_softmax(-1), atol=1e-5, rtol=1e-5)
     moved = (out.scores[0][0, kept].log_softmax(-1) - plain.scores[0][0, kept].log_softmax(-1)).abs().max()
     assert moved > 0.01
 
