@@ -43,9 +43,9 @@ def measured(result: dict[str, Any]) -> str:
         "",
         f"Measured on the demo model (not on any other), split `{result['split']}`, n = {result['n']} pictures, seed"
         f" {result['seed']}, greedy search; text = {'+'.join(reading['text'])}, {heads}, {mean},"
-        f" {reading['group']} layers a group; |T| = {text:.0f}, |O| = {counts['image']:.0f}; brackets are 95 % bootstrap intervals over pictures;"
-        f" {machine['threads']} thread of {machine['cpu']}, torch {versions['torch']}, transformers"
-        f" {versions['transformers']}, Sightline {versions['sightline']}.",
+        f" {reading['group']} layers a group; |T| = {text:.0f}, |O| = {counts['image']:.0f};"
+        f" brackets are 95 % bootstrap intervals over pictures; {machine['threads']} thread of {machine['cpu']},"
+        f" torch {versions['torch']}, transformers {versions['transformers']}, Sightline {versions['sightline']}.",
     ]
     return "\n".join(lines) + "\n"
 

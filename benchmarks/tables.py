@@ -15,6 +15,7 @@ from typing import Any
 import cost_tables
 import dominance_tables
 import honest_tables
+import serve_tables
 
 from sightline import methods
 
@@ -122,6 +123,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "honest-pope-chosen": lambda: honest_tables.pope_choice(load("honest-pope-chosen")),
     "dominance": lambda: dominance_tables.measured(load("dominance")),
     "dominance-readings": lambda: dominance_tables.readings(load("dominance")),
+    "serve": lambda: serve_tables.throughput(load("serve")),
+    "soak": lambda: serve_tables.soak(load("serve")),
     "chosen": chosen,
     "heads": heads,
     "cost": cost_tables.cost,
