@@ -105,31 +105,23 @@ def options(
         print(context.get_help())
 
 
-for command in (
-    demo,
-    caption,
-    chair,
-    truth,
-    methods,
-    inspect,
-    calibrate,
-    attention,
-    bench,
-    dominance,
-    ground,
-    chat,
-    ui,
-    compare,
-    tune,
-    serve,
-):
-    app.command()(command)
+PANELS: dict[str, dict[str, Any]] = {
+    "Look at pictures": {
+        "demo": demo, "caption": caption, "ground": ground, "attention": attention, "dominance": dominance,
+    },
+    "Talk": {"chat": chat, "ui": ui, "serve": serve},
+    "Models and methods": {"methods": methods, "inspect": inspect, "calibrate": calibrate, "bench": bench},
+    "Score files": {"chair": chair, "truth": truth, "pope": pope, "mme": mme, "beaf": beaf, "amber": amber},
+    "Compare methods": {"run": run_bench, "compare": compare, "tune": tune},
+}  # fmt: skip
+"""The commands as ``--help`` groups them."""
 
-app.command(name="run")(run_bench)
-app.add_typer(pope, name="pope")
-app.add_typer(mme, name="mme")
-app.add_typer(beaf, name="beaf")
-app.add_typer(amber, name="amber")
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
 
 
 def run() -> None:
