@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -151,7 +151,7 @@ def _check(request: ChatRequest, limits: Limits) -> None:
 def read_turns(
     messages: Sequence[Message], limits: Limits, picture: Callable[[str], Image]
 ) -> tuple[Turn, ...]:
-    """The conversation, its pictures opened.
+    """The conversation, its pictures opened. A user's message of pictures alone is one turn with the user's next.
 
     Args:
         picture: opens what an ``image_url`` names.
@@ -171,7 +171,23 @@ def read_turns(
             f"the conversation holds {shown} pictures, and at most {limits.images} are taken: leave out older ones",
             param="messages",
         )
-    return tuple(_turn(at, message, picture) for at, message in enumerate(messages))
+    return _joined(_turn(at, message, picture) for at, message in enumerate(messages))
+
+
+def _joined(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """The same, with pictures that the user sent in a message of their own put before what the user said next.
+
+    Some apps (Gradio's chat) send them so. Left apart, they would be turns without an answer, which models were not trained
+    on and which many chat templates refuse.
+    """
+    joined: list[Turn] = []
+    for turn in turns:
+        before = joined[-1] if joined else None
+        if before and before.role == turn.role == "user" and before.pictures and not before.texts:
+            joined[-1] = Turn("user", before.content + turn.content)
+        else:
+            joined.append(turn)
+    return tuple(joined)
 
 
 def _turn(at: int, message: Message, picture: Callable[[str], Image]) -> Turn:

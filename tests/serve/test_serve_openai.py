@@ -115,6 +115,23 @@ def test_several_turns_and_pictures(loaded: Any, client: openai.OpenAI) -> None:
     assert create(client, messages=messages).choices[0].message.content == plain(loaded, turns=turns)
 
 
+def test_pictures_in_a_message_of_their_own_are_no_turn(
+    loaded: Any, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio's chat sends them so, and many templates refuse two turns of the user in a row."""
+    refusing = (
+        "{% for turn in messages %}{% if (turn.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
+    )
+    monkeypatch.setattr(loaded[1], "chat_template", refusing + loaded[1].chat_template)
+    shown = {"type": "image_url", "image_url": {"url": URI}}
+    messages = [{"role": "user", "content": [shown]}, {"role": "user", "content": WORDS}]
+    wanted = plain(loaded, turns=[Turn("user", (painted(0), WORDS))])
+    assert create(client, messages=messages).choices[0].message.content == wanted
+    with pytest.raises(openai.BadRequestError, match="roles must alternate"):
+        create(client, messages=[*messages, {"role": "user", "content": WORDS}])
+
+
 def test_text_alone(loaded: Any, client: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": "a cat"}]
     wanted = plain(loaded, turns=[Turn("user", ("a cat",))])

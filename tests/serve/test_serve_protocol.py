@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sightline import M3ID, VAR, VHR
 from sightline.errors import ConflictingMethods, InvalidParameter, SightlineError, UnknownMethod
@@ -140,6 +141,36 @@ def test_turns_keep_their_order() -> None:
     assert [(turn.role, turn.content) for turn in found] == [
         ("system", ("short",)),
         ("user", ("look", "A", "well?")),
+    ]
+
+
+def test_pictures_alone_go_before_what_the_user_says_next() -> None:
+    red, blue = picture = [Image.new("RGB", (4, 4), name) for name in ("red", "blue")]
+    shown = [{"type": "image_url", "image_url": {"url": str(at)}} for at in range(2)]
+    said = {"type": "text", "text": "and now?"}
+    messages = [
+        {"role": "user", "content": [shown[0]]},
+        {"role": "user", "content": [shown[1]]},
+        {"role": "user", "content": "what are they?"},
+        {"role": "user", "content": "well?"},
+        {"role": "assistant", "content": "colours"},
+        {"role": "user", "content": [shown[0], said]},
+        {"role": "user", "content": [said]},
+        {"role": "user", "content": [shown[1]]},
+        {"role": "assistant", "content": "blue"},
+        {"role": "user", "content": [shown[0]]},
+    ]
+    read = read_request(body(messages=messages), LIMITS).messages
+    found = read_turns(read, LIMITS, lambda url: picture[int(url)])
+    assert [(turn.role, turn.content) for turn in found] == [
+        ("user", (red, blue, "what are they?")),
+        ("user", ("well?",)),
+        ("assistant", ("colours",)),
+        ("user", (red, "and now?")),
+        ("user", ("and now?",)),
+        ("user", (blue,)),
+        ("assistant", ("blue",)),
+        ("user", (red,)),
     ]
 
 
