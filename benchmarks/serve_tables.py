@@ -26,10 +26,13 @@ def throughput(result: dict[str, Any]) -> str:
 def soak(result: dict[str, Any]) -> str:
     """Memory, objects and hooks over the minutes of a mixed load."""
     load = result["soak"]
+    key, what = (
+        ("blocks", "Python's memory blocks") if "blocks" in load["quiet"] else ("objects", "Python objects")
+    )
     seconds = load["curve"][-1]["seconds"]
     wanted = [60, *(share * seconds for share in (0.25, 0.5, 0.75)), seconds]
     lines = [
-        "| after | resident memory, MiB | Python objects | hooks | models being edited | running + waiting |",
+        f"| after | resident memory, MiB | {what} | hooks | entries of edits | running + waiting |",
         "|---|---|---|---|---|---|",
     ]
     shown = [min(load["curve"], key=lambda point: abs(point["seconds"] - moment)) for moment in wanted]
@@ -38,7 +41,7 @@ def soak(result: dict[str, Any]) -> str:
         (load["quiet"], "quiet again"),
     ]:
         lines.append(
-            f"| {name} | {point['rss_mib']:.0f} | {point['objects']:,} | {point['hooks']} | {point['sessions']}"
+            f"| {name} | {point['rss_mib']:.0f} | {point[key]:,} | {point['hooks']} | {point['sessions']}"
             f" | {point['running']} + {point['waiting']} |"
         )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(load["requests"].items()))
