@@ -349,11 +349,12 @@ def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def overhear(target: Target, inputs: Mapping[str, Any], listener: Edit) -> None:
     """One pass over a prompt in which ``listener`` alone acts, for what it hears.
 
-    Listening changes nothing, so the pass is also the prefill of whatever second opinion has the same prompt.
+    Listening changes nothing, so a pass without the picture is also the prefill of whatever second opinion has the same
+    prompt. One with the picture is not kept: nobody has that prompt but the main generation, and its cache is large.
     """
-    branch = shared_branch(target, inputs)
-    if branch.begun:
-        branch = Branch(target.model, inputs)
+    branch = Branch(target.model, inputs)
+    if not branch.sees and not (shared := shared_branch(target, inputs)).begun:
+        branch = shared
     with editing(target, listener), alone(target.model, listener):
         branch.begin()
 

@@ -209,6 +209,13 @@ def test_a_pass_that_is_listened_to_is_the_prefill_of_who_has_the_same_prompt(fu
         assert torch.equal(together, apart)
 
 
+def test_a_cache_with_the_picture_is_not_kept_for_listening() -> None:
+    family = FAMILIES["llava"]
+    target = Target(family.model(), family.inputs(PROMPTS))
+    with STRONG["vsv"].attach(target):
+        assert [branch.sees for branch in target.branches] == [False]
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_a_recorder_shares_the_branch_of_a_method_and_the_passes_of_the_model(name: str) -> None:
     family, inputs = FAMILIES[name], FAMILIES[name].inputs(PROMPTS)
