@@ -95,14 +95,18 @@ def mitigate(
                 "continuous batching drops logits processors: leave out cache_implementation='paged'"
             )
         more = bound.pop("kwargs", {})
-        if not only_scores and _compiles(model, given):
-            if given.get("compile_config") is not None:
+        sharing = fused
+        if _compiles(model, given):
+            if given.get("compile_config") is None:
+                more = {**more, "disable_compile": True}
+            elif not only_scores or fused is True:
                 raise InputError(
                     f"{' '.join(recipe.name() for recipe in recipes)}: a compiled step keeps the model it was compiled"
-                    " with, and methods that act inside it would be left out: leave out compile_config"
+                    " with, and what acts inside it or shares its passes would be left out: leave out compile_config"
                 )
-            more = {**more, "disable_compile": True}
-        with attached(model, given, *recipes, fused=fused) as added:
+            else:
+                sharing = False
+        with attached(model, given, *recipes, fused=sharing) as added:
             bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
             return generate(**bound, **more)
 

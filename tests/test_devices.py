@@ -11,7 +11,7 @@ import torch
 from families import FAMILIES, SPECIAL
 from strong import STRONG
 
-from sightline import UnsupportedModel, methods, mitigate
+from sightline import InputError, UnsupportedModel, methods, mitigate
 
 FAMILY = FAMILIES["llava"]
 INPUTS = FAMILY.inputs([[1, 10, 11, 12, 13], [1, 20, 21]])
@@ -95,14 +95,22 @@ def test_static_cache(method: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["vcd", "m3id"])
-@pytest.mark.parametrize("fused", [True, False])
-def test_compiled_steps(method: str, fused: bool) -> None:
+def test_compiled_steps(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import CompileConfig
 
+    monkeypatch.setattr("sightline.fusion.SMALL", 0)  # else "auto" would run apart for another reason
     config = CompileConfig()
     vars(config)["_compile_all_devices"] = True
-    compiled = generate(fresh(), method, fused, cache_implementation="static", compile_config=config)
-    assert compiled == generate(fresh(), method, fused)
+    compiled = generate(fresh(), method, cache_implementation="static", compile_config=config)
+    assert compiled == generate(fresh(), method, fused=False)
+
+
+@pytest.mark.parametrize("method", ["vcd", "m3id"])
+def test_shared_passes_refuse_compiled_steps(method: str) -> None:
+    from transformers import CompileConfig
+
+    with pytest.raises(InputError, match=f"{method}: a compiled step keeps the model"):
+        generate(fresh(), method, True, cache_implementation="static", compile_config=CompileConfig())
 
 
 def test_int8_by_torchao() -> None:
