@@ -168,6 +168,8 @@ def opened(
                     f"--cache compiled: {way.method} edits the inside of the model, of which a compiled step knows"
                     " nothing; use dynamic or static"
                 )
+            if cache == "compiled" and fused:
+                raise InputError("--cache compiled: a compiled step shares no passes; use --fused off")
             options["logits_processor"] = stack.enter_context(
                 attached(model, inputs, way.method, fused=fused)
             )
