@@ -93,10 +93,12 @@ class _Session:
 
     def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the decoder runs: how much of the text has it seen, and how much is new?"""
+        from sightline.target import cache_among
+
         tokens: Any = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
-        past = kwargs.get("past_key_values")
+        past = cache_among(kwargs)
         self.first = 0 if past is None else int(past.get_seq_length())
         self.batch, self.rows = tokens.shape[:2]
         self.known = {}
@@ -262,6 +264,9 @@ def elsewhere(model: PreTrainedModel, reader: Branch) -> Iterator[None]:
 
 @contextmanager
 def _opened(target: Target) -> Iterator[_Session]:
+    from sightline.target import cache_name
+
+    cache_name(target.decoder.forward)  # a cache by a name unknown would be taken for none at all
     session = _Session(target)
     with ExitStack() as stack:
         stack.callback(target.decoder.register_forward_pre_hook(session.begin, with_kwargs=True).remove)

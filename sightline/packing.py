@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.target import CACHE_NAMES
+
 
 class Unpackable(Exception):
     """Calls that cannot be made one; nothing has been changed yet."""
@@ -68,7 +70,8 @@ class Caches:
     def update(
         self, key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        if args or kwargs:
+        # From 5.24 on layers hand over all their arguments as ``kwargs``, for caches of continuous batching, which this is not
+        if args or kwargs.keys() - {"kwargs"}:
             raise RuntimeError("a decoder layer hands its cache more than keys and values: pass fused=False")
         pairs = [
             cache.update(k, v, layer)
@@ -121,7 +124,7 @@ def pack_calls(
 def _together(name: str, values: list[Any], pack: Pack, known: dict[Any, Any]) -> Any:
     if name == "attention_mask":
         return None
-    if name == "past_key_values":
+    if name in CACHE_NAMES:
         if any(value is None for value in values):
             raise Unpackable("a pass without a cache")
         return Caches(pack, tuple(values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
@@ -33,6 +33,9 @@ IMAGE_KEYS = frozenset(
     }
 )  # fmt: skip
 """Inputs that exist only because of a picture; a prompt without one goes without them."""
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls a cache: the first from 5.24 on, the second before, and in models that have not followed yet."""
 
 _MARKERS = (
     "vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id", "boi_token_index", "eoi_token_index",
@@ -78,10 +81,9 @@ class Target:
             raise InputError("inputs_embeds hide where the picture is: pass input_ids alone")
         if self.inputs.get("pixel_values_videos") is not None:
             raise InputError("prompts with video are not supported: pass pictures")
-        if self.inputs.get("past_key_values") is not None:
-            raise InputError(
-                "a prefilled past_key_values cannot be contrasted: pass the whole prompt without a cache"
-            )
+        for name in CACHE_NAMES:
+            if self.inputs.get(name) is not None:
+                raise InputError(f"a prefilled {name} cannot be contrasted: pass the whole prompt without one")
 
     @property
     def name(self) -> str:
@@ -270,6 +272,27 @@ class Target:
                 padded[max(lengths) - len(row) :] = row
             inputs[key] = short
         return inputs
+
+
+def cache_name(*functions: Callable[..., Any]) -> str:
+    """By which name the first of ``functions`` that takes a cache takes it.
+
+    Raises:
+        UnsupportedModel: none of them names one.
+    """
+    for function in functions:
+        names = signature(function).parameters
+        if found := next((name for name in CACHE_NAMES if name in names), None):
+            return found
+    raise UnsupportedModel(
+        f"{functions[-1].__qualname__} takes its cache neither as {' nor as '.join(CACHE_NAMES)}: this model, or this"
+        " version of transformers, is not one that Sightline knows"
+    )
+
+
+def cache_among(arguments: Mapping[str, Any]) -> Any:
+    """The cache among keyword arguments, by either name; None without one."""
+    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
 
 
 def check_generates(model: Any) -> None:

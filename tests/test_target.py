@@ -6,7 +6,8 @@ import pytest
 import torch
 from families import BREAK, END, FAMILIES, IMAGE, START
 
-from sightline import InputError, NoImageTokens, Target, UnsupportedModel
+from sightline import VHR, InputError, NoImageTokens, Target, UnsupportedModel, attached
+from sightline.target import CACHE_NAMES, cache_among, cache_name
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 
@@ -72,8 +73,9 @@ def test_refusals() -> None:
         Target(model, {"input_ids": torch.tensor([[IMAGE, IMAGE]])}).without_image()
     with pytest.raises(InputError, match="video"):
         Target(model, {"input_ids": torch.tensor([[1, IMAGE]]), "pixel_values_videos": torch.zeros(1)})
-    with pytest.raises(InputError, match="past_key_values"):
-        Target(model, {"input_ids": torch.tensor([[1, IMAGE]]), "past_key_values": object()})
+    for name in CACHE_NAMES:
+        with pytest.raises(InputError, match=name):
+            Target(model, {"input_ids": torch.tensor([[1, IMAGE]]), name: object()})
     token = model.config.image_token_id
     model.config.image_token_id = None
     try:
@@ -81,3 +83,35 @@ def test_refusals() -> None:
             _ = Target(model, {"input_ids": torch.tensor([[1, IMAGE]])}).image_token_id
     finally:
         model.config.image_token_id = token
+
+
+def test_a_cache_is_found_by_its_old_name_and_its_new_one() -> None:
+    def old(input_ids: object, past_key_values: object = None) -> None: ...
+
+    def new(input_ids: object, cache: object = None) -> None: ...
+
+    def neither(input_ids: object, **kwargs: object) -> None: ...
+
+    assert cache_name(old) == "past_key_values"
+    assert cache_name(neither, new) == "cache"
+    with pytest.raises(UnsupportedModel, match="neither takes its cache neither as cache nor as past_key_values"):
+        cache_name(neither)
+    kept = object()
+    assert cache_among({"past_key_values": kept}) is cache_among({"cache": kept, "use_cache": True}) is kept
+    assert cache_among({"cache": None, "past_key_values": None}) is None
+
+
+def test_edits_are_refused_where_a_cache_has_a_name_unknown() -> None:
+    """Taken for none, a cache would put every token of the answer at the place of the prompt's first."""
+    family = FAMILIES["llava"]
+    decoder = Target(family.model(), family.inputs([[1, 10]])).decoder
+    forward = decoder.forward
+    decoder.forward = lambda input_ids=None, memory=None, **kwargs: forward(input_ids, **kwargs)
+    try:
+        with (
+            pytest.raises(UnsupportedModel, match="its cache"),
+            attached(family.model(), family.inputs([[1, 10]]), VHR(layers=(0,))),
+        ):
+            pass
+    finally:
+        del decoder.forward

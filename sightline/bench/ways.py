@@ -19,7 +19,7 @@ from sightline.doors import attached
 from sightline.errors import InputError
 from sightline.fusion import why_not_fused
 from sightline.spec import parse
-from sightline.target import IMAGE_KEYS, Target
+from sightline.target import IMAGE_KEYS, Target, cache_name
 
 Kind = Literal["plain", "fused", "separate", "edit", "naive", "cfg", "eager", "static", "compiled"]
 CACHES = ("dynamic", "static", "compiled")
@@ -188,7 +188,8 @@ class Naive(LogitsProcessor):
         self.ids: Tensor = inputs["input_ids"]
         self.prompt = self.ids.shape[1]
         self.kwargs: dict[str, Any] = {key: value for key, value in inputs.items() if key != "input_ids"}
-        self.kwargs |= {"past_key_values": DynamicCache(config=model.config.get_text_config(decoder=True))}
+        name = cache_name(model.prepare_inputs_for_generation, model.forward)
+        self.kwargs |= {name: DynamicCache(config=model.config.get_text_config(decoder=True))}
         self.kwargs |= {"use_cache": True}
         if model._supports_logits_to_keep():
             self.kwargs["logits_to_keep"] = 1

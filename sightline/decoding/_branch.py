@@ -27,7 +27,7 @@ from sightline.edit import Edit
 from sightline.errors import ProcessorReused
 from sightline.fusion import fusing
 from sightline.method import Method
-from sightline.target import IMAGE_KEYS, Target
+from sightline.target import IMAGE_KEYS, Target, cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -245,7 +245,8 @@ class Branch:
             # As generate() does: no mask means no padding, and the kernels know a shorter way
             kwargs["attention_mask"] = None
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        kwargs |= {"past_key_values": cache, "use_cache": True}
+        name = cache_name(model.prepare_inputs_for_generation, model.forward)
+        kwargs |= {name: cache, "use_cache": True}
         if model._supports_logits_to_keep():
             kwargs["logits_to_keep"] = 1
         prepared = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kwargs)

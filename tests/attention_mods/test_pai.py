@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sightline import PAI, InvalidParameter, mitigate
 from sightline.attention_mods.pai import boost, guide
+from sightline.target import cache_among
 
 
 def test_worked_boost() -> None:
@@ -83,9 +84,9 @@ def test_only_the_last_row_of_the_prompt_changes() -> None:
     family = FAMILIES["llava"]
     model, inputs = family.model(), family.inputs([[1, 10, 11, 12, 13]])
     options: dict[str, Any] = {"max_new_tokens": 2, "min_new_tokens": 2, "return_dict_in_generate": True}
-    plain = model.generate(**inputs, **options).past_key_values
+    plain = cache_among(model.generate(**inputs, **options))
     with mitigate(model, PAI(alpha=5.0, gamma=1.0, first_layer=0)):
-        edited = model.generate(**inputs, **options).past_key_values
+        edited = cache_among(model.generate(**inputs, **options))
     last = inputs["input_ids"].shape[1] - 1
     for a, b in zip(plain.layers, edited.layers, strict=True):
         assert torch.equal(a.keys[:, :, :last], b.keys[:, :, :last])

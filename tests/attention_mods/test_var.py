@@ -19,6 +19,7 @@ from sightline import VAR, InvalidParameter, NeedsCalibration, UnsupportedModel,
 from sightline.attention_mods.var import redistribute, scaled_tau, sink_score
 from sightline.calibration import BadCalibration, CalibrationMismatch
 from sightline.probing import probe
+from sightline.target import cache_among
 
 # columns: BOS, text, v0..v3, question, current; sinks are BOS and v0
 ROW = torch.tensor([[[[0.40, 0.05, 0.20, 0.05, 0.10, 0.05, 0.10, 0.05]]]])
@@ -122,9 +123,9 @@ def test_rows_up_to_the_end_of_the_picture_stay_bit_for_bit() -> None:
     family = FAMILIES["llava"]
     model, inputs = family.model(), family.inputs([[1, 10, 11, 12, 13]])
     options: dict[str, Any] = {"max_new_tokens": 2, "min_new_tokens": 2, "return_dict_in_generate": True}
-    plain = model.generate(**inputs, **options).past_key_values
+    plain = cache_among(model.generate(**inputs, **options))
     with mitigate(model, VAR(fraction=1.0, ratio=0.0, mass=0.0, tau=0.6, dims=(5,), layers=(0, 1))):
-        edited = model.generate(**inputs, **options).past_key_values
+        edited = cache_among(model.generate(**inputs, **options))
     end = int((inputs["input_ids"][0] == IMAGE).nonzero().max()) + 1
     for a, b in zip(plain.layers, edited.layers, strict=True):
         assert torch.equal(a.keys[:, :, :end], b.keys[:, :, :end])
