@@ -70,7 +70,7 @@ class Caches:
     def update(
         self, key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        # From 5.24 on layers hand over all their arguments as ``kwargs``, for caches of continuous batching, which this is not
+        # Since 5.24 layers hand over all their arguments as ``kwargs``: caches of continuous batching read them
         if args or kwargs.keys() - {"kwargs"}:
             raise RuntimeError("a decoder layer hands its cache more than keys and values: pass fused=False")
         pairs = [

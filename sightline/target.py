@@ -83,7 +83,9 @@ class Target:
             raise InputError("prompts with video are not supported: pass pictures")
         for name in CACHE_NAMES:
             if self.inputs.get(name) is not None:
-                raise InputError(f"a prefilled {name} cannot be contrasted: pass the whole prompt without one")
+                raise InputError(
+                    f"a prefilled {name} cannot be contrasted: pass the whole prompt without one"
+                )
 
     @property
     def name(self) -> str:

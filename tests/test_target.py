@@ -94,7 +94,9 @@ def test_a_cache_is_found_by_its_old_name_and_its_new_one() -> None:
 
     assert cache_name(old) == "past_key_values"
     assert cache_name(neither, new) == "cache"
-    with pytest.raises(UnsupportedModel, match="neither takes its cache neither as cache nor as past_key_values"):
+    with pytest.raises(
+        UnsupportedModel, match="neither takes its cache neither as cache nor as past_key_values"
+    ):
         cache_name(neither)
     kept = object()
     assert cache_among({"past_key_values": kept}) is cache_among({"cache": kept, "use_cache": True}) is kept
