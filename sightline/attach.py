@@ -144,7 +144,8 @@ def editing(target: Target, *edits: Edit) -> Iterator[None]:
             session = stack.enter_context(_opened(target))
         elif session.thread != get_ident():
             raise ConcurrentUse(
-                "another thread is generating with edits on this model: one generation at a time, or a copy of the model"
+                "another thread is generating with edits on this model: one generation at a time, or one on"
+                " sightline.twin.twin(model), which has the same weights"
             )
         before = list(session.edits)
         stack.callback(setattr, session, "edits", before)
@@ -366,9 +367,10 @@ def _attention_replaced(target: Target, session: _Session) -> Iterator[None]:
         )
     name = OURS + base
     if name not in ALL_ATTENTION_FUNCTIONS:
-        AttentionInterface.register(name, functools.partial(_attention, ALL_ATTENTION_FUNCTIONS[base]))
-        # Without a mask function of the same name, models get no mask at all, and padding is attended to
+        # Without a mask function of the same name, models get no mask at all, and padding is attended to. It comes first:
+        # a thread that finds the name in the list asked above must find the mask as well
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+        AttentionInterface.register(name, functools.partial(_attention, ALL_ATTENTION_FUNCTIONS[base]))
     with ExitStack() as stack:
         for layer in target.layers:
             for module in layer.modules():
