@@ -34,6 +34,10 @@ def ui(
             show_default=False,
         ),
     ] = None,
+    at_once: Annotated[
+        int,
+        typer.Option(min=1, max=8, help="Answers written at the same time, each with a cache of its own."),
+    ] = 2,
     device_map: DeviceMap = None,
     dtype: Dtype = "auto",
 ) -> None:
@@ -41,7 +45,7 @@ def ui(
 
     Upload a picture or take a drawn one, choose two settings, and click a word to see where the model looked for it.
 
-    The page needs nothing from the network. It takes one question at a time; answers are greedy.
+    The page needs nothing from the network. Both answers are written at the same time; they are greedy.
     """
     try:
         from sightline.ui.app import build
@@ -65,10 +69,14 @@ def ui(
         if model == DEMO:
             use_one_thread()
         loaded, processor = load(model, dtype=dtype, device_map=device_map)
-        studio = Studio(name=model, model=loaded, processor=processor, calibration=calibration)
+        studio = Studio(
+            name=model, model=loaded, processor=processor, calibration=calibration, at_once=at_once
+        )
         hosts = hosts_of(host)
         shown = f"[{host}]" if ":" in host else host
         print(f"{model}: http://{shown}:{opened.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        if studio.alone:
+            print(f"Answers are written one after the other: {studio.alone}", flush=True)
         if hosts == ["*"]:
             print("Whoever reaches this address can use it: there is no password.", flush=True)
         try:

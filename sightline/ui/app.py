@@ -51,7 +51,7 @@ def build(studio: Studio, *, hosts: Sequence[str] = ("127.0.0.1", "localhost", "
         hosts: names under which it answers, ``*`` for any. Others are refused, so that no web page elsewhere can reach it
             under a name of its own.
     """
-    desk = Desk(studio.limits.queue)
+    desk = Desk(studio.limits.queue, lanes=len(studio.models))
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -71,7 +71,7 @@ def build(studio: Studio, *, hosts: Sequence[str] = ("127.0.0.1", "localhost", "
     async def answer(request: Request) -> Response:
         try:
             asked = await _asked(request, studio, again=False)
-            ahead = desk.pending
+            ahead = desk.ahead
             events = desk.take(_telling(studio.answer, asked))
         except SightlineError as error:
             return refuse(error)
@@ -116,12 +116,12 @@ def refuse(error: SightlineError) -> Response:
     return JSONResponse({"error": " ".join(str(error).split())}, status_code=status, headers=HEADERS)
 
 
-def _telling(do: Callable[[Asked, Say, Any], None], asked: Asked) -> Work:
+def _telling(do: Callable[[Asked, Say, Any, int], None], asked: Asked) -> Work:
     """``do`` whose errors become an event: half an answer may be with the asker already."""
 
-    def work(say: Say, stop: Any) -> None:
+    def work(say: Say, stop: Any, lane: int) -> None:
         try:
-            do(asked, say, stop)
+            do(asked, say, stop, lane)
         except Exception as error:
             if not isinstance(error, SightlineError):
                 log.exception("an answer failed")

@@ -1,33 +1,50 @@
-"""One generation at a time, first come first served, and a bound on how many may wait."""
+"""So many generations at a time as there are models, first come first served, and a bound on how many may wait."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import Event, local
 from typing import Any
 
 from sightline.serve.errors import Busy
 
 Say = Callable[[Any], None]
-Work = Callable[[Say, Event], None]
-"""Something to do in the generation thread: it says what comes of it, and heeds the event that ends it early."""
+Work = Callable[[Say, Event, int], None]
+"""Something to do in a lane: it says what comes of it, heeds the event that ends it early, and is told the lane's number."""
 
 
 class Desk:
-    """Work for one model, in one thread, so that no two generations meet in it.
+    """Work in lanes. A lane is one thread, for one model, so that no two generations meet in a model.
+
+    Whoever comes first begins first, in whichever lane is free.
 
     Args:
         queue: how many may wait.
+        lanes: how many are worked on at a time; they are numbered from 0 on.
     """
 
-    def __init__(self, queue: int) -> None:
+    def __init__(self, queue: int, lanes: int = 1) -> None:
         self.queue = queue
+        self.lanes = lanes
         self.pending = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generation")
+        numbers, self._lane = itertools.count(), local()
+
+        def settle() -> None:
+            self._lane.number = next(numbers)
+
+        self._threads = ThreadPoolExecutor(
+            max_workers=lanes, thread_name_prefix="generation", initializer=settle
+        )
         self._stops: set[Event] = set()
+
+    @property
+    def ahead(self) -> int:
+        """How many must end before the next one that comes begins."""
+        return max(self.pending - self.lanes + 1, 0)
 
     def take(self, work: Work) -> AsyncIterator[Any]:
         """Put ``work`` into the queue, and give back what it says, as it says it.
@@ -37,8 +54,10 @@ class Desk:
         Raises:
             Busy: the queue is full.
         """
-        if self.pending > self.queue:
-            raise Busy(f"{self.pending} answers are waiting already: try again in a moment", retry_after=2)
+        if self.pending >= self.queue + self.lanes:
+            raise Busy(
+                f"{self.pending} answers are written or waiting already: try again in a moment", retry_after=2
+            )
         loop, heard, stop = asyncio.get_running_loop(), asyncio.Queue[Any](), Event()
 
         def tell(what: Any) -> None:
@@ -47,7 +66,7 @@ class Desk:
 
         def begin() -> None:
             if not stop.is_set():
-                work(tell, stop)
+                work(tell, stop, self._lane.number)
 
         def leave() -> None:
             self.pending -= 1
@@ -60,7 +79,7 @@ class Desk:
 
         self.pending += 1
         self._stops.add(stop)
-        future = self._thread.submit(begin)
+        future = self._threads.submit(begin)
         future.add_done_callback(ended)
         return _listen(heard, future, stop)
 
@@ -68,7 +87,7 @@ class Desk:
         """End what is being written and forget what waits."""
         for stop in list(self._stops):
             stop.set()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 _DONE = object()

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import InputError, NeedsCalibration, SightlineError
+from sightline.errors import InputError, InvalidParameter, NeedsCalibration, SightlineError, UnsupportedModel
 from sightline.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -34,11 +34,14 @@ class NothingToMap(InputError):
 
 @dataclass(kw_only=True)
 class Studio:
-    """A model with its processor.
+    """A model with its processor, and twins of the model for answers that are written at the same time.
+
+    Answers are greedy: torch's random state is one for all threads, and a greedy search draws nothing from it.
 
     Args:
         name: of the model, as the person wrote it.
         calibration: a file for those methods that read one.
+        at_once: answers at a time, 1 or more. Where the model has no twin it is one, and ``alone`` says why.
     """
 
     name: str
@@ -46,6 +49,21 @@ class Studio:
     processor: Any = field(repr=False)
     calibration: Path | None = None
     limits: Limits = LIMITS
+    at_once: int = 2
+    models: tuple[Any, ...] = field(init=False, repr=False)
+    """The model and its twins, one for each answer at a time; each is for one thread at a time."""
+    alone: str | None = field(init=False, default=None)
+    _processing: Lock = field(init=False, default_factory=Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        from sightline.twin import twin
+
+        if self.at_once < 1:
+            raise InvalidParameter(f"at_once={self.at_once} must be a whole number, 1 or more")
+        try:
+            self.models = (self.model, *(twin(self.model) for _ in range(1, self.at_once)))
+        except UnsupportedModel as error:
+            self.models, self.alone = (self.model,), str(error)
 
     @property
     def vocabulary(self) -> int:
@@ -76,6 +94,8 @@ class Studio:
             "threshold": THRESHOLD,
             "score": SCORE,
             "weight": WEIGHT,
+            "lanes": len(self.models),
+            "alone": self.alone,
             "tokens": min(128, self.limits.tokens),
             "limits": {"tokens": self.limits.tokens, "image_bytes": self.limits.image_bytes},
             "methods": [
@@ -99,7 +119,8 @@ class Studio:
         from sightline.captioning import prepare
 
         picture = asked.picture(self.limits)
-        inputs = prepare(self.processor, [picture], asked.question)
+        with self._processing:  # tokenizers keep settings that two threads must not change at once
+            inputs = prepare(self.processor, [picture], asked.question)
         return picture, inputs.to(self.model.device, dtype=self.model.dtype), self._calibrated(asked.methods)
 
     def _calibrated(self, methods: Sequence[Method]) -> tuple[Method, ...]:
@@ -110,19 +131,23 @@ class Studio:
             type(one)(**asdict(one) | own) if hasattr(one, "calibration") else one for one in methods
         )
 
-    def answer(self, asked: Asked, say: Callable[[Any], None], stop: Event) -> None:
+    def answer(self, asked: Asked, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
         """Write an answer: an event for each piece of text, and one with all there is to know of it.
 
         The words are judged by the plain model, whatever methods wrote them, so that two answers compare. Raises what the
         picture, the model or a method raises.
+
+        Args:
+            lane: which of ``models`` writes.
         """
         from sightline.answering import judge, write
         from sightline.captioning import Generation
 
+        model = self.models[lane]
         _, inputs, recipes = self.prepare(asked)
         say({"event": "begun"})
         written = write(
-            self.model,
+            model,
             self.processor,
             inputs,
             *recipes,
@@ -136,16 +161,19 @@ class Studio:
         unjudged = None
         try:
             if written.ids:
-                words = judge(self.model, self.processor, inputs, written.ids).words()
+                words = judge(model, self.processor, inputs, written.ids).words()
         except SightlineError as error:
             unjudged = " ".join(str(error).split())
         say(done(written, words, asked.methods, asked.scene) | {"unjudged": unjudged})
 
-    def maps(self, asked: Asked, say: Callable[[Any], None], stop: Event) -> None:
+    def maps(self, asked: Asked, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
         """The attention maps of all object words of an answer, as one event.
 
         The answer's own tokens are written again under the same methods while the attention is watched. Raises what the
         picture, the model or a method raises, ``NoTokenGrid`` among others, and ``NothingToMap``.
+
+        Args:
+            lane: which of ``models`` is watched.
         """
         from sightline.attention_map import look
         from sightline.token_grid import seen_box
@@ -153,7 +181,7 @@ class Studio:
         picture, inputs, recipes = self.prepare(asked)
         box = seen_box(self.processor.image_processor, *picture.size)
         assert asked.answer is not None
-        found = look(self.model, self.processor, inputs, *recipes, answer=asked.answer)
+        found = look(self.models[lane], self.processor, inputs, *recipes, answer=asked.answer)
         if not found.words:
             raise NothingToMap("the answer names no object, so there is nothing to map")
         sinks = {(sink.row, sink.column) for sink in found.sinks}

@@ -185,7 +185,7 @@ class Slow(Studio):
 
     stopped: threading.Event
 
-    def answer(self, asked: Any, say: Callable[[Any], None], stop: threading.Event) -> None:
+    def answer(self, asked: Any, say: Callable[[Any], None], stop: threading.Event, lane: int = 0) -> None:
         say({"event": "begun"})
         for _ in range(2000):
             say({"event": "piece", "text": "word "})
@@ -196,10 +196,10 @@ class Slow(Studio):
 
 
 @contextmanager
-def serving(studio: Studio) -> Iterator[tuple[Slow, int]]:
-    """A server of a slow answerer that takes one asker and lets one wait, with its port; ended with the block."""
+def serving(studio: Studio, at_once: int) -> Iterator[tuple[Slow, int]]:
+    """A server of a slow answerer that takes so many askers and lets one wait, with its port; ended with the block."""
     limits = replace(studio.limits, queue=1)
-    told = Slow(name="slow", model=studio.model, processor=studio.processor, limits=limits)
+    told = Slow(name="slow", model=studio.model, processor=studio.processor, limits=limits, at_once=at_once)
     told.stopped = threading.Event()
     with listen("127.0.0.1", 0) as opened:
         port = opened.getsockname()[1]
@@ -221,9 +221,10 @@ def open_stream(port: int) -> tuple[HTTPConnection, Any]:
     return connection, connection.getresponse()
 
 
-def test_one_answers_one_waits_a_third_is_turned_away_and_whoever_leaves_makes_room(studio: Studio) -> None:
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_one_waits_the_next_is_turned_away_and_whoever_leaves_makes_room(studio: Studio, lanes: int) -> None:
     with ExitStack() as stack:
-        told, port = stack.enter_context(serving(studio))
+        told, port = stack.enter_context(serving(studio, lanes))
 
         def ask() -> tuple[HTTPConnection, Any]:
             connection, stream = open_stream(port)
@@ -231,23 +232,23 @@ def test_one_answers_one_waits_a_third_is_turned_away_and_whoever_leaves_makes_r
             stack.callback(stream.close)
             return connection, stream
 
-        first, stream = ask()
-        lines = [json.loads(stream.readline()) for _ in range(4)]
-        assert [line["event"] for line in lines] == ["queued", "begun", "piece", "piece"], (
-            "long before the end"
-        )
+        begun = [ask() for _ in range(lanes)]
+        for _, stream in begun:
+            lines = [json.loads(stream.readline()) for _ in range(4)]
+            assert lines[0] == {"event": "queued", "ahead": 0}
+            assert [line["event"] for line in lines[1:]] == ["begun", "piece", "piece"], "long before the end"
         _, waiting = ask()
         assert json.loads(waiting.readline()) == {"event": "queued", "ahead": 1}
         _, refused = ask()
         assert (refused.status, refused.headers["Retry-After"]) == (429, "2")
-        assert "answers are waiting" in json.loads(refused.read())["error"]
-        first.sock.shutdown(socket.SHUT_RDWR)
+        assert f"{lanes + 1} answers are written or waiting" in json.loads(refused.read())["error"]
+        begun[-1][0].sock.shutdown(socket.SHUT_RDWR)
         assert told.stopped.wait(5), "the generation ends when its asker leaves"
         assert json.loads(waiting.readline()) == {"event": "begun"}, "and the next one has its turn"
 
 
 def test_a_shutdown_ends_the_answer_that_is_being_written(studio: Studio) -> None:
-    with serving(studio) as (told, port):
+    with serving(studio, 1) as (told, port):
         connection, stream = open_stream(port)
         assert [json.loads(stream.readline())["event"] for _ in range(2)] == ["queued", "begun"]
         assert not told.stopped.is_set()
@@ -263,14 +264,14 @@ def test_who_leaves_the_queue_is_never_served() -> None:
     async def play() -> None:
         desk = Desk(2)
 
-        def long(say: Callable[[Any], None], stop: threading.Event) -> None:
+        def long(say: Callable[[Any], None], stop: threading.Event, lane: int) -> None:
             free.wait(5)
             served.append("first")
             say(1)
 
         first = desk.take(long)
-        second = desk.take(lambda say, stop: served.append("second"))
-        third = desk.take(lambda say, stop: say("third"))
+        second = desk.take(lambda say, stop, lane: served.append("second"))
+        third = desk.take(lambda say, stop, lane: say("third"))
         with pytest.raises(Busy):
             desk.take(long)
         leaving = asyncio.ensure_future(anext(second))

@@ -138,6 +138,9 @@ async function begin() {
   get("threshold").value = facts.threshold;
   get("score").textContent = `${facts.score}, w = ${facts.weight}`;
   get("chosen").textContent = facts.packaged ? ", chosen on the demo world" : ", chosen on the demo world: find your own for this model";
+  get("lanes").textContent = facts.lanes > 1
+    ? "Answers are greedy. Both are written at the same time, so each takes longer than it would alone."
+    : `Answers are greedy and written one after the other${facts.alone ? ` (${facts.alone})` : ""}.`;
   get("split").append(...facts.splits.map((split) => new Option(split, split)));
   panes = [new Pane("Setting A", facts, ""), new Pane("Setting B", facts, facts.methods.find((one) => one.name === "m3id").spec)];
   get("panes").append(...panes.map((pane) => pane.root));
