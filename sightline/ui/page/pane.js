@@ -2,7 +2,7 @@
 
 import { drawHeat } from "./heat.js";
 
-export const nats = (value) => (value === null ? "−∞" : value.toFixed(2).replace("-", "−"));
+export const nats = (value) => (value === null ? "−∞" : value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−"));
 const percent = (rate) => (rate === null ? "–" : `${(100 * rate).toFixed(0)} %`);
 const OWN = "own";
 
@@ -107,7 +107,7 @@ export class Pane {
   }
 
   heard(event, threshold) {
-    if (event.event === "queued") this.state.textContent = event.ahead ? `waiting: ${event.ahead} before it` : "looking at the picture …";
+    if (event.event === "queued") this.state.textContent = event.ahead ? `waiting for ${event.ahead} answer${event.ahead === 1 ? "" : "s"} to end …` : "looking at the picture …";
     else if (event.event === "begun") this.state.textContent = "looking at the picture …";
     else if (event.event === "piece") { this.answer.append(event.text); this.state.textContent = "writing …"; }
     else if (event.event === "error") this.fail(event.error);
@@ -117,14 +117,19 @@ export class Pane {
   show(threshold) {
     const { segments, words, text } = this.result;
     this.words = [];
-    this.answer.replaceChildren(...segments.map((segment) => {
-      if (segment.word === null) return document.createTextNode(segment.text);
+    let mark = ""; // the full stop or comma behind a word stays on its line
+    this.answer.replaceChildren(...segments.map((segment, at) => {
+      if (segment.word === null) return document.createTextNode(segment.text.slice(mark.length));
+      const next = segments[at + 1];
+      mark = next && next.word === null ? /^\p{P}*/u.exec(next.text)[0] : "";
       const button = element("button", segment.text, "word");
       button.type = "button";
       button.dataset.word = segment.word;
       button.setAttribute("aria-pressed", "false");
       this.words[segment.word] = button;
-      return button;
+      const whole = element("span", undefined, "whole");
+      whole.append(button, mark);
+      return whole;
     }));
     if (!text) this.answer.append(element("em", "nothing was said", "soft"));
     const { tokens, seconds, full, unjudged } = this.result;
