@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow parity check fix results tables bench train
+.PHONY: demo test slow clients parity check fix results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
 	$(BIN)/sightline demo
@@ -16,6 +16,10 @@ test: $(READY)  ## the suite
 
 slow: $(READY)  ## what takes longer than the suite may
 	$(BIN)/python -m pytest -m slow
+
+clients: $(READY)  ## OpenAI's client for JavaScript, the newest that this node runs, against the server (needs node and npm)
+	npm install --no-save --no-audit --no-fund --prefix build/clients openai
+	SIGHTLINE_CLIENTS=build/clients $(BIN)/python -m pytest -m slow tests/serve/test_serve_javascript.py
 
 parity: $(READY)  ## every reference file: how many figures were compared with the official ones, how many differ
 	$(BIN)/python tests/parity
