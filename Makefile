@@ -3,10 +3,11 @@ VENV ?= .venv
 PYTHON ?= python3
 # Pinned, so that two machines run the same arithmetic. Any release from the floor in pyproject.toml on works: make TORCH=torch
 TORCH ?= torch==2.13.0
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow clients parity check fix results tables bench train
+.PHONY: demo test slow clients apps parity check fix results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
 	$(BIN)/sightline demo
@@ -20,6 +21,10 @@ slow: $(READY)  ## what takes longer than the suite may
 clients: $(READY)  ## OpenAI's client for JavaScript, the newest that this node runs, against the server (needs node and npm)
 	npm install --no-save --no-audit --no-fund --prefix build/clients openai
 	SIGHTLINE_CLIENTS=build/clients $(BIN)/python -m pytest -m slow tests/serve/test_serve_javascript.py
+
+apps:  ## the example apps under Gradio, Streamlit and Chainlit, in an environment of its own (Gradio holds Pillow back)
+	$(MAKE) VENV=build/apps EXTRAS=dev,apps build/apps/.ready
+	build/apps/bin/python -m pytest tests/test_example_apps.py
 
 parity: $(READY)  ## every reference file: how many figures were compared with the official ones, how many differ
 	$(BIN)/python tests/parity
@@ -65,5 +70,5 @@ train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 c
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	touch $@
