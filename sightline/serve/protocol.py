@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sightline.serve.errors import BadPicture, RequestRefused
 from sightline.serve.limits import Limits
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 1000
 """Letters of a model's name, or of a method's spec."""
+VALUES = 10_000
+"""Values of JSON in a body, whatever its fields; ``VALUES_OF_MESSAGE`` more for each message that is taken."""
+VALUES_OF_MESSAGE = 40
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -42,9 +46,21 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    methods: list[Annotated[str, Field(max_length=LONGEST_NAME)]] | None = Field(default=None, max_length=8)
-    grounding: bool = False
+    methods: list[Annotated[str, Field(max_length=LONGEST_NAME)]] | None = Field(
+        default=None, max_length=8, fail_fast=True
+    )
+    grounding: bool | None = None
     threshold: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_unknown(cls, given: Any) -> Any:
+        """One misspelt option is enough to refuse: pydantic would make an error of each."""
+        if not isinstance(given, dict):
+            return given
+        known = cls.model_fields
+        unknown = next((name for name in given if name not in known), None)
+        return {name: value for name, value in given.items() if name in known or name == unknown}
 
 
 class StreamOptions(_Lenient):
@@ -53,21 +69,21 @@ class StreamOptions(_Lenient):
 
 class Message(_Lenient):
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
 
 class ChatRequest(_Lenient):
     """The fields of ``POST /v1/chat/completions`` that mean something here."""
 
     model: str = Field(max_length=LONGEST_NAME)
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     n: int | None = Field(None, ge=1)
     seed: int | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
@@ -75,12 +91,16 @@ class ChatRequest(_Lenient):
     # What changes the answer and cannot be had is refused unless it says nothing
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
-    modalities: list[str] | None = None
+    modalities: list[Any] | None = None
     response_format: dict[str, Any] | None = None
-    sightline: Options = Field(default_factory=lambda: Options())
+    sightline: Options | None = None
+
+    @property
+    def options(self) -> Options:
+        return self.sightline or Options()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -96,13 +116,19 @@ def read_request(body: bytes, limits: Limits) -> ChatRequest:
         RequestRefused: no JSON, a field with a wrong value, or one that asks for what this server cannot do.
     """
     try:
-        found = json.loads(body, parse_constant=_no_constant)
+        text = body.decode("utf-8-sig")
+        most = VALUES + VALUES_OF_MESSAGE * limits.messages
+        if has_more_values(text, most):
+            raise RequestRefused(f"the body holds more than {most:,} values, which is the limit: send less")
+        found = json.loads(text, parse_constant=_no_constant)
     except RequestRefused:
         raise
     except (ValueError, RecursionError) as error:
         raise RequestRefused(f"the body is not JSON: {_short(error)}") from None
     if not isinstance(found, dict):
         raise RequestRefused("the body must be a JSON object with model and messages")
+    if _HALF.search(text):
+        _check_letters(found)
     messages = found.get("messages")
     if isinstance(messages, list) and len(messages) > limits.messages:
         raise RequestRefused(
@@ -117,6 +143,52 @@ def read_request(body: bytes, limits: Limits) -> ChatRequest:
         raise RequestRefused(f"{where}: {_short(first['msg'])}", param=where) from None
     _check(request, limits)
     return request
+
+
+_OUTSIDE = re.compile(r'[,\[{"]')
+_INSIDE = re.compile(r'[^"\\]*(?:\\.[^"\\]*){0,256}("?)', re.DOTALL)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def has_more_values(text: str, most: int) -> bool:
+    """Whether a text of JSON holds more than ``most`` values, found out without making any of them.
+
+    What comes after the first ``most`` is not looked at. Strings are skipped: a comma in one begins no value.
+
+    >>> has_more_values('{"a": [1, "2,3,4"]}', 4), has_more_values('{"a": [1, 2, 3, 4]}', 4)
+    (False, True)
+    """
+    if sum(map(text.count, ",[{")) <= most:
+        return False
+    at = seen = 0
+    while seen <= most:
+        found = _OUTSIDE.search(text, at)
+        if found is None:
+            return False
+        at = found.end()
+        if found.group() != '"':
+            seen += 1
+            continue
+        while at < len(text):  # so many escapes at a time, since the matcher keeps note of each
+            inside = _INSIDE.match(text, at)
+            if inside is None or inside.end() == at:
+                return False  # broken: the parser says where
+            at = inside.end()
+            if inside.group(1):
+                break
+    return True
+
+
+def _check_letters(found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError):
+            where = name if name in ChatRequest.model_fields else None
+            raise RequestRefused(
+                f"{where or 'a field'}: a text holds half a letter (a lone surrogate): send whole ones",
+                param=where,
+            ) from None
 
 
 def _no_constant(name: str) -> float:
@@ -134,8 +206,9 @@ def _check(request: ChatRequest, limits: Limits) -> None:
         refuse("response_format", "only text can be answered")
     if request.modalities and request.modalities != ["text"]:
         refuse("modalities", "only text can be answered")
-    if request.n is not None and request.n > limits.choices:
-        refuse("n", f"{request.n} is more than the limit of {limits.choices}")
+    choices = min(limits.choices, limits.queue)  # more answers than may wait would never have their turn
+    if request.n is not None and request.n > choices:
+        refuse("n", f"{request.n} is more than the limit of {choices}")
     for name in ("max_tokens", "max_completion_tokens"):
         value = getattr(request, name)
         if value is not None and value > limits.tokens:

@@ -68,7 +68,7 @@ class Service:
             RequestRefused, and the named errors of methods and processors.
         """
         request = read_request(body, self.limits)
-        options = request.sightline
+        options = request.options
         recipes = self.menu.methods(request.model)
         if options.methods is not None:
             recipes = self.menu.read(options.methods)
@@ -129,7 +129,7 @@ class Service:
             seed=None if request.seed is None else f"{request.seed}/{choice}",
             stop=request.stops,
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            grounding=request.sightline.grounding,
+            grounding=bool(request.options.grounding),
         )
 
     def _room(self, request: ChatRequest, prompt: int) -> int:

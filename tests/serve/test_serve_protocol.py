@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from sightline import M3ID, VAR, VHR
 from sightline.errors import ConflictingMethods, InvalidParameter, SightlineError, UnknownMethod
 from sightline.serve.errors import RequestRefused, UnknownModelName
 from sightline.serve.limits import Limits
 from sightline.serve.menu import Menu, parse_combination
-from sightline.serve.protocol import read_request, read_turns
+from sightline.serve.protocol import ChatRequest, has_more_values, read_request, read_turns
 
 LIMITS = Limits()
 HELLO = [{"role": "user", "content": "hello"}]
@@ -39,6 +40,7 @@ def test_settings_that_say_nothing_are_taken() -> None:
             logit_bias={},
             response_format={"type": "text"},
             modalities=["text"],
+            sightline=None,
             stop=None,
             n=None,
             stream=None,
@@ -60,6 +62,8 @@ def test_settings_that_say_nothing_are_taken() -> None:
         ({"top_p": 1.1}, "top_p"),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
+        ({"stop": "\ud800"}, "stop"),
+        ({"messages": [{"role": "user", "content": "a\udfff"}]}, "messages"),
         ({"n": 1.5}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5000}, "max_tokens"),
@@ -97,6 +101,69 @@ def test_fields_that_are_refused(fields: dict[str, Any], param: str | None) -> N
         assert str(refused.value.param).startswith(param.partition(".")[0])
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 700
+
+
+def test_an_option_may_be_null_and_emoji_may_be_escaped() -> None:
+    found = read_request(body(sightline={"grounding": None, "methods": None}, stop="🐕"), LIMITS)
+    assert (found.options.grounding, found.stops) == (None, ("🐕",))
+
+
+def test_more_choices_than_may_wait_never_have_their_turn() -> None:
+    assert read_request(body(n=2), Limits(queue=2)).n == 2
+    with pytest.raises(RequestRefused, match="3 is more than the limit of 2"):
+        read_request(body(n=3), Limits(queue=2))
+
+
+@pytest.mark.parametrize("few", [100, 3000])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        lambda many: {"stop": [1] * many},
+        lambda many: {"messages": [{"role": "user", "content": [1] * many}]},
+        lambda many: {"sightline": {f"x{at}": 1 for at in range(many)}},
+        lambda many: {"sightline": {"methods": [1] * many}},
+        lambda many: {"logit_bias": {f"x{at}": "y" for at in range(many)}},
+        lambda many: {"modalities": [1] * many},
+        lambda many: {"messages": [1] * min(many, 999)},
+    ],
+)
+def test_wrong_values_are_not_each_told_apart(fields: Any, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pydantic makes an error of every wrong item, and a dict of every error: a body of 2 MiB took gigabytes."""
+    counts = []
+
+    real = ChatRequest.model_validate
+
+    def counted(found: Any) -> Any:
+        try:
+            return real(found)
+        except ValidationError as error:
+            counts.append(error.error_count())
+            raise
+
+    monkeypatch.setattr(ChatRequest, "model_validate", counted)
+    with pytest.raises(RequestRefused):
+        read_request(body(**fields(few)), LIMITS)
+    assert sum(counts) < 5
+
+
+def test_values_are_counted_before_they_are_made() -> None:
+    most = 10_000 + 40 * LIMITS.messages
+    with pytest.raises(RequestRefused, match=f"more than {most:,} values"):
+        read_request(body(unknown=[{}] * most), LIMITS)
+    assert read_request(body(unknown="," * most), LIMITS)
+    with pytest.raises(RequestRefused, match="not JSON"):
+        read_request(body().decode().encode("utf-16"), LIMITS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(st.text('",[{\\a', max_size=6), lambda inner: st.lists(inner, max_size=4), max_leaves=12))
+def test_values_in_strings_are_none(found: Any) -> None:
+    def openers(value: Any) -> int:
+        return 0 if isinstance(value, str) else 1 + max(len(value) - 1, 0) + sum(map(openers, value))
+
+    text = json.dumps(found)
+    for most in range(openers(found) + 2):
+        assert has_more_values(text, most) == (openers(found) > most)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"model": 1e999}'])
