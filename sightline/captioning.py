@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import InputError, InvalidParameter, NoImageTokens, UnsupportedModel
+from sightline.upright import upright_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -110,9 +111,9 @@ def open_picture(path: Path) -> Image:
     """The whole picture in ``path``, upright and RGB.
 
     Raises:
-        BadImage: no such file, not a picture, or the file ends too early.
+        BadImage: no such file, not a picture, the file ends too early, or its numbers have no scale.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if not path.exists():
         raise BadImage(f"no such picture: {path}")
@@ -120,7 +121,9 @@ def open_picture(path: Path) -> Image:
         raise BadImage(f"{path} is not a file: name the pictures one by one, or write {path}/*.jpg")
     try:
         with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            return upright_rgb(picture)
+    except InputError as error:
+        raise BadImage(f"{path}: {error}") from None
     except UnidentifiedImageError:
         raise BadImage(f"{path} is not a picture that Pillow can read") from None
     except Image.DecompressionBombError as error:

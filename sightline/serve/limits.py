@@ -52,5 +52,9 @@ TOGETHER = 2
 """All pictures of a conversation may have so many times the pixels that one may have."""
 SIDES = 100
 """A picture's longer side over its shorter one may be so much: processors resize by the shorter one."""
+SCANS = 64
+"""Of one JPEG; encoders write about ten."""
+SCANNED = 20
+"""All scans of a JPEG together may have so many times the pixels that one picture may have."""
 CHARACTERS = 32
 """Per token of the longest prompt: a text beyond that is refused before anyone tokenizes it."""

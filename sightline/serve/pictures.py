@@ -9,8 +9,10 @@ import warnings
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from sightline.errors import InputError
 from sightline.serve.errors import BadPicture
-from sightline.serve.limits import SIDES, TOGETHER, Limits
+from sightline.serve.limits import SCANNED, SCANS, SIDES, TOGETHER, Limits
+from sightline.upright import upright_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +57,7 @@ def open_bytes(content: bytes, limits: Limits, *, before: int = 0) -> Image:
     Raises:
         BadPicture: not one of ``FORMATS``, animated, damaged, too many pixels, or much longer than wide.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -76,15 +78,25 @@ def open_bytes(content: bytes, limits: Limits, *, before: int = 0) -> Image:
                 raise BadPicture(
                     f"the picture is {width}x{height}: one side may be {SIDES} times the other, not more"
                 )
-            if getattr(picture, "is_animated", False):
+            if picture.format in ("JPEG", "MPO"):
+                _check_scans(content.count(b"\xff\xda"), width * height, limits)
+            if (
+                getattr(picture, "is_animated", False) and picture.format != "MPO"
+            ):  # a camera's, with a preview
                 raise BadPicture(f"the {picture.format} is animated: send one frame of it")
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            return upright_rgb(picture)
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
         raise BadPicture(f"the picture is in none of the formats {kinds}: convert it (SVG to PNG)") from None
     except Image.DecompressionBombError as error:
         raise BadPicture(f"the picture is too large: {error}") from None
+    except InputError as error:
+        raise error if isinstance(error, BadPicture) else BadPicture(str(error)) from None
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        if isinstance(error, BadPicture):
-            raise
         raise BadPicture(f"the picture cannot be read ({error}): the file is damaged or incomplete") from None
+
+
+def _check_scans(scans: int, pixels: int, limits: Limits) -> None:
+    """A progressive JPEG goes over all of its pixels once for each scan, of which a few bytes are enough."""
+    if scans > SCANS or scans * pixels > SCANNED * limits.image_pixels:
+        raise BadPicture(f"the JPEG has {scans} scans of {pixels:,} pixels, which is too many: save it anew")

@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 from serving import data_uri, painted
@@ -39,6 +40,47 @@ def test_the_picture_is_the_one_that_was_sent() -> None:
 def test_cmyk_and_single_pixels() -> None:
     assert opened(data_uri(painted(1).convert("CMYK"), "JPEG")).mode == "RGB"
     assert opened(data_uri(painted(1, (1, 1)))).size == (1, 1)
+
+
+def test_grey_of_16_bits_is_scaled() -> None:
+    steep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for turned in (False, True):
+        found = opened(data_uri(Image.fromarray(steep), **({"exif": exif} if turned else {})))
+        wanted = (np.rot90(steep, 2) if turned else steep) // 256
+        assert found.mode == "RGB"
+        assert all((np.asarray(found)[..., band] == wanted).all() for band in range(3))
+
+
+def test_a_cameras_preview_is_no_animation() -> None:
+    shown = Image.new("RGB", (40, 30), (200, 30, 30))
+    found = opened(data_uri(shown, "MPO", save_all=True, append_images=[painted(1, (8, 6))]))
+    assert found.size == (40, 30)
+    assert np.asarray(found).mean((0, 1)) == pytest.approx((200, 30, 30), abs=3)
+
+
+def progressive(size: tuple[int, int], more: int) -> bytes:
+    """A progressive JPEG with its last scan written ``more`` times again."""
+    buffer = io.BytesIO()
+    painted(1, size).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * more + content[-2:]
+
+
+def test_scans_of_a_jpeg_are_bounded() -> None:
+    few = progressive((40, 30), 0)
+    scans = few.count(b"\xff\xda")
+    assert 5 < scans < 20
+    assert open_bytes(few, LIMITS).size == (40, 30)
+    assert open_bytes(progressive((40, 30), 64 - scans), LIMITS).size == (40, 30)
+    with pytest.raises(BadPicture, match="has 65 scans of 1,200 pixels"):
+        open_bytes(progressive((40, 30), 65 - scans), LIMITS)
+    limits = Limits(image_pixels=1200)
+    assert open_bytes(progressive((40, 30), 20 - scans), limits).size == (40, 30)
+    with pytest.raises(BadPicture, match="has 21 scans"):
+        open_bytes(progressive((40, 30), 21 - scans), limits)
 
 
 def test_turned_pictures_are_put_upright() -> None:
