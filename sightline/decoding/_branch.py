@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
 from sightline.attach import alone, editing, elsewhere, preserving_rope_deltas
+from sightline.decoding._cache import RoomyLayer, growing_cache
 from sightline.edit import Edit
 from sightline.errors import ProcessorReused
 from sightline.fusion import fusing
@@ -244,7 +245,7 @@ class Branch:
         if bool((kwargs["attention_mask"] == 1).all()):
             # As generate() does: no mask means no padding, and the kernels know a shorter way
             kwargs["attention_mask"] = None
-        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        cache = growing_cache(model.config)
         name = cache_name(model.prepare_inputs_for_generation, model.forward)
         kwargs |= {name: cache, "use_cache": True}
         if model._supports_logits_to_keep():
@@ -389,7 +390,7 @@ def _croppable(cache: DynamicCache) -> bool:
         if isinstance(layer, DynamicSlidingWindowLayer):
             if layer.get_seq_length() >= layer.sliding_window:
                 return False
-        elif type(layer) is not DynamicLayer or layer.get_seq_length() != length:
+        elif type(layer) is not RoomyLayer or layer.get_seq_length() != length:
             return False  # state-space layers, or cross-attention whose keys are the picture's
     return True
 
