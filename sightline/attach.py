@@ -238,6 +238,22 @@ def meeting_in(target: Target, meeting: Meeting) -> Iterator[bool]:
         yield True
 
 
+def spared(model: PreTrainedModel, rows: Tensor, columns: Tensor) -> bool:
+    """Whether the edits that stand now leave tokens of the prompt alone, ``(some,)`` rows and ``(some, tokens)`` columns.
+
+    An edit of attention weights names the tokens it touches; of others it is not known.
+    """
+    session = _SESSIONS[model]
+    for edit in session.edits:
+        if any(edit.overrides(seam) for seam in ("heads", "leave", "mlp")):
+            return False
+        if edit.weighs:
+            touched = edit.rows(session.site(min(edit.layers, default=0), columns.device))
+            if bool(touched.to(columns.device).index_select(0, rows).gather(1, columns).any()):
+                return False
+    return True
+
+
 def meeting_of(model: PreTrainedModel) -> Meeting | None:
     """Where passes over the model meet, if this thread has them meet."""
     session = _SESSIONS.get(model)
@@ -406,9 +422,12 @@ def _attention(
 
     layout = session.packed
     outs = []
-    for i, (rows, mask) in enumerate(zip(layout.pack.split_heads(query), layout.masks, strict=True)):
+    # Queries that a pass leaves out are asked all the same: kernels and masks are for whole prompts
+    queries = layout.pack.complete(layout.pack.split_heads(query))
+    for i, (rows, mask) in enumerate(zip(queries, layout.masks, strict=True)):
         attend = base if i else functools.partial(_edited_attention, base)  # the main pass comes first
         out, _ = attend(module, rows, key[i], value[i], mask, *args, **kwargs)
+        out = out[:, layout.pack.skipped(i) :]
         outs.append(out.reshape(1, -1, *out.shape[2:]))
     return torch.cat(outs, dim=1), None
 

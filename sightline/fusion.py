@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sightline.attach import OURS, meeting_in, meeting_of, packed, resumed
+from sightline.attach import OURS, meeting_in, meeting_of, packed, resumed, spared
+from sightline.beginnings import Prompt, Shared, beginning
 from sightline.errors import UnsupportedModel
 from sightline.packing import Call, Unpackable, pack_calls
 from sightline.towers import batched
@@ -112,10 +113,12 @@ class _State(Enum):
 
 @dataclass(eq=False)
 class _Guest:
-    """A branch's pass: its hidden states now, and how it calls each layer."""
+    """A branch's pass: its hidden states now, how it calls each layer, and what of its prompt the main pass reads for it."""
 
+    branch: Branch
     calls: dict[int, Call] = field(default_factory=dict)
     hidden: Tensor | None = None
+    shared: Shared | None = None
 
 
 class Meeting:
@@ -131,6 +134,7 @@ class Meeting:
         self._guests: list[_Guest] = []
         self._descend: Callable[[], None] = lambda: None
         self._packed: tuple[Tensor, Tensor] | None = None
+        self._whole = False
         self._known: dict[Any, Any] = {}
         self._head: tuple[Tensor, Tensor | None] | None = None
         self._reader: Branch | None = None
@@ -246,10 +250,11 @@ class Meeting:
         resume = resumed(self.target.model)
         waiting = list(branches)
         result: list[Any] = []
+        self._whole = length == 0 and embeds.shape[1] == self.target.prompt
 
         def descend() -> None:
             if waiting:
-                self._guests.append(_Guest())
+                self._guests.append(_Guest(waiting[0]))
                 self._state = _State.GATHERING
                 waiting.pop(0)(generated)
                 return
@@ -298,17 +303,21 @@ class Meeting:
         self, index: int, forward: Any, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
         calls = [(args, kwargs), *(guest.calls[index] for guest in self._guests)]
+        if index == 0 and self._whole:
+            self._share(hidden, calls)
         states: list[Tensor] = [hidden]
         states += [guest.hidden for guest in self._guests if guest.hidden is not None]
+        left_out = (None, *(guest.shared for guest in self._guests)) if self._whole else ()
         try:
-            shared, layout = pack_calls(states, calls, self._known)
+            self._check_beginnings(kwargs.get("attention_mask"))
+            shared, layout = pack_calls(states, calls, self._known, left_out)
         except Unpackable as error:
             if index == 0:
                 raise
             raise UnsupportedModel(
                 f"{self.target.name}: layer {index} cannot be shared ({error}): pass fused=False"
             ) from error
-        # Often nothing has touched what the last layer put out
+        # Often nothing has touched what the layer before put out
         untouched = self._packed is not None and self._packed[0] is hidden
         together = self._packed[1] if self._packed and untouched else layout.pack.join(states)
         with packed(self.target.model, layout):
@@ -322,3 +331,35 @@ class Meeting:
             guest.hidden = part
         self._packed = (mine, out)
         return mine
+
+    def _check_beginnings(self, mask: Tensor | None) -> None:
+        """Raises ``Unpackable`` where a layer lets the shared text look ahead that the first layer did not."""
+        key = ("looks back", id(mask))
+        if key not in self._known:
+            found = [guest.shared for guest in self._guests if guest.shared is not None]
+            self._known[key] = (all(one.looks_back(mask) for one in found), mask)
+        if not self._known[key][0]:
+            raise Unpackable("the text before the picture looks ahead in it")
+
+    def _share(self, hidden: Tensor, calls: list[Call]) -> None:
+        """Leave out of each branch's prompt what the main pass reads as well: the text before the picture, as a rule."""
+        for guest, call in zip(self._guests, calls[1:], strict=True):
+            assert guest.hidden is not None
+            own = guest.branch.inputs["attention_mask"]
+            found = beginning(
+                Prompt(hidden, self.target.attention_mask, calls[0][1]), Prompt(guest.hidden, own, call[1])
+            )
+            if found is None or not spared(self.target.model, found.rows, found.columns):
+                continue
+            if not found.looks_back(calls[0][1].get("attention_mask")):
+                continue
+            own_places = torch.arange(found.tokens, device=hidden.device).expand(len(found.rows), -1)
+            own_rows = torch.arange(len(found.rows), device=hidden.device)
+            theirs = Shared(own_rows, own_places.where(own[:, : found.tokens].to(hidden.device) != 0, -1))
+            masks = {
+                id(mask): mask
+                for _, given in guest.calls.values()
+                if (mask := given.get("attention_mask")) is not None
+            }
+            if all(theirs.looks_back(mask) for mask in masks.values()):
+                guest.shared, guest.hidden = found, guest.hidden[:, found.tokens :]

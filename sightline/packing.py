@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.beginnings import Shared
 from sightline.target import CACHE_NAMES
 
 
@@ -18,9 +19,28 @@ class Unpackable(Exception):
 
 @dataclass(frozen=True)
 class Pack:
-    """How passes of ``shapes`` (rows, tokens of a row) lie in one row of tokens, one after the other."""
+    """How passes of ``shapes`` (rows, tokens of a row) lie in one row of tokens, one after the other.
+
+    Args:
+        shared: for each pass what it leaves out, which ``shapes`` does not count; empty where none does.
+    """
 
     shapes: tuple[tuple[int, int], ...]
+    shared: tuple[Shared | None, ...] = ()
+
+    def skipped(self, index: int) -> int:
+        """Tokens that a pass leaves out of each row."""
+        shared = self.shared[index] if self.shared else None
+        return 0 if shared is None else shared.tokens
+
+    def complete(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """``(rows, heads, tokens, dim)`` of each pass with what it left out in front, taken from the first."""
+        if not self.shared:
+            return list(parts)
+        return [
+            part if shared is None else torch.cat([shared.of(parts[0]), part], dim=2)
+            for part, shared in zip(parts, self.shared, strict=True)
+        ]
 
     @property
     def sizes(self) -> list[int]:
@@ -46,16 +66,18 @@ class Pack:
     def join_positions(self, values: Sequence[Tensor]) -> Tensor:
         """Positions ``(…, rows or 1, tokens)`` each, to ``(…, 1, all tokens)``."""
         flat = [
-            value.expand(*value.shape[:-2], rows, tokens).flatten(-2)
-            for value, (rows, tokens) in zip(values, self.shapes, strict=True)
+            value[..., self.skipped(i) :].expand(*value.shape[:-2], rows, tokens).flatten(-2)
+            for i, (value, (rows, tokens)) in enumerate(zip(values, self.shapes, strict=True))
         ]
         return torch.cat(flat, dim=-1).unsqueeze(-2)
 
     def join_rotary(self, values: Sequence[Tensor]) -> Tensor:
         """Rotary tables ``(…, rows or 1, tokens, dim)`` each, to ``(…, 1, all tokens, dim)``."""
         flat = [
-            value.expand(*value.shape[:-3], rows, tokens, value.shape[-1]).flatten(-3, -2)
-            for value, (rows, tokens) in zip(values, self.shapes, strict=True)
+            value[..., self.skipped(i) :, :]
+            .expand(*value.shape[:-3], rows, tokens, value.shape[-1])
+            .flatten(-3, -2)
+            for i, (value, (rows, tokens)) in enumerate(zip(values, self.shapes, strict=True))
         ]
         return torch.cat(flat, dim=-2).unsqueeze(-3)
 
@@ -73,12 +95,9 @@ class Caches:
         # Since 5.24 layers hand over all their arguments as ``kwargs``: caches of continuous batching read them
         if args or kwargs.keys() - {"kwargs"}:
             raise RuntimeError("a decoder layer hands its cache more than keys and values: pass fused=False")
-        pairs = [
-            cache.update(k, v, layer)
-            for cache, k, v in zip(
-                self.caches, self.pack.split_heads(key), self.pack.split_heads(value), strict=True
-            )
-        ]
+        keys = self.pack.complete(self.pack.split_heads(key))
+        values = self.pack.complete(self.pack.split_heads(value))
+        pairs = [cache.update(k, v, layer) for cache, k, v in zip(self.caches, keys, values, strict=True)]
         return tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
 
 
@@ -94,7 +113,10 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def pack_calls(
-    states: Sequence[Tensor], calls: Sequence[Call], known: dict[Any, Any]
+    states: Sequence[Tensor],
+    calls: Sequence[Call],
+    known: dict[Any, Any],
+    shared: tuple[Shared | None, ...] = (),
 ) -> tuple[dict[str, Any], Packed]:
     """The keyword arguments of one call of a layer instead of several.
 
@@ -102,6 +124,7 @@ def pack_calls(
         states: hidden states ``(rows, tokens, width)`` of each pass.
         calls: what else each pass hands to the layer.
         known: what is the same in every layer of a pass is worked out once and kept here.
+        shared: see ``Pack``; the states are without it already, the calls are not.
 
     Raises:
         Unpackable: an argument of which it is not known how to share it.
@@ -114,7 +137,7 @@ def pack_calls(
     if any(set(kwargs) != set(given[0]) for kwargs in given):
         raise Unpackable("passes hand different arguments to the layers")
     shapes = tuple((state.shape[0], state.shape[1]) for state in states)
-    pack = Pack(shapes)
+    pack = Pack(shapes, shared)
     together: dict[str, Any] = dict(main)
     for name in given[0]:
         together[name] = _together(name, [kwargs[name] for kwargs in given], pack, known)

@@ -40,12 +40,12 @@ class Family:
     def model(self) -> Any:
         return _build(self.name)
 
-    def inputs(self, prompts: list[list[int]], *, seed: int = 0) -> dict[str, Any]:
-        """Prompts of text ids; the picture stands after the first token. Left-padded."""
+    def inputs(self, prompts: list[list[int]], *, seed: int = 0, before: int = 1) -> dict[str, Any]:
+        """Prompts of text ids, with the picture after the first ``before`` of them. Left-padded."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pictures, tensors = self.picture(len(prompts))
-        rows = [prompt[:1] + picture + prompt[1:] for prompt, picture in zip(prompts, pictures, strict=True)]
+        rows = [prompt[:before] + picture + prompt[before:] for prompt, picture in zip(prompts, pictures, strict=True)]
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
