@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sightline.errors import SightlineError
 from sightline.serve.engine import Event, Ticket
 from sightline.serve.errors import Busy, NotAllowed, RequestRefused, TooLarge, UnknownModelName
+from sightline.serve.hosts import called
 from sightline.serve.replies import Reply, error_reply, model_card
 from sightline.serve.service import Order, Service
 
@@ -310,7 +311,7 @@ class _Gate:
             )  # the bytes as they came
             if not hmac.compare_digest(given, self._key):
                 return NotAllowed("the API key is missing or wrong: send Authorization: Bearer KEY")
-        if self._local and _host(request.headers.get("host", "")) not in LOCAL:
+        if self._local and called(request.headers.get("host", "")) not in LOCAL:
             return RequestRefused(
                 "this server answers requests to localhost alone: start it with --api-key to be called by another name",
                 status=403,
@@ -322,9 +323,3 @@ class _Gate:
 def _digest(header: bytes) -> bytes:
     """Of one length whatever the header, so that comparing tells nothing of a key's."""
     return hashlib.sha256(header).digest()
-
-
-def _host(header: str) -> str:
-    if header.startswith("["):
-        return header.partition("]")[0] + "]"
-    return header.partition(":")[0].lower()

@@ -12,14 +12,16 @@ from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sightline.errors import SightlineError
 from sightline.serve.errors import Busy, RequestRefused, TooLarge
+from sightline.serve.hosts import called
 from sightline.ui.asked import Asked, find_scene, read
 from sightline.ui.desk import Desk, Say, Work
 from sightline.ui.studio import Studio, error_event
@@ -101,10 +103,23 @@ def build(studio: Studio, *, hosts: Sequence[str] = ("127.0.0.1", "localhost", "
         Route("/api/attention", attention, methods=["POST"]),
         Route("/scene/{name}.png", scene),
     ]
-    guard = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app = Starlette(routes=routes, middleware=[guard], lifespan=life)
+    app = Starlette(routes=routes, middleware=[Middleware(_Guard, hosts=hosts)], lifespan=life)
     app.state.desk = desk
     return app
+
+
+class _Guard:
+    """Turns away who calls this server by another name. Starlette's own knows no IPv6 address before its release 1.7."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        anyone = scope["type"] != "http" or "*" in self._hosts
+        if anyone or called(Headers(scope=scope).get("host", "")) in self._hosts:
+            await self._app(scope, receive, send)
+        else:
+            await PlainTextResponse("Invalid host header", status_code=400)(scope, receive, send)
 
 
 def refuse(error: SightlineError) -> Response:
@@ -157,7 +172,7 @@ def _line(event: Any) -> str:
 
 
 def _file(name: str, kind: str) -> Callable[[Request], Any]:
-    content = files("sightline.ui").joinpath("page", name).read_bytes()
+    content = (files("sightline.ui") / "page" / name).read_bytes()
 
     async def give(request: Request) -> Response:
         return Response(content, media_type=kind, headers=HEADERS)
