@@ -105,6 +105,8 @@ def _validate(method: str, item: Field[Any], value: Any) -> None:
     if kind.startswith("tuple"):
         if not isinstance(value, tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
             raise InvalidParameter(f"{where} must be a tuple of whole numbers")
+        if not all(map(_fits, value)):
+            raise InvalidParameter(f"{where} must be whole numbers of at most 64 bits")
         return
     whole = kind.startswith("int")
     if (
@@ -113,9 +115,16 @@ def _validate(method: str, item: Field[Any], value: Any) -> None:
         or (whole and not isinstance(value, int))
     ):
         raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
+    if isinstance(value, int) and not _fits(value):
+        raise InvalidParameter(f"{where} must be a number of at most 64 bits")
     low, high = item.metadata["low"], item.metadata["high"]
     if not math.isfinite(value) or not low <= value <= high:
         raise InvalidParameter(f"{where} must be {_wanted(kind, item)}")
+
+
+def _fits(value: int) -> bool:
+    """Whether tensors and generators of random numbers can hold it."""
+    return -(2**63) <= value < 2**63
 
 
 def _wanted(kind: str, item: Field[Any]) -> str:

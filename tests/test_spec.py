@@ -79,3 +79,15 @@ def test_bad_values(spec: str) -> None:
 def test_bad_values_in_python(value: object) -> None:
     with pytest.raises(InvalidParameter, match="alpha"):
         VCD(alpha=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", ["vcd:seed=", "m3id:also_drop=", "m3id:also_drop=1+", "m3id:first="])
+def test_whole_numbers_have_64_bits(spec: str) -> None:
+    with pytest.raises(InvalidParameter, match="at most 64 bits"):
+        parse(f"{spec}100000000000000000000")
+    with pytest.raises(InvalidParameter, match="at most 64 bits"):
+        M3ID(decay=10**400)
+
+
+def test_the_largest_seed_draws() -> None:
+    assert parse(f"vcd:seed={2**63 - 1}").spec == f"vcd:seed={2**63 - 1}"
