@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal
 
 Finish = Literal["stop", "length"]
@@ -16,6 +17,7 @@ class Token:
     """One token of an answer.
 
     Args:
+        text: the whole of it, also where the answer ends within it.
         span: the letters of the answer that it writes.
         logprob: of this token under the methods, before temperature and top-p; natural logarithm.
         top: the most likely tokens there, as text and log-probability, most likely first.
@@ -93,18 +95,25 @@ class Writer:
             return self._end("stop", len(text[: min(cuts)].rstrip()))
         if len(self.ids) >= self._longest:
             return self._end("length", len(text.rstrip()))
-        return self._say(self._settled(), self._pending)
+        return self._say(self._settled())
 
     def _end(self, finish: Finish, length: int) -> Piece:
         self.finish = finish
         self.text = self.text[:length]
-        return self._say(length, [token for token in self._pending if token.span[0] < length])
+        self._pending = [
+            replace(token, span=(token.span[0], min(token.span[1], length)))
+            for token in self._pending
+            if token.span[0] < length
+        ]
+        return self._say(length)
 
-    def _say(self, upto: int, tokens: list[Token]) -> Piece:
+    def _say(self, upto: int) -> Piece:
+        """The text that far, and those tokens that are told to their end: a stop text may yet cut others short."""
         if upto <= self._sent and self.finish is None:
             return Piece()
-        said = Piece(self.text[self._sent : upto], tuple(tokens))
-        self._sent, self._pending = max(upto, self._sent), []
+        tokens = tuple(takewhile(lambda token: token.span[1] <= upto, self._pending))
+        said = Piece(self.text[self._sent : upto], tokens)
+        self._sent, self._pending = max(upto, self._sent), self._pending[len(tokens) :]
         return said
 
     def _settled(self) -> int:

@@ -85,6 +85,37 @@ def test_tokens_of_a_stop_text_are_not_told() -> None:
     assert told[1].top == (("b", -1.0),)
 
 
+class Words:
+    """A tokenizer of words; 0 ends and writes nothing."""
+
+    known = ("", "an", " office", " with", " ")
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(self.known[one] for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("stop", "longest", "text", "spans"),
+    [
+        (("fice w",), 9, "an of", [(0, 2), (2, 5)]),
+        (("ith",), 9, "an office w", [(0, 2), (2, 9), (9, 11)]),
+        ((), 4, "an office with", [(0, 2), (2, 9), (9, 14)]),
+    ],
+)
+def test_spans_end_where_the_answer_does(
+    stop: tuple[str, ...], longest: int, text: str, spans: list[tuple[int, int]]
+) -> None:
+    writer = Writer(Words(), ends={END}, stop=stop, longest=longest)
+    told = []
+    for word in (1, 2, 3, 4):
+        told += writer.add(word).tokens
+        if writer.finish:
+            break
+    assert writer.text == text
+    assert [token.span for token in told] == spans
+    assert "".join(token.text for token in told).startswith(text)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text("ab \né🐕", max_size=12), st.lists(st.text("ab \n", min_size=1, max_size=3), max_size=2))
 def test_pieces_are_the_answer_up_to_the_stop(text: str, stop: list[str]) -> None:
