@@ -1,8 +1,8 @@
 """Sentences and words of an English text, with where each word stands in it.
 
-The words are those of `nltk.word_tokenize` (NLTK 3.9.1 and later) on lower-cased text, without NLTK's data:
-sentences come from NLTK's Punkt algorithm fed with nothing but a list of abbreviations, and words from
-`NLTKWordTokenizer`, whose result is remembered for every stretch between two spaces.
+The words are those of `nltk.word_tokenize` (NLTK 3.10.1 and later; before, "there'a" was three) on lower-cased text,
+without NLTK's data: sentences come from NLTK's Punkt algorithm fed with nothing but a list of abbreviations, and words
+from `NLTKWordTokenizer`, whose result is remembered for every stretch between two spaces.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def test_the_exit_code_reaches_the_shell() -> None:
         [sys.executable, "-m", "sightline", "methods", "--nope"], capture_output=True, text=True
     )
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.startswith("error: No such option: --nope")
+    assert re.match(r"error: No such option:? '?--nope", ran.stderr)  # Click's words change
     assert ran.stderr.count("\n") == 1
 
 
