@@ -38,6 +38,10 @@ class NoPicture(InputError):
     """A question was asked before there was a picture to ask about."""
 
 
+class NotText(InputError):
+    """The input is in another encoding than the locale's."""
+
+
 class UnknownCommand(InputError):
     """A line begins with a slash and is no command."""
 
@@ -121,13 +125,19 @@ class Chat:
         """Answer a question on the screen.
 
         Raises:
-            NoPicture: there is none yet. Whatever the model or a method raises; the question is then not remembered.
+            NoPicture: there is none yet.
+            NotText: the question holds bytes that are no letters.
+            Whatever the model or a method raises; the question is then not remembered.
         """
         from sightline.answering import write
         from sightline.captioning import prepare_conversation
 
         if self.picture is None:
             raise NoPicture("no picture yet: /image PATH shows one, /image test-shifted:5 a drawn scene")
+        if any(
+            "\ud800" <= letter <= "\udfff" for letter in question
+        ):  # what Python makes of them in some locales
+            raise NotText("the question holds bytes that are not UTF-8: convert the input")
         if self.packaged and not knows(question):
             self.screen.note("The demo model was not trained on this question: its answer means nothing.")
         said = [] if self.alone else self.said
@@ -248,11 +258,14 @@ def converse(chat: Chat) -> None:
     """Questions and commands until the input ends. Errors are told and the chat goes on, except from a pipe: there the
     first one is raised, since nobody is there to mend the next line."""
     screen = chat.screen
-    while (line := _next_line(screen)) is not None:
-        line = line.strip()
-        if not line:
-            continue
+    while True:
         try:
+            line = _next_line(screen)
+            if line is None:
+                return
+            line = line.strip()
+            if not line:
+                continue
             if not line.startswith("/"):
                 chat.ask(line)
             elif not chat.command(line):
@@ -268,6 +281,14 @@ def converse(chat: Chat) -> None:
 
 
 def _next_line(screen: Screen) -> str | None:
+    """The next line of the input, None at its end. Raises ``NotText``."""
+    try:
+        return _read_line(screen)
+    except UnicodeDecodeError as error:
+        raise NotText(f"the input is not {error.encoding} ({error.reason}): convert it") from None
+
+
+def _read_line(screen: Screen) -> str | None:
     if not screen.interactive:
         return sys.stdin.readline() or None
     import contextlib

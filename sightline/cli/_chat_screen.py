@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sightline.errors import InputError
+
 if TYPE_CHECKING:
     from sightline.grounding import WordGrounding
 
@@ -36,6 +38,10 @@ def rows_of(text: str, width: int) -> int:
     return sum(max(1, math.ceil(cell_len(line) / width)) for line in text.split("\n"))
 
 
+class NoInput(InputError):
+    """There is nowhere to read questions from, or to write answers to."""
+
+
 class Screen:
     """A terminal, or a pipe in its place.
 
@@ -45,6 +51,8 @@ class Screen:
     """
 
     def __init__(self) -> None:
+        if sys.stdin is None or sys.stdout is None:
+            raise NoInput("standard input or output is closed: chat in a terminal, or through a pipe")
         from rich.console import Console
 
         self.console = Console(highlight=False, markup=False)

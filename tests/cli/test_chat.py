@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from sightline import ground
 from sightline.cli import _chat
 from sightline.cli._chat import Chat, interruptible, knows
-from sightline.cli._chat_screen import Screen, harmless, rows_of
+from sightline.cli._chat_screen import NoInput, Screen, harmless, rows_of
 from sightline.cli.main import app
 from sightline.demo.model import PROMPT, load
 from sightline.demo.world import NAMES, ask, scene
@@ -108,6 +108,30 @@ def test_a_pipe_ends_at_the_first_refused_line(lines: list[str], told: str) -> N
     assert ran.stdout == ""
     assert told in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [("strict", "the input is not utf-8"), ("surrogateescape", "holds bytes that are not UTF-8")],
+)
+def test_input_in_another_encoding(
+    demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, errors: str, told: str
+) -> None:
+    chat = chat_of(demo)
+    chat.show("val:0")
+    chat.screen.interactive = False
+    given = io.TextIOWrapper(io.BytesIO(b"caf\xe9?\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", given)
+    with pytest.raises(_chat.NotText, match=told):
+        _chat.converse(chat)
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(sys, name, None)
+    with pytest.raises(NoInput, match="is closed: chat in a terminal"):
+        Screen()
 
 
 @pytest.mark.usefixtures("no_model")
