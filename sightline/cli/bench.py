@@ -50,6 +50,15 @@ def bench(
             show_default="576",
         ),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N+M",
+            help="Tokens of text before and after the picture, with --shape. What stands before it is read once for both"
+            " prompts of a shared pass.",
+            show_default="5+35",
+        ),
+    ] = None,
     fused: Annotated[
         str,
         typer.Option(
@@ -141,10 +150,11 @@ def bench(
     for spec in method or ():
         parse(spec)
     sizes = None if shape in (None, DEMO) else find_shape(str(shape))
-    if sizes is None and image_tokens is not None:
-        raise InputError(
-            "--image-tokens is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
-        )
+    for option, given in (("--image-tokens", image_tokens), ("--text", text)):
+        if sizes is None and given is not None:
+            raise InputError(
+                f"{option} is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
+            )
     if skipping is not None and (shape, model, plot) != (None, None, None):
         raise InputError(
             "--skipping is measured on the demo model and has no plot: leave out MODEL, --shape, --plot"
@@ -170,6 +180,7 @@ def bench(
         shape=sizes,
         device=device,
         dtype=dtype,
+        text=before_after(text),
         prompt=prompt,
         raw=raw_prompt,
     )
@@ -177,16 +188,16 @@ def bench(
     quiet_transformers(bars=source.model not in (None, DEMO))
     if skipping is not None:
         result = skip(method, skipping, settings)
-        text = skip_markdown(result)
+        table = skip_markdown(result)
     else:
         result = run(source, settings, method or METHODS, bar=progress)
         result["subject"] = f"random weights, shape {shape}" if sizes else f"model {source.model}"
-        text = as_markdown(result)
+        table = as_markdown(result)
     show(result)
     if json_out is not None:
         write_whole(json_out, as_json(result))
     if markdown is not None:
-        write_whole(markdown, text)
+        write_whole(markdown, table)
     if plot is not None:
         save(draw(result), plot)
 
@@ -228,6 +239,19 @@ def whole(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option} {text!r} must be whole numbers parted by commas, such as 1,8") from None
+
+
+def before_after(text: str | None) -> tuple[int, int]:
+    """The numbers of ``5+35``. Raises ``InputError`` where it is written otherwise."""
+    from sightline.bench.subjects import TEXT
+
+    if text is None:
+        return TEXT
+    try:
+        before, after = map(int, text.split("+"))
+    except ValueError:
+        raise InputError(f"--text {text!r} must be two whole numbers joined by +, such as 35+20") from None
+    return before, after
 
 
 def show(result: Mapping[str, Any]) -> None:
