@@ -39,6 +39,9 @@ from sightline.serve.limits import Limits
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
         ("ff02::1", False),
+        ("fec0::1", False),
+        ("3fff::1", False),
+        ("192.88.99.1", False),
         ("nonsense", False),
     ],
 )
@@ -121,6 +124,34 @@ def test_other_answers(web: list[Any], path: str, says: str) -> None:
 def test_bytes_are_bounded(web: list[Any]) -> None:
     with pytest.raises(BadPicture, match="more than 50 bytes"):
         fetch("http://example.org/a.png", Limits(image_bytes=50))
+
+
+def test_paths_are_escaped_and_escapes_kept(web: list[Any]) -> None:
+    paths = []
+
+    def noted(self: Web) -> None:
+        paths.append(self.path)
+        self.send_error(404)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Web, "do_GET", noted)
+        for url in ("http://example.org/é.png?ü=%20&a=b", "http://example.org/a b"):
+            with pytest.raises(BadPicture, match="status 404"):
+                fetch(url, Limits())
+    assert paths == ["/%C3%A9.png?%C3%BC=%20&a=b", "/a%20b"]
+
+
+def test_pictures_of_a_request_share_bytes_and_time(web: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = [f"http://example.org/{number}" for number in range(4)]
+    found = module.Fetching(Limits(request_bytes=250)).all(urls)
+    assert [type(found[url]) for url in urls[:3]] == [bytes, bytes, BadPicture]
+    assert "more than 28 bytes" in str(found[urls[2]])
+    assert len(found) == 3
+    late = module.Fetching(Limits())
+    late.one(urls[0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: float("inf"))
+    with pytest.raises(BadPicture, match="cannot be fetched within"):
+        late.one(urls[1])
 
 
 def test_whoever_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
