@@ -228,10 +228,11 @@ def soak(minutes: float) -> dict[str, Any]:
     from sightline.attach import _SESSIONS
     from sightline.captioning import load
     from sightline.serve.engine import Engine
+    from sightline.serve.hosts import listen
     from sightline.serve.limits import Limits
     from sightline.serve.memory import give_back
     from sightline.serve.menu import Menu
-    from sightline.serve.server import Server, listen
+    from sightline.serve.server import Server
     from sightline.serve.service import Service, limits_for
 
     torch.set_num_threads(1)

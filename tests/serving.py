@@ -14,9 +14,10 @@ import openai
 from PIL import Image
 
 from sightline.serve.engine import Engine
+from sightline.serve.hosts import listen
 from sightline.serve.limits import Limits
 from sightline.serve.menu import Menu
-from sightline.serve.server import Server, listen
+from sightline.serve.server import Server
 from sightline.serve.service import Service
 
 
