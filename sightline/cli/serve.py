@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -61,6 +62,15 @@ def serve(
             help="Fetch pictures from http(s) addresses of the public internet, not only data URIs.",
         ),
     ] = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            metavar="ORIGIN",
+            help="Let web pages of this origin ask, such as [bold]http://localhost:3000[/bold]. May be repeated.",
+            show_default="none",
+        ),
+    ] = None,
     max_batch: Annotated[int, typer.Option(help="Answers written together.", rich_help_panel=_LIMITS)] = 8,
     max_queue: Annotated[
         int, typer.Option(help="Answers that may wait; then 429.", rich_help_panel=_LIMITS)
@@ -105,9 +115,10 @@ def serve(
     from sightline.captioning import DEMO, load
     from sightline.cli._console import quiet_transformers, use_one_thread
     from sightline.serve.engine import Engine
+    from sightline.serve.hosts import is_loopback, listen
     from sightline.serve.limits import Limits
     from sightline.serve.menu import Menu
-    from sightline.serve.server import Server, is_loopback, listen
+    from sightline.serve.server import Server
     from sightline.serve.service import Service, limits_for
     from sightline.serve.trials import check_menu, full_menu
 
@@ -130,6 +141,7 @@ def serve(
         batch=max_batch,
         queue=max_queue,
     )
+    origins = tuple(map(_origin, allow_origin or ()))
     base = name or (Path(model).resolve().name if Path(model).is_dir() else model)
     found = None if calibration is None else str(calibration)
     if calibration is not None:
@@ -155,7 +167,9 @@ def serve(
             limits=limits_for(model, limits),
             api_key=api_key,
             fetch_urls=fetch_urls,
-            loopback=is_loopback(host),
+            loopback=is_loopback(bound.getsockname()[0]),
+            host=host,
+            origins=origins,
         )
         where = f"[{host}]" if ":" in host else host
         address = f"http://{where}:{bound.getsockname()[1]}/v1"
@@ -179,6 +193,14 @@ def _check_extra() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtra(f"{error.name} is not installed: pip install 'sightline[serve]'") from None
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]+)?", text):
+        raise InvalidParameter(
+            f"--allow-origin {text!r} is no origin: write it as browsers do, such as http://localhost:3000"
+        )
+    return text
 
 
 def _whole(option: str, value: float, unit: int) -> int:

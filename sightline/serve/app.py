@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
-import anyio
-import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sightline.errors import SightlineError
+from sightline.serve.bodies import Bodies
+from sightline.serve.crew import Crew
 from sightline.serve.engine import Event, Ticket
-from sightline.serve.errors import Busy, NotAllowed, RequestRefused, TooLarge, UnknownModelName
-from sightline.serve.hosts import called
-from sightline.serve.replies import Reply, error_reply, model_card
+from sightline.serve.errors import BadPicture, Busy, RequestRefused, UnknownModelName
+from sightline.serve.fetch import Fetching
+from sightline.serve.gate import Gate
+from sightline.serve.replies import Reply, error_reply, failure, logged, model_card
 from sightline.serve.service import Order, Service
 
-BODY_SECONDS = 30.0
-"""In which a request's body has to arrive."""
+Found = TypeVar("Found")
 KEEP_ALIVE_SECONDS = 15.0
 """After which a stream without news sends a comment, so that nobody on the way takes it for dead."""
 PREPARING = 2
 """Requests whose pictures are unpacked at the same time: this, and not the number of clients, bounds memory."""
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
-
-log = logging.getLogger("sightline.serve")
+FETCHING = 16
+"""Requests whose pictures are fetched at the same time. Whoever sends none to fetch does not wait for them."""
 
 
 def create_app(service: Service) -> FastAPI:
     """The application. It starts and closes nothing: the engine is the caller's."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(_Gate, service=service)
+    app.add_middleware(Gate, service=service)
+    if service.origins:  # outside of the gate: a browser asks whether it may without the key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("Retry-After",),
+        )
     desk = _Desk(service)
 
     @app.exception_handler(HTTPException)
@@ -51,18 +54,19 @@ def create_app(service: Service) -> FastAPI:
                 f"{what}: {error.detail}; there are GET /v1/models and POST /v1/chat/completions",
                 status=error.status_code,
                 code="not_found" if error.status_code == 404 else "method_not_allowed",
+                headers=error.headers,
             )
         )
 
-    @app.get("/health")
+    @app.api_route("/health", methods=_LOOK)
     async def health() -> dict[str, Any]:
         return {"status": "ok", "running": service.engine.running, "waiting": service.engine.waiting}
 
-    @app.get("/v1/models")
+    @app.api_route("/v1/models", methods=_LOOK)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_card(service, name) for name in service.menu.names]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.api_route("/v1/models/{name:path}", methods=_LOOK)
     async def model(name: str) -> Response:
         try:
             return JSONResponse(_card(service, name))
@@ -81,21 +85,8 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def failure(error: Exception) -> Response:
-    """An error as a response."""
-    status, body, headers = error_reply(_logged(error))
-    return JSONResponse(body, status, headers)
-
-
-def _logged(error: Exception) -> Exception:
-    """The same; what is not ours is logged whole, as clients are told of it in general terms."""
-    if not isinstance(error, SightlineError):
-        log.error("a request failed", exc_info=error)
-    return error
-
-
 def _card(service: Service, name: str) -> dict[str, Any]:
-    return model_card(name, service.created, [recipe.spec for recipe in service.menu.methods(name)])
+    return model_card(name, service.created, service.menu.specs(name))
 
 
 class _Desk:
@@ -106,10 +97,13 @@ class _Desk:
         self._inside = 0
         limits = service.limits
         self._most = limits.queue + limits.batch
-        self._preparing = anyio.CapacityLimiter(PREPARING)
+        self._bodies = Bodies(limits.request_bytes)
+        self._preparing = Crew(PREPARING, "preparing")
+        self._fetching = Crew(FETCHING, "fetching")
 
     async def serve(self, request: Request) -> Response:
         """The answer to a chat request. Raises what went wrong before it began."""
+        body = await self._bodies.read(request)
         if self._inside >= self._most:
             raise Busy(
                 f"{self._inside} requests are being served already: try again later",
@@ -117,25 +111,41 @@ class _Desk:
             )
         self._inside += 1
         leave = _Once(self._leave)
+        gone = asyncio.ensure_future(_hung_up(request))
         try:
-            body = await _body(request, self._service.limits.request_bytes)
-            order = await anyio.to_thread.run_sync(self._service.read, body, limiter=self._preparing)
+            order = await _unless(gone, self._order(body))
             del body
-            conversation = _Conversation(self._service, order, request, leave)
-            first = await conversation.next()
+            conversation = _Conversation(self._service, order, gone, leave)
+            # Who waits long for the first token of a stream gets its head before: who is on the way would give up
+            first = await conversation.next(KEEP_ALIVE_SECONDS if order.stream else None)
             if order.stream:
                 return StreamingResponse(
                     conversation.stream(first), media_type="text/event-stream", headers=_STREAMED
                 )
             return await conversation.whole(first)
         except BaseException:
+            gone.cancel()
             leave()
             raise
+
+    async def _order(self, body: bytes) -> Order:
+        service = self._service
+        request = await self._preparing.run(service.parse, body)
+        del body
+        fetched: Mapping[str, bytes | BadPicture] = {}
+        if urls := service.elsewhere(request):
+            fetching = Fetching(service.limits)
+            try:
+                fetched = await self._fetching.run(fetching.all, urls)
+            finally:
+                fetching.stop()
+        return await self._preparing.run(service.order, request, fetched)
 
     def _leave(self) -> None:
         self._inside -= 1
 
 
+_LOOK = ["GET", "HEAD"]
 _STREAMED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -158,7 +168,7 @@ class _Gone(Exception):
 class _Conversation:
     """One order on its way: events come from the engine's thread, and the client is watched meanwhile."""
 
-    def __init__(self, service: Service, order: Order, request: Request, leave: _Once) -> None:
+    def __init__(self, service: Service, order: Order, gone: asyncio.Future[None], leave: _Once) -> None:
         self._reply = Reply(order)
         self._leave = leave
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -170,7 +180,7 @@ class _Conversation:
                 loop.call_soon_threadsafe(self._hear, event)
 
         self._ticket: Ticket = service.engine.submit(order.asks, tell)
-        self._gone = asyncio.ensure_future(_hung_up(request))
+        self._gone = gone
         self._gone.add_done_callback(lambda _: self._end())  # nobody may have begun to read
 
     def _hear(self, event: Event) -> None:
@@ -188,7 +198,8 @@ class _Conversation:
         """
         news = asyncio.ensure_future(self._events.get())
         try:
-            await asyncio.wait({news, self._gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {news, self._gone}
+            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if news.done():
                 event = news.result()
                 if event.error is not None:
@@ -232,7 +243,7 @@ class _Conversation:
         except _Gone:
             return
         except Exception as error:
-            _, body, _ = error_reply(_logged(error))
+            _, body, _ = error_reply(logged(error))
             yield _sent(body)
         finally:
             self._end()
@@ -254,72 +265,14 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """A JSON body, whole.
-
-    Raises:
-        RequestRefused: another content type, or it takes too long.
-        TooLarge: more bytes than ``most``.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # what a page of a stranger cannot send unasked
-        raise RequestRefused("the content type must be application/json", status=415, code="content_type")
-    too_large = TooLarge(
-        f"the request has more than {most:,} bytes, which is the limit: send smaller pictures"
-    )
-    stated = request.headers.get("content-length", "0")
-    if not stated.isdecimal() or int(stated) > most:
-        raise too_large
-    pieces: list[bytes] = []
-
-    async def read() -> None:
-        size = 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > most:
-                raise too_large
-            pieces.append(piece)
-
+async def _unless(gone: asyncio.Future[None], work: Coroutine[Any, Any, Found]) -> Found:
+    """What ``work`` comes to. Raises ``_Gone`` if the client hangs up before, and gives it up."""
+    going = asyncio.ensure_future(work)
     try:
-        await asyncio.wait_for(read(), BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise RequestRefused(
-            f"the request did not arrive within {BODY_SECONDS:g} seconds", status=408, code="timeout"
-        ) from None
-    return b"".join(pieces)
-
-
-class _Gate:
-    """Lets in who has the key; without a key on this machine alone, who asks for this machine."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        key = service.api_key
-        self._key = None if key is None else _digest(f"Bearer {key}".encode())
-        self._local = service.loopback and key is None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refusal := self._refusal(Request(scope))) is not None:
-            await failure(refusal)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _refusal(self, request: Request) -> RequestRefused | None:
-        if self._key is not None:
-            given = _digest(
-                request.headers.get("authorization", "").encode("latin-1")
-            )  # the bytes as they came
-            if not hmac.compare_digest(given, self._key):
-                return NotAllowed("the API key is missing or wrong: send Authorization: Bearer KEY")
-        if self._local and called(request.headers.get("host", "")) not in LOCAL:
-            return RequestRefused(
-                "this server answers requests to localhost alone: start it with --api-key to be called by another name",
-                status=403,
-                code="host_not_allowed",
-            )
-        return None
-
-
-def _digest(header: bytes) -> bytes:
-    """Of one length whatever the header, so that comparing tells nothing of a key's."""
-    return hashlib.sha256(header).digest()
+        either: set[asyncio.Future[Any]] = {going, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not going.done():
+            raise _Gone
+        return going.result()
+    finally:
+        going.cancel()

@@ -229,8 +229,12 @@ class Engine:
         for row in left:
             row.end(ShuttingDown("the server is shutting down"))
         self._thread.join(grace)
-        self._ending = ShuttingDown("the server is shutting down: the answer is not complete")
+        self.hurry()
         self._thread.join()
+
+    def hurry(self) -> None:
+        """What is being written ends with its next token, and ``close``, in another thread, waits no longer."""
+        self._ending = ShuttingDown("the server is shutting down: the answer is not complete")
 
     def _drop(self, rows: Sequence[Row]) -> None:
         with self._changed:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
+from sightline.calibration import BadCalibration
 from sightline.errors import InputError, SightlineError
 
 
@@ -13,6 +15,7 @@ class RequestRefused(InputError):
     Args:
         param: the field of the request that is wrong.
         status, code: of the answer, where they are not those of the class.
+        headers: of the answer.
     """
 
     status: int = 400
@@ -20,12 +23,19 @@ class RequestRefused(InputError):
     kind: ClassVar[str] = "invalid_request_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, status: int | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.param = param
         self.status = status or type(self).status
         self.code = code or type(self).code
+        self.headers = dict(headers or {})
 
 
 class BadPicture(RequestRefused):
@@ -79,3 +89,14 @@ class GenerationFailed(SightlineError, RuntimeError):
 
 class MissingExtra(SightlineError, ImportError):
     """The packages of the extra ``serve`` are not installed."""
+
+
+def code_of(error: Exception) -> str:
+    """The class of a named error as a code: ``UnknownMethod`` as ``unknown_method``."""
+    name = type(error).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def tellable(error: Exception) -> bool:
+    """Whether clients may read an error's own words: ours, but what is wrong with a file of the server names its place."""
+    return isinstance(error, SightlineError) and not isinstance(error, BadCalibration)

@@ -84,6 +84,10 @@ class Menu:
             )
         return found
 
+    def specs(self, name: str) -> list[str]:
+        """The same as specs, which clients may see: without the file that the server was started with."""
+        return [_uncalibrated(recipe, self.calibration).spec for recipe in self.methods(name)]
+
     def read(self, specs: Sequence[str]) -> tuple[Method, ...]:
         """The methods that a request names itself.
 
@@ -121,3 +125,10 @@ def _calibrated(recipes: tuple[Method, ...], calibration: str | None) -> tuple[M
             recipe = type(recipe)(**settings | {"calibration": calibration})
         given.append(recipe)
     return tuple(given)
+
+
+def _uncalibrated(recipe: Method, calibration: str | None) -> Method:
+    settings = asdict(recipe)
+    if calibration is None or settings.get("calibration") != calibration:
+        return recipe
+    return type(recipe)(**settings | {"calibration": None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -221,30 +221,40 @@ def _check(request: ChatRequest, limits: Limits) -> None:
         refuse("stream_options", "has no effect without stream: set that to true")
 
 
-def read_turns(
-    messages: Sequence[Message], limits: Limits, picture: Callable[[str], Image]
-) -> tuple[Turn, ...]:
+def addresses(request: ChatRequest, limits: Limits) -> list[str]:
+    """What the request's ``image_url`` parts name, in their order; those without a text are left out.
+
+    Raises:
+        RequestRefused: there are too many pictures.
+    """
+    shown = [
+        part.get("image_url")
+        for message in request.messages
+        if isinstance(message.content, list)
+        for part in message.content
+        if part.get("type") == "image_url"
+    ]
+    if len(shown) > limits.images:
+        raise RequestRefused(
+            f"the conversation holds {len(shown)} pictures, and at most {limits.images} are taken:"
+            " leave out older ones",
+            param="messages",
+        )
+    urls = (one.get("url") if isinstance(one, dict) else one for one in shown)
+    return [url for url in urls if isinstance(url, str)]
+
+
+def read_turns(request: ChatRequest, picture: Callable[[str], Image]) -> tuple[Turn, ...]:
     """The conversation, its pictures opened. A user's message of pictures alone is one turn with the user's next.
 
     Args:
         picture: opens what an ``image_url`` names.
 
     Raises:
-        RequestRefused: a role or a part that cannot be taken, or too many pictures; before any is opened.
+        RequestRefused: a role or a part that cannot be taken.
         BadPicture: from ``picture``, naming the message.
     """
-    shown = sum(
-        part.get("type") == "image_url"
-        for message in messages
-        if isinstance(message.content, list)
-        for part in message.content
-    )
-    if shown > limits.images:
-        raise RequestRefused(
-            f"the conversation holds {shown} pictures, and at most {limits.images} are taken: leave out older ones",
-            param="messages",
-        )
-    return _joined(_turn(at, message, picture) for at, message in enumerate(messages))
+    return _joined(_turn(at, message, picture) for at, message in enumerate(request.messages))
 
 
 def _joined(turns: Iterable[Turn]) -> tuple[Turn, ...]:

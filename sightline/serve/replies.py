@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -21,13 +22,15 @@ from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogprobs
 from openai.types.chat.chat_completion_token_logprob import TopLogprob
+from starlette.responses import JSONResponse, Response
 
-from sightline.errors import SightlineError
 from sightline.grounding.scores import Figures, Grounding
 from sightline.serve.engine import Event
-from sightline.serve.errors import Busy, GenerationFailed, RequestRefused, ShuttingDown
+from sightline.serve.errors import Busy, GenerationFailed, RequestRefused, ShuttingDown, code_of, tellable
 from sightline.serve.service import GROUNDED_BY, Order
 from sightline.serve.writing import BROKEN, Finish, Token
+
+log = logging.getLogger("sightline.serve")
 
 
 @dataclass(eq=False)
@@ -127,30 +130,41 @@ def model_card(name: str, created: int, methods: Sequence[str]) -> dict[str, Any
     return {**card.model_dump(mode="json", exclude_unset=True), "sightline": {"methods": list(methods)}}
 
 
+def failure(error: Exception) -> Response:
+    """An error as a response."""
+    status, body, headers = error_reply(logged(error))
+    return JSONResponse(body, status, headers)
+
+
+def logged(error: Exception) -> Exception:
+    """The same, for who is told of it; what is not told whole is logged whole.
+
+    It is parted from where it was raised: that holds whatever was at hand there until cycles are looked for.
+    """
+    if not tellable(error):
+        log.error("a request failed", exc_info=error)
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
+
+
 def error_reply(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of an error, as OpenAI shapes them."""
     param = code = None
     headers: dict[str, str] = {}
     if isinstance(error, RequestRefused):
         status, kind, param, code = error.status, error.kind, error.param, error.code
+        headers |= error.headers
     elif isinstance(error, Busy):
         status, kind, code = 429, "rate_limit_error", "queue_full"
         headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, ShuttingDown):
         status, kind, code = 503, "server_error", "shutting_down"
-    elif isinstance(error, GenerationFailed) or not isinstance(error, SightlineError):
+    elif isinstance(error, GenerationFailed) or not tellable(error):
         status, kind = 500, "server_error"
     else:
-        status, kind, code = 400, "invalid_request_error", _code(error)
-    known = isinstance(error, SightlineError)
-    message = " ".join(str(error).split()) if known else "an unexpected error: see the server's log"
+        status, kind, code = 400, "invalid_request_error", code_of(error)
+    message = " ".join(str(error).split()) if tellable(error) else "an unexpected error: see the server's log"
     return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}, headers
-
-
-def _code(error: Exception) -> str:
-    """``UnknownMethod`` as ``unknown_method``."""
-    name = type(error).__name__
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 def _usage(ends: Sequence[Event]) -> CompletionUsage:

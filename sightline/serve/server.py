@@ -3,66 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
+import threading
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
 
 import uvicorn
 
-from sightline.errors import InputError
 from sightline.serve.app import create_app
+from sightline.serve.connections import Connection
 from sightline.serve.service import Service
 
-CONNECTIONS = 512
-"""Open at the same time, idle ones included; uvicorn turns the next one away with a 503."""
 LAST_WORDS = 5.0
 """Seconds that clients have, after all answers have ended, to hear so."""
-
-
-class CannotListen(InputError):
-    """The address or the port cannot be had."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to ``host`` and ``port``; 0 takes a free port.
-
-    Raises:
-        CannotListen: the port is taken, or the address is not this machine's.
-    """
-    try:
-        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        bound = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError) as error:
-        raise CannotListen(f"cannot listen on {host}: {error}") from None
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise CannotListen(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
-        ) from None
-    return bound
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody outside this machine reaches ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+FORCED = 1.0
+"""Seconds that the engine has to end after a second signal."""
 
 
 class Server(uvicorn.Server):
     """``run(sockets=[listen(…)])`` serves until a signal, or until ``should_exit`` is set by another thread.
 
     Then nothing new is taken, waiting requests get a 503, answers that are being written have ``grace`` seconds to end by
-    themselves, and what is left gets an error in its stream. The engine is closed when ``run`` returns.
+    themselves, and what is left gets an error in its stream. The engine is closed when ``run`` returns. A second signal ends
+    it within ``FORCED`` seconds, whatever is being written.
 
     Args:
         ready: called once the port answers.
@@ -78,7 +41,7 @@ class Server(uvicorn.Server):
             lifespan="off",
             ws="none",
             server_header=False,
-            limit_concurrency=CONNECTIONS,
+            http=Connection,
             timeout_graceful_shutdown=round(grace + LAST_WORDS),
         )
         super().__init__(config)
@@ -89,7 +52,20 @@ class Server(uvicorn.Server):
         if self.started:
             self._ready()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        again = self.should_exit
+        super().handle_exit(sig, frame)
+        self.force_exit = self.force_exit or again  # a second SIGTERM too
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        closing: Any = asyncio.get_running_loop().run_in_executor(None, self._engine.close, self._grace)
+        closing = threading.Thread(target=self._engine.close, args=(self._grace,), daemon=True)
+        closing.start()
         await super().shutdown(sockets)
-        await closing
+        loop = asyncio.get_running_loop()
+        while closing.is_alive() and not self.force_exit:
+            await asyncio.sleep(0.02)
+        if self.force_exit:
+            self._engine.hurry()
+            end = loop.time() + FORCED
+            while (closing.is_alive() or self.server_state.tasks) and loop.time() < end:
+                await asyncio.sleep(0.02)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sightline.captioning import DEMO
+from sightline.errors import InputError, SightlineError
 from sightline.grounding.scores import AGGREGATE, SCORE, THRESHOLD
 from sightline.serve.engine import Ask, Engine
-from sightline.serve.errors import BadPicture, RequestRefused
-from sightline.serve.fetch import fetch
+from sightline.serve.errors import BadPicture, RequestRefused, code_of
 from sightline.serve.limits import Limits
 from sightline.serve.memory import LARGE, give_back
 from sightline.serve.menu import Menu
 from sightline.serve.pictures import open_bytes, read_data_uri
 from sightline.serve.prompts import context_length, longest_prompt, prepare_chat
-from sightline.serve.protocol import ChatRequest, read_request, read_turns
+from sightline.serve.protocol import ChatRequest, addresses, read_request, read_turns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from sightline.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class Service:
         fetch_urls: whether pictures may be fetched from the public web.
         loopback: whether requests must name this machine as their host, so that a page of a stranger, open in a browser
             here, cannot ask (DNS rebinding). Only without a key.
+        host: a name by which requests may then call it besides localhost and loopback addresses.
+        origins: web pages of these may ask (CORS): ``https://chat.example``, as browsers write them.
     """
 
     engine: Engine
@@ -58,23 +62,55 @@ class Service:
     api_key: str | None = None
     fetch_urls: bool = False
     loopback: bool = True
+    host: str = "localhost"
+    origins: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     _processing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def read(self, body: bytes) -> Order:
-        """What a chat request asks for, its pictures opened and its prompt made. Takes a while: not for an event loop.
+    def parse(self, body: bytes) -> ChatRequest:
+        """What a chat request asks for; its methods and pictures are not looked at. Not for an event loop, as all here.
+
+        Raises:
+            RequestRefused.
+        """
+        return read_request(body, self.limits)
+
+    def elsewhere(self, request: ChatRequest) -> list[str]:
+        """The addresses from which pictures have to be fetched; none where this server does not.
+
+        Raises:
+            RequestRefused: there are too many pictures.
+        """
+        urls = filter(_on_the_web, addresses(request, self.limits))
+        return list(dict.fromkeys(urls)) if self.fetch_urls else []
+
+    def order(self, request: ChatRequest, fetched: Mapping[str, bytes | BadPicture]) -> Order:
+        """The same, its pictures opened and its prompt made.
+
+        Args:
+            fetched: what stands at the addresses ``elsewhere``, or why that is not known.
 
         Raises:
             RequestRefused, and the named errors of methods and processors.
         """
-        request = read_request(body, self.limits)
+        pictures = _Pictures(self.limits, fetched)
+        try:
+            return self._order(request, pictures)
+        except SightlineError as error:
+            # What it was raised from holds the pictures, until cycles are looked for
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            raise
+        finally:
+            if pictures.pixels > LARGE:
+                give_back()
+
+    def _order(self, request: ChatRequest, pictures: _Pictures) -> Order:
         options = request.options
         recipes = self.menu.methods(request.model)
         if options.methods is not None:
-            recipes = self.menu.read(options.methods)
-        turns = read_turns(request.messages, self.limits, self._pictures())
-        pixels = sum(picture.width * picture.height for turn in turns for picture in turn.pictures)
-        if not pixels and (recipes or options.grounding):
+            recipes = self._read(options.methods)
+        turns = read_turns(request, pictures)
+        if not pictures.pixels and (recipes or options.grounding):
             what = "+".join(recipe.name() for recipe in recipes) or "grounding"
             raise RequestRefused(
                 f"the conversation holds no picture, and {what} needs one: add one, or ask the plain model"
@@ -85,9 +121,6 @@ class Service:
             inputs = prepare_chat(
                 self.engine.processor, turns, longest=longest_prompt(self.engine.model, self.limits)
             )
-        del turns
-        if pixels > LARGE:
-            give_back()
         return Order(
             model=request.model,
             asks=tuple(self._ask(request, recipes, inputs, choice) for choice in range(request.n or 1)),
@@ -97,24 +130,13 @@ class Service:
             threshold=_or(options.threshold, THRESHOLD) if options.grounding else None,
         )
 
-    def _pictures(self) -> Callable[[str], Image]:
-        """Opens the pictures of one conversation, one after another."""
-        pixels = 0
-
-        def picture(url: str) -> Image:
-            nonlocal pixels
-            opened = open_bytes(self._content(url), self.limits, before=pixels)
-            pixels += opened.width * opened.height
-            return opened
-
-        return picture
-
-    def _content(self, url: str) -> bytes:
-        if not url[:8].lower().startswith(("http://", "https://")):
-            return read_data_uri(url, self.limits)
-        if not self.fetch_urls:
-            raise BadPicture("this server fetches no pictures from the web: send it as a data URI")
-        return fetch(url, self.limits)
+    def _read(self, specs: Sequence[str]) -> tuple[Method, ...]:
+        try:
+            return self.menu.read(specs)
+        except RequestRefused:
+            raise
+        except InputError as error:
+            raise RequestRefused(str(error), param="sightline.methods", code=code_of(error)) from None
 
     def _ask(self, request: ChatRequest, recipes: Any, inputs: Any, choice: int) -> Ask:
         temperature = request.temperature
@@ -137,6 +159,33 @@ class Service:
         wanted = request.max_completion_tokens or request.max_tokens or self.limits.tokens
         context = context_length(self.engine.model)
         return wanted if context is None else min(wanted, context - prompt)
+
+
+class _Pictures:
+    """Opens the pictures of one conversation, one after another, and counts their pixels."""
+
+    def __init__(self, limits: Limits, fetched: Mapping[str, bytes | BadPicture]) -> None:
+        self._limits, self._fetched = limits, fetched
+        self.pixels = 0
+
+    def __call__(self, url: str) -> Image:
+        opened = open_bytes(self._content(url), self._limits, before=self.pixels)
+        self.pixels += opened.width * opened.height
+        return opened
+
+    def _content(self, url: str) -> bytes:
+        if not _on_the_web(url):
+            return read_data_uri(url, self._limits)
+        found = self._fetched.get(url)
+        if found is None:
+            raise BadPicture("this server fetches no pictures from the web: send it as a data URI")
+        if isinstance(found, BadPicture):
+            raise found
+        return found
+
+
+def _on_the_web(url: str) -> bool:
+    return url[:8].lower().startswith(("http://", "https://"))
 
 
 def limits_for(model: str, limits: Limits) -> Limits:

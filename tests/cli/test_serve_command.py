@@ -28,6 +28,8 @@ import pytest
         (["--api-key", " "], "--api-key is empty"),
         (["--api-key", "sésame"], "--api-key must be"),
         (["--calibration", "/nowhere.json"], "/nowhere.json"),
+        (["--allow-origin", "*"], "--allow-origin '*' is no origin"),
+        (["--allow-origin", "http://localhost:3000/"], "is no origin"),
         (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
         (["--port", 70000], "65535"),
     ],

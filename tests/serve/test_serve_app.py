@@ -11,10 +11,11 @@ import httpx2
 import pytest
 from serving import client_of, data_uri, painted, question, running, service_of
 
-from sightline.serve import app as module
+from sightline.serve import bodies as module
+from sightline.serve.fetch import Fetching
+from sightline.serve.hosts import CannotListen, is_loopback, listen
 from sightline.serve.limits import Limits
 from sightline.serve.pictures import read_data_uri
-from sightline.serve.server import CannotListen, is_loopback, listen
 
 ASK = {"model": "toy", "messages": question(data_uri(painted(0))), "max_tokens": 1}
 
@@ -44,6 +45,14 @@ def test_other_routes(address: str, method: str, path: str, status: int) -> None
     response = httpx2.request(method, address + path)
     assert response.status_code == status
     assert "POST /v1/chat/completions" in error_of(response)["message"]
+    allowed = {name.strip() for name in response.headers.get("allow", "").split(",")}
+    assert allowed == ({""} if status == 404 else {"POST"} if path[1] == "c" else {"GET", "HEAD"})
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/toy", "/../health"])
+def test_heads(address: str, path: str) -> None:
+    response = httpx2.head(address + path)
+    assert (response.status_code, response.content) == (200, b"")
 
 
 def test_bodies(address: str) -> None:
@@ -74,9 +83,58 @@ def test_a_body_that_never_comes(address: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_page_of_a_stranger_cannot_ask(address: str) -> None:
-    for host, status in (("evil.example", 403), ("localhost:1", 200), ("[::1]:9", 200), ("127.0.0.1", 200)):
+    for host, status in (
+        ("localhost:1", 200),
+        ("[::1]:9", 200),
+        ("127.0.0.1", 200),
+        ("127.0.0.2", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 403),
+        ("[::1]evil.example", 403),
+        ("localhost:evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("8.8.8.8", 403),
+    ):
         response = httpx2.get(f"{address}/models", headers={"host": host})
         assert response.status_code == status, host
+
+
+def test_the_name_that_was_listened_on(loaded: Any) -> None:
+    with running(service_of(loaded, host="Ip6-Localhost")) as address:
+        for host, status in (("ip6-localhost:80", 200), ("localhost", 200), ("other", 403)):
+            assert httpx2.get(f"{address}/models", headers={"host": host}).status_code == status, host
+
+
+def test_pages_of_origins_that_are_allowed(loaded: Any) -> None:
+    origin = "http://chat.example:3000"
+    asks = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-stainless-os",
+    }
+    with running(service_of(loaded, api_key="sesame", origins=(origin,))) as address:
+        url = f"{address}/chat/completions"
+        before = httpx2.options(url, headers=asks)
+        assert before.status_code == 200, "without the key"
+        assert before.headers["access-control-allow-origin"] == origin
+        assert "x-stainless-os" in before.headers["access-control-allow-headers"]
+        assert httpx2.options(url, headers=asks | {"origin": "http://evil.example"}).status_code == 400
+        key = {"authorization": "Bearer sesame"}
+        for headers, status in ((key, 200), ({}, 401)):
+            response = httpx2.post(url, json=ASK, headers=headers | {"origin": origin}, timeout=20)
+            assert response.status_code == status
+            assert response.headers["access-control-allow-origin"] == origin
+    with running(service_of(loaded)) as address:
+        assert httpx2.options(f"{address}/chat/completions", headers=asks).status_code == 405
+        told = httpx2.get(f"{address}/models", headers={"origin": origin}).headers
+        assert not [name for name in told if name.startswith("access-control")]
+
+
+def test_method_errors_name_their_field(address: str) -> None:
+    for specs in (["nope"], ["vcd:seed=100000000000000000000"], ["m3id", "m3id"]):
+        wish = {"sightline": {"methods": specs}}
+        response = httpx2.post(f"{address}/chat/completions", json=ASK | wish)
+        assert (response.status_code, error_of(response)["param"]) == (400, "sightline.methods")
 
 
 def test_nothing_answers_without_the_key(loaded: Any) -> None:
@@ -86,14 +144,17 @@ def test_nothing_answers_without_the_key(loaded: Any) -> None:
                 {},
                 {"authorization": "sésame"},
                 {"authorization": "Bearer sesame"},
-                {"authorization": "bearer sésame"},
+                {"authorization": "Basic sésame"},
+                {"authorization": "Bearer  sésame"},
             ):
                 encoded = {name: value.encode() for name, value in headers.items()}
                 response = httpx2.get(address + path, headers=encoded)
                 assert response.status_code == 401
                 assert error_of(response)["code"] == "invalid_api_key"
-        key = {"authorization": "Bearer sésame".encode(), "host": b"elsewhere.example"}
-        assert httpx2.get(f"{address}/models", headers=key).status_code == 200
+                assert response.headers["www-authenticate"] == "Bearer"
+        for scheme in ("Bearer", "bearer"):  # its letters are of either case
+            key = {"authorization": f"{scheme} sésame".encode(), "host": b"elsewhere.example"}
+            assert httpx2.get(f"{address}/models", headers=key).status_code == 200
     with running(service_of(loaded, api_key="sesame")) as address:
         assert client_of(address, api_key="sesame").models.list().data
 
@@ -101,11 +162,11 @@ def test_nothing_answers_without_the_key(loaded: Any) -> None:
 def test_pictures_are_fetched_for_who_was_told_to(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetched(url: str, limits: Limits) -> bytes:
+    def fetched(self: Fetching, url: str) -> bytes:
         asked.append(url)
-        return read_data_uri(data_uri(painted(0)), limits)
+        return read_data_uri(data_uri(painted(0)), Limits())
 
-    monkeypatch.setattr("sightline.serve.service.fetch", fetched)
+    monkeypatch.setattr(Fetching, "one", fetched)
     wanted = None
     for url in (data_uri(painted(0)), "https://example.org/a.png"):
         with running(service_of(loaded, fetch_urls=True)) as address:
@@ -117,14 +178,12 @@ def test_pictures_are_fetched_for_who_was_told_to(loaded: Any, monkeypatch: pyte
 
 
 def test_ports_and_hosts() -> None:
-    with listen("127.0.0.1", 0) as bound:
-        bound.listen()
-        with pytest.raises(CannotListen, match="choose another --port"):
-            listen("127.0.0.1", bound.getsockname()[1])
+    with listen("127.0.0.1", 0) as bound, pytest.raises(CannotListen, match="choose another --port"):
+        listen("127.0.0.1", bound.getsockname()[1])
     with pytest.raises(CannotListen, match="cannot listen on"):
         listen("203.0.113.1", 0)
     with pytest.raises(CannotListen, match="cannot listen on"):
         listen("no such host", 0)
-    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::", "a.b")] == [
+    assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "a.b")] == [
         True, True, True, False, False, False,
     ]  # fmt: skip

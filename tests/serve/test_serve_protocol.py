@@ -13,11 +13,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sightline import M3ID, VAR, VHR
+from sightline.calibration import BadCalibration
 from sightline.errors import ConflictingMethods, InvalidParameter, SightlineError, UnknownMethod
 from sightline.serve.errors import RequestRefused, UnknownModelName
 from sightline.serve.limits import Limits
 from sightline.serve.menu import Menu, parse_combination
-from sightline.serve.protocol import ChatRequest, has_more_values, read_request, read_turns
+from sightline.serve.protocol import ChatRequest, addresses, has_more_values, read_request, read_turns
+from sightline.serve.replies import error_reply
 
 LIMITS = Limits()
 HELLO = [{"role": "user", "content": "hello"}]
@@ -191,11 +193,11 @@ json_values = st.recursive(
 def test_whatever_comes_is_read_or_refused(fields: dict[str, Any]) -> None:
     with suppress(SightlineError):
         found = read_request(json.dumps(fields).encode(), LIMITS)
-        read_turns(found.messages, LIMITS, lambda url: pytest.fail("no picture was sent"))
+        read_turns(found, lambda url: pytest.fail("no picture was sent"))
 
 
 def turns(*messages: dict[str, Any], limits: Limits = LIMITS) -> Any:
-    return read_turns(read_request(body(messages=list(messages)), limits).messages, limits, lambda url: url)
+    return read_turns(read_request(body(messages=list(messages)), limits), lambda url: url)
 
 
 def test_turns_keep_their_order() -> None:
@@ -227,8 +229,8 @@ def test_pictures_alone_go_before_what_the_user_says_next() -> None:
         {"role": "assistant", "content": "blue"},
         {"role": "user", "content": [shown[0]]},
     ]
-    read = read_request(body(messages=messages), LIMITS).messages
-    found = read_turns(read, LIMITS, lambda url: picture[int(url)])
+    read = read_request(body(messages=messages), LIMITS)
+    found = read_turns(read, lambda url: picture[int(url)])
     assert [(turn.role, turn.content) for turn in found] == [
         ("user", (red, blue, "what are they?")),
         ("user", ("well?",)),
@@ -263,9 +265,10 @@ def test_turns_that_are_refused(message: dict[str, Any], param: str) -> None:
 
 def test_too_many_pictures_are_refused_before_any_is_opened() -> None:
     shown = [{"type": "image_url", "image_url": {"url": "A"}}] * 3
-    message = read_request(body(messages=[{"role": "user", "content": shown}]), LIMITS).messages
+    request = read_request(body(messages=[{"role": "user", "content": shown}]), LIMITS)
+    assert addresses(request, Limits(images=3)) == ["A"] * 3
     with pytest.raises(RequestRefused, match="3 pictures, and at most 2"):
-        read_turns(message, Limits(images=2), lambda url: pytest.fail("opened"))
+        addresses(request, Limits(images=2))
 
 
 def test_combinations() -> None:
@@ -304,6 +307,15 @@ def test_requests_reach_no_files() -> None:
         menu.read(["m3id", "m3id"])
     assert Menu.of("toy", ["var"], "c.json").methods("toy:var") == (VAR(calibration="c.json"),)
     assert Menu.of("toy", [], "c.json").read(["var"]) == (VAR(calibration="c.json"),)
+
+
+def test_clients_do_not_see_where_the_calibration_lies() -> None:
+    menu = Menu.of("toy", ["var", "vhr+var:tau=3"], "/home/somebody/c.json")
+    assert menu.specs("toy:var") == ["var"]
+    assert menu.specs("toy:vhr+var:tau=3") == ["vhr", "var:tau=3.0"]
+    assert VAR(calibration="/home/somebody/c.json") in menu.methods("toy:var")
+    status, told, _ = error_reply(BadCalibration("cannot read /home/somebody/c.json"))
+    assert (status, "somebody" in str(told)) == (500, False)
 
 
 def test_limits_are_numbers() -> None:

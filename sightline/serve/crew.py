@@ -1,0 +1,41 @@
+"""Threads for what takes a while, so many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+class Crew:
+    """At most so many calls at the same time.
+
+    Whoever is cancelled while waiting for a thread leaves nothing behind. A call that has begun goes on, and its place is
+    free when it has ended: what bounds memory is the calls, not who waits for them.
+    """
+
+    def __init__(self, many: int, name: str) -> None:
+        self._free = asyncio.Semaphore(many)
+        self._threads = ThreadPoolExecutor(many, thread_name_prefix=f"sightline-{name}")
+
+    async def run(self, act: Callable[Given, Found], *args: Given.args, **options: Given.kwargs) -> Found:
+        """What ``act`` returns, or raises."""
+        loop = asyncio.get_running_loop()
+        await self._free.acquire()
+
+        def over(_: Future[Found]) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._free.release)
+
+        try:
+            call = self._threads.submit(act, *args, **options)
+        except BaseException:
+            self._free.release()
+            raise
+        call.add_done_callback(over)
+        return await asyncio.wrap_future(call)

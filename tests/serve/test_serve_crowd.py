@@ -1,0 +1,264 @@
+"""Clients that send too little, too slowly or too much, or leave: the others notice nothing of them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from PIL.Image import Image
+from serving import Gate, client_of, data_uri, painted, question, running, service_of, until
+
+from sightline.serve import app, bodies, connections, server
+from sightline.serve import service as service_module
+from sightline.serve.errors import BadPicture
+from sightline.serve.fetch import Fetching
+from sightline.serve.hosts import listen
+from sightline.serve.limits import Limits
+
+HELLO = {"model": "toy", "messages": [{"role": "user", "content": "a cat"}], "max_tokens": 1}
+
+
+def port_of(address: str) -> int:
+    return int(address.rsplit(":")[-1].removesuffix("/v1"))
+
+
+def raw(address: str, content: bytes) -> socket.socket:
+    opened = socket.create_connection(("127.0.0.1", port_of(address)), timeout=10)
+    opened.sendall(content)
+    return opened
+
+
+def posted(content: bytes, *, length: int | None = None) -> bytes:
+    head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {length or len(content)}"
+    return f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + content
+
+
+def answer(address: str, **fields: Any) -> httpx2.Response:
+    return httpx2.post(f"{address}/chat/completions", json=HELLO | fields, timeout=20)
+
+
+@pytest.fixture
+def address(loaded: Any) -> Iterator[str]:
+    with running(service_of(loaded, limits=Limits(queue=1, batch=1, request_bytes=20_000))) as address:
+        yield address
+
+
+HALF = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "
+
+
+def test_a_request_whose_head_never_ends_is_cut_off(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    whole = HALF + b"y\r\n\r\n"
+    for content, answers in ((b"", 0), (HALF, 0), (whole + HALF, 1)):
+        with raw(address, content) as slow:
+            found = b""
+            while piece := slow.recv(1000):
+                found += piece
+                slow.sendall(b"y")  # bytes that drip in do not help
+            assert found.count(b"HTTP/1.1 200") == answers
+    assert answer(address).status_code == 200, "an answer that takes longer is not"
+
+
+def test_a_slow_answer_is_not_cut_off(loaded: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    with running(service_of(loaded)) as address:
+        gate.open.clear()
+        threading.Timer(0.4, gate.open.set).start()
+        assert answer(address).status_code == 200
+
+
+def test_connections_without_a_request_make_room(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CONNECTIONS", 4)
+    slow = [raw(address, HALF) for _ in range(8)]
+    assert httpx2.get(address.replace("/v1", "/health")).json()["status"] == "ok"
+    slow[0].settimeout(10)
+    with pytest.raises(ConnectionResetError):
+        slow[0].recv(1)
+    for one in slow:
+        one.close()
+
+
+def test_connections_that_are_all_busy_make_none(
+    loaded: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CONNECTIONS", 1)
+    service = service_of(loaded)
+    with running(service) as address:
+        gate.open.clear()
+        busy = raw(address, posted(json.dumps(HELLO).encode()))
+        until(lambda: service.engine.running)
+        with raw(address, b"") as other:
+            head, _, told = other.recv(10_000).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503")
+        assert json.loads(told)["error"]["code"] == "too_many_connections"
+        gate.open.set()
+        assert busy.recv(20).startswith(b"HTTP/1.1 200")
+        busy.close()
+
+
+SENT = 4 << 20
+
+
+def test_who_takes_nothing_of_an_answer_is_left(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(app, "_sent", lambda found: b"x" * SENT)  # more than all buffers on the way take
+    service = service_of(loaded)
+    with running(service) as address:
+        body = json.dumps(HELLO | {"stream": True, "max_tokens": 8}).encode()
+        with raw(address, posted(body)) as stuck:
+            until(lambda: service.engine.running)
+            until(lambda: not service.engine.running)
+            time.sleep(0.5)
+            taken = 0
+            while piece := stuck.recv(1 << 20):
+                taken += len(piece)
+            assert 0 < taken < 3 * SENT, "of ten"
+
+
+def test_bodies_that_never_come_keep_nobody_out(address: str) -> None:
+    slow = [raw(address, posted(b"{", length=100)) for _ in range(10)]
+    assert answer(address).status_code == 200
+    for one in slow:
+        one.close()
+
+
+def test_bodies_on_their_way_are_bounded_together(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "TOGETHER", 1)
+    with raw(address, posted(b"x" * 19_990, length=20_000)):
+        until(lambda: answer(address).status_code == 429)
+    until(lambda: answer(address).status_code == 200)
+
+
+def test_who_sends_everything_first_hears_why_it_is_too_much(address: str) -> None:
+    whole = posted(b"x" * (8 << 20)).replace(b"Host", b"Connection: close\r\nHost", 1)
+    for part, other, status in (
+        (b"", b"", b"413"),
+        (b"application/json", b"text/plain", b"415"),
+        (b"localhost", b"elsewhere", b"403"),
+    ):
+        with raw(address, whole.replace(part, other, 1)) as client:
+            assert client.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_a_refused_conversation_leaves_no_picture(loaded: Any) -> None:
+    """Not even until cycles are looked for, which may take long and gigabytes."""
+    service = service_of(loaded)
+    made: list[weakref.ref[Image]] = []
+    body = json.dumps(HELLO | {"messages": question(data_uri(painted(0)), "<image>")}).encode()
+
+    class Watched(type(painted(0))):  # type: ignore[misc]
+        pass
+
+    opened = service_module.open_bytes
+
+    def watched(*args: Any, **options: Any) -> Any:
+        found = opened(*args, **options)
+        found.__class__ = Watched
+        made.append(weakref.ref(found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch, running(service) as address:
+        patch.setattr(service_module, "open_bytes", watched)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):
+                response = httpx2.post(f"{address}/chat/completions", content=body, headers=AS_JSON)
+                assert response.status_code == 400
+            until(lambda: all(ref() is None for ref in made))
+            assert len(made) == 2
+        finally:
+            gc.enable()
+
+
+AS_JSON = {"content-type": "application/json"}
+
+
+class Slow:
+    """Fetches that end when they are stopped."""
+
+    begun = 0
+    stopped = 0
+
+    def __init__(self, limits: Limits) -> None:
+        self.over = threading.Event()
+
+    def all(self, urls: list[str]) -> dict[str, bytes | BadPicture]:
+        Slow.begun += 1
+        assert self.over.wait(20)
+        return {url: BadPicture("stopped") for url in urls}
+
+    def stop(self) -> None:
+        Slow.stopped += 1
+        self.over.set()
+
+
+def test_who_waits_for_the_web_keeps_nobody_out(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "Fetching", Slow)
+    Slow.begun = Slow.stopped = 0
+    limits = Limits(queue=30)
+    body = json.dumps(HELLO | {"messages": question("http://example.org/a.png")}).encode()
+    with running(service_of(loaded, limits=limits, fetch_urls=True)) as address:
+        waiting = [raw(address, posted(body)) for _ in range(app.FETCHING + 2)]
+        until(lambda: Slow.begun == app.FETCHING)
+        assert answer(address).status_code == 200, "there is nothing to fetch"
+        for one in waiting:
+            one.close()
+        until(lambda: Slow.stopped >= app.FETCHING)  # hung up: nobody fetches on
+        assert answer(address).status_code == 200
+
+
+def test_a_long_wait_for_the_first_token_begins_the_stream(
+    loaded: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "KEEP_ALIVE_SECONDS", 0.1)
+    with running(service_of(loaded)) as address:
+        gate.open.clear()
+        url = f"{address}/chat/completions"
+        with httpx2.stream("POST", url, json=HELLO | {"stream": True}, timeout=20) as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": still here"
+            gate.open.set()
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_a_second_signal_ends_a_server_at_once(
+    loaded: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FORCED", 0.1)
+    service = service_of(loaded)
+    ready = threading.Event()
+    with listen("127.0.0.1", 0) as bound:
+        running_server = server.Server(service, grace=60, ready=ready.set)
+        thread = threading.Thread(target=running_server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        assert ready.wait(20)
+        address = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
+        stream = client_of(address).chat.completions.create(**HELLO | {"max_tokens": 400}, stream=True)
+        next(iter(stream))
+        gate.open.clear()
+        running_server.handle_exit(15, None)
+        thread.join(0.3)
+        assert thread.is_alive(), "the first waits for what is being written"
+        running_server.handle_exit(15, None)
+        thread.join(5)
+        assert not thread.is_alive(), "the model stands still, and the server has ended"
+        gate.open.set()
+        with pytest.raises((openai.APIError, httpx2.HTTPError)):
+            list(stream)
+
+
+def test_a_fetch_that_is_stopped_is_no_fetch() -> None:
+    fetching = Fetching(Limits())
+    fetching.stop()
+    with pytest.raises(BadPicture, match="cannot be fetched"):
+        fetching.one("http://8.8.8.8/")
