@@ -173,7 +173,7 @@ class _Watch(StoppingCriteria):
         piece = writer.add(
             token, logprob=logprob, top=top, figures=None if figures is None else tuple(figures)
         )
-        if writer.finish is None and not piece.tokens:
+        if writer.finish is None and not (piece.text or piece.tokens):
             return
         event = Event(
             row=row.number,

@@ -168,6 +168,23 @@ def test_stop(loaded: Any, client: openai.OpenAI) -> None:
     assert streamed == cut
 
 
+def test_a_stop_text_that_begins_and_ends_within_tokens(loaded: Any, client: openai.OpenAI) -> None:
+    whole = plain(loaded)
+    first, second = whole.split()[1:3]
+    assert min(len(first), len(second)) > 2
+    stop = f"{first[2:]} {second[:2]}"
+    cut = whole[: whole.index(stop)]
+    wish = {"stop": stop, "logprobs": True, "extra_body": {"sightline": {"grounding": True}}}
+    found = create(client, **wish).choices[0]
+    assert found.message.content == cut
+    tokens = found.model_extra["sightline"]["grounding"]["tokens"]
+    assert tokens[-1]["span"][1] == len(cut)
+    streamed = [chunk.choices[0] for chunk in create(client, stream=True, **wish)]
+    assert "".join(choice.delta.content or "" for choice in streamed) == cut
+    told = [entry for choice in streamed if choice.logprobs for entry in choice.logprobs.content]
+    assert told == found.logprobs.content
+
+
 def test_logprobs(client: openai.OpenAI) -> None:
     found = create(client, logprobs=True, top_logprobs=2).choices[0]
     assert "".join(entry.token for entry in found.logprobs.content) == found.message.content
