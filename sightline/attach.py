@@ -207,6 +207,8 @@ def resumed(model: PreTrainedModel) -> Callable[[], AbstractContextManager[None]
 @contextmanager
 def meeting_in(target: Target, meeting: Meeting) -> Iterator[bool]:
     """Passes over the model meet inside the block; yields False, and does nothing, if another thread holds the model."""
+    from sightline.thin import is_plain, slow_here
+
     model: Any = target.model
     with ExitStack() as stack:
         session = _SESSIONS.get(model)
@@ -231,6 +233,14 @@ def meeting_in(target: Target, meeting: Meeting) -> Iterator[bool]:
         tower = getattr(model, "model", None)
         if hasattr(tower, "get_image_features"):
             places.append((tower, "get_image_features", meeting.at_tower))
+        if slow_here():
+            parts = (target.head, *(part for layer in target.layers for part in layer.modules()))
+            # First, so that what stands around the head stands around this as well
+            places[:0] = [
+                (part, "forward", functools.partial(meeting.at_product, part))
+                for part in parts
+                if is_plain(part)
+            ]
         for owner, name, around in places:
             stack.enter_context(replaced(owner, name, around(getattr(owner, name))))
         stack.callback(setattr, session, "meeting", None)

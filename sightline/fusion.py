@@ -23,6 +23,7 @@ from sightline.attach import OURS, meeting_in, meeting_of, packed, resumed, spar
 from sightline.beginnings import Prompt, Shared, beginning
 from sightline.errors import UnsupportedModel
 from sightline.packing import Call, Unpackable, pack_calls
+from sightline.thin import ROWS, product
 from sightline.towers import batched
 
 if TYPE_CHECKING:
@@ -216,6 +217,18 @@ class Meeting:
             # The very slice that the branch took along, not one that merely looks like it
             same = hidden.shape == last.shape and hidden.data_ptr() == last.data_ptr()
             return ready if same and ready is not None else forward(hidden)
+
+        return wrapper
+
+    def at_product(self, part: Any, forward: Any) -> Any:
+        """Around a matrix of the decoder, where products of few rows are slow."""
+
+        @functools.wraps(forward)
+        def wrapper(x: Tensor) -> Any:
+            shared = self._state in (_State.PACKED, _State.LEAVING) and self._mine()
+            if shared and x.shape[:-1].numel() in ROWS and x.dtype == part.weight.dtype:
+                return product(x, part.weight, part.bias)
+            return forward(x)
 
         return wrapper
 
