@@ -101,7 +101,7 @@ class Service:
             error.__traceback__ = error.__context__ = error.__cause__ = None
             raise
         finally:
-            if pictures.pixels > LARGE:
+            if pictures.pixels > LARGE or pictures.broken:
                 give_back()
 
     def _order(self, request: ChatRequest, pictures: _Pictures) -> Order:
@@ -162,14 +162,20 @@ class Service:
 
 
 class _Pictures:
-    """Opens the pictures of one conversation, one after another, and counts their pixels."""
+    """Opens the pictures of one conversation, one after another, and counts their pixels.
+
+    ``broken`` is whether one could not be opened: then its pixels, of which some may have been unpacked, are not counted.
+    """
 
     def __init__(self, limits: Limits, fetched: Mapping[str, bytes | BadPicture]) -> None:
         self._limits, self._fetched = limits, fetched
         self.pixels = 0
+        self.broken = False
 
     def __call__(self, url: str) -> Image:
+        self.broken = True
         opened = open_bytes(self._content(url), self._limits, before=self.pixels)
+        self.broken = False
         self.pixels += opened.width * opened.height
         return opened
 
