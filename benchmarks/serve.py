@@ -225,7 +225,6 @@ def soak(minutes: float) -> dict[str, Any]:
     import psutil
     import torch
 
-    from sightline.attach import _SESSIONS
     from sightline.captioning import load
     from sightline.serve.engine import Engine
     from sightline.serve.hosts import listen
@@ -234,6 +233,7 @@ def soak(minutes: float) -> dict[str, Any]:
     from sightline.serve.menu import Menu
     from sightline.serve.server import Server
     from sightline.serve.service import Service, limits_for
+    from sightline.session import SESSIONS
 
     torch.set_num_threads(1)
     model, processor = load("demo")
@@ -257,7 +257,7 @@ def soak(minutes: float) -> dict[str, Any]:
             # Not gc.get_objects(): it hands out tuples that other threads are still filling, and CPython then fails there
             "blocks": sys.getallocatedblocks(),
             "hooks": hooks,
-            "sessions": len(_SESSIONS),
+            "sessions": len(SESSIONS),
             "threads": threading.active_count(),
             "running": service.engine.running,
             "waiting": service.engine.waiting,

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sightline.attach import OURS, meeting_in, meeting_of, packed, resumed, spared
+from sightline.attach import OURS, meeting_in
 from sightline.beginnings import Prompt, Shared, beginning
 from sightline.errors import UnsupportedModel
 from sightline.packing import Call, Unpackable, pack_calls
+from sightline.session import meeting_of, packed, resumed, spared
 from sightline.thin import ROWS, product
 from sightline.towers import batched
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sightline.attach import alone, editing
+from sightline.attach import editing
 from sightline.attention_mods.var import sink_score
 from sightline.attention_mods.vhr import Listen, clean, divergence, select
 from sightline.calibration import Calibration, fingerprint, model_name
 from sightline.decoding._branch import Branch
 from sightline.edit import Edit, Site
 from sightline.errors import InputError, UnsupportedModel
+from sightline.session import alone
 from sightline.sinks import (
     LEAST_ENERGY,
     LEAST_LAYERS,

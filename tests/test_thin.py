@@ -12,7 +12,7 @@ from families import FAMILIES
 from recomputed import METHODS, MODES, PROMPTS, run
 from torch import nn
 
-from sightline import attach, mitigate, thin
+from sightline import mitigate, session, thin
 
 
 @pytest.fixture(autouse=True)
@@ -98,4 +98,4 @@ def test_shared_passes_write_the_same_tokens_either_way(
         assert set(products) == ({2} if slow and "beam" not in mode else set())
     assert torch.equal(*written)
     assert not any("forward" in vars(module) for module in family.model().modules())
-    assert not attach._SESSIONS
+    assert not session.SESSIONS

@@ -13,11 +13,12 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
-from sightline.attach import alone, preserving_rope_deltas, text_attention
+from sightline.attach import preserving_rope_deltas, text_attention
 from sightline.decoding._branch import ContrastMethod, ContrastProcessor
 from sightline.doors import attached
 from sightline.errors import InputError
 from sightline.fusion import why_not_fused
+from sightline.session import alone
 from sightline.spec import parse
 from sightline.target import IMAGE_KEYS, Target, cache_name
 

@@ -22,12 +22,13 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
-from sightline.attach import alone, editing, elsewhere, preserving_rope_deltas
+from sightline.attach import editing, preserving_rope_deltas
 from sightline.decoding._cache import RoomyLayer, growing_cache
 from sightline.edit import Edit
 from sightline.errors import ProcessorReused
 from sightline.fusion import fusing
 from sightline.method import Method
+from sightline.session import alone, elsewhere
 from sightline.target import IMAGE_KEYS, Target, cache_name
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sightline.attach import alone, preserving_rope_deltas
+from sightline.attach import preserving_rope_deltas
 from sightline.decoding._branch import Branch
 from sightline.errors import InputError
 from sightline.grounding.scores import WEIGHT, Figures, Grounding, figures, joined
 from sightline.grounding.text import answer_ids
+from sightline.session import alone
 from sightline.target import Target
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from sightline.attach import meeting_of
 from sightline.decoding._branch import drafting, shared_branch
 from sightline.errors import InputError, ProcessorReused
 from sightline.fusion import fusing
 from sightline.grounding.scores import WEIGHT, Figures, Grounding, figures, joined, until_end
+from sightline.session import meeting_of
 from sightline.target import Target
 
 if TYPE_CHECKING:
