@@ -66,11 +66,15 @@ export class Pane {
       : known.map((one) => `${one.gist} (${one.cost})`).join("; ") || "NAME:parameter=value,…; several with a space between";
   }
 
+  // Nothing that is under way for the old answer comes into the new one
   clear() {
-    this.result = this.maps = this.chosen = null;
+    this.looking?.abort();
+    this.result = this.maps = this.chosen = this.signal = this.looking = null;
     this.words = [];
     this.answer.replaceChildren();
     this.error.hidden = this.map.hidden = this.chair.hidden = true;
+    this.map.classList.remove("busy");
+    this.answer.setAttribute("aria-busy", "false");
     this.detail.textContent = "";
     this.state.textContent = "";
   }
@@ -82,6 +86,7 @@ export class Pane {
 
   async run(asked, picture, signal, threshold) {
     this.clear();
+    this.signal = signal;
     this.asked = { picture: asked.picture, question: asked.question, method: this.method.value === "" ? "" : this.spec.value };
     this.picture = picture;
     this.state.textContent = "asking …";
@@ -92,6 +97,7 @@ export class Pane {
       let rest = "";
       for (;;) {
         const { value, done } = await reader.read();
+        if (this.signal !== signal) return;
         if (done) break;
         const lines = (rest + value).split("\n");
         rest = lines.pop();
@@ -99,6 +105,7 @@ export class Pane {
       }
       if (!this.result && this.error.hidden) this.fail("the answer broke off: the server ended");
     } catch (error) {
+      if (this.signal !== signal) return;
       if (error.name === "AbortError") this.state.textContent = "stopped";
       else this.fail(error instanceof TypeError ? "the server cannot be reached: is it still running?" : error.message);
     }
@@ -179,7 +186,8 @@ export class Pane {
     this.tell(number);
     const { result } = this;
     try {
-      this.maps ??= post("api/attention", { ...this.asked, answer: result.ids }).then((answer) => answer.json());
+      this.looking ??= new AbortController();
+      this.maps ??= post("api/attention", { ...this.asked, answer: result.ids }, this.looking.signal).then((answer) => answer.json());
       this.map.classList.add("busy");
       const maps = await this.maps;
       if (this.result !== result || this.chosen !== number) return;
@@ -190,12 +198,13 @@ export class Pane {
       this.map.hidden = false;
       this.tell(number, `; ${share}, most of it ${where}`);
     } catch (error) {
+      if (this.result !== result) return;
       this.maps = null;
-      if (this.result !== result || this.chosen !== number) return;
+      if (this.chosen !== number) return;
       this.map.hidden = true;
       this.tell(number, `. No map: ${error.message}`);
     } finally {
-      this.map.classList.remove("busy");
+      if (this.result === result) this.map.classList.remove("busy");
     }
   }
 
