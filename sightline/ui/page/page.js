@@ -4,7 +4,7 @@ import { Pane } from "./pane.js";
 
 const get = (id) => document.getElementById(id);
 const SHOWN = 8;
-let facts, panes = [], picture = null, running = null, first = 0;
+let facts, panes = [], picture = null, running = null, first = 0, taken = 0;
 
 function trouble(message) {
   get("trouble").textContent = message ?? "";
@@ -20,17 +20,29 @@ function loaded(source) {
   });
 }
 
-async function take(name, source, asked) {
-  const image = await loaded(source);
+// The picture that was chosen last is shown, whichever is read first
+async function take(name, asked, read) {
+  const turn = taken += 1;
+  try {
+    const source = await read();
+    const image = await loaded(source);
+    if (turn === taken) show({ name, asked: asked ?? { data: source }, source, image });
+  } catch (error) {
+    if (turn === taken) trouble(error.message);
+  }
+}
+
+function show(chosen) {
   const old = picture;
-  picture = { asked, image, name };
+  picture = chosen;
+  const { name, source, image } = chosen;
   get("picture").src = source;
   get("picture").alt = `The chosen picture, ${name}`;
   get("picture").classList.toggle("drawn", image.naturalWidth <= 256);
   get("picture").hidden = false;
   get("picture-name").textContent = `${name}, ${image.naturalWidth} × ${image.naturalHeight}`;
-  for (const one of get("thumbs").children) one.setAttribute("aria-pressed", String(one.title === name));
-  if (old && old.name !== name) {
+  for (const one of get("thumbs").children) one.setAttribute("aria-pressed", String(one.title === chosen.asked.scene));
+  if (old && old.source !== source) { // another file may have the same name
     stop();
     panes.forEach((pane) => pane.clear());
   }
@@ -38,23 +50,20 @@ async function take(name, source, asked) {
 }
 
 function takeScene(name) {
-  return take(name, `scene/${name}.png`, { scene: name });
+  return take(name, { scene: name }, async () => `scene/${name}.png`);
 }
 
 async function takeFile(file) {
   if (!file) return;
-  try {
+  await take(file.name || "pasted picture", null, () => {
     if (file.size > facts.limits.image_bytes) throw new Error(`the file has more than ${facts.limits.image_bytes >> 20} MB: choose a smaller one`);
-    const data = await new Promise((resolve, reject) => {
+    return new Promise((resolve, reject) => {
       const reader = new FileReader();
       reader.onload = () => resolve(reader.result);
       reader.onerror = () => reject(new Error("the file cannot be read"));
       reader.readAsDataURL(file);
     });
-    await take(file.name || "pasted picture", data, { data });
-  } catch (error) {
-    trouble(error.message);
-  }
+  });
 }
 
 function showThumbs() {
@@ -66,12 +75,12 @@ function showThumbs() {
     button.type = "button";
     button.title = name;
     button.setAttribute("aria-label", `drawn picture ${name}`);
-    button.setAttribute("aria-pressed", String(picture?.name === name));
+    button.setAttribute("aria-pressed", String(picture?.asked.scene === name));
     const image = new Image(64, 64);
     image.alt = "";
     image.src = `scene/${name}.png`;
     button.append(image);
-    button.addEventListener("click", () => takeScene(name).catch((error) => trouble(error.message)));
+    button.addEventListener("click", () => takeScene(name));
     return button;
   }));
 }
@@ -147,7 +156,7 @@ async function begin() {
   listen();
   showThumbs();
   await takeScene(`${facts.splits[0]}:1`);
-  if (facts.packaged) await answer();
+  if (facts.packaged && picture) await answer();
 }
 
 begin().catch((error) => trouble(`the page could not start: ${error.message}`));
