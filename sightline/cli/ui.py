@@ -49,7 +49,7 @@ def ui(
     """
     try:
         from sightline.ui.app import build
-        from sightline.ui.server import hosts_of, listen, run
+        from sightline.ui.server import run
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
@@ -59,6 +59,7 @@ def ui(
     from sightline.captioning import DEMO, load
     from sightline.cli._console import quiet_transformers, use_one_thread
     from sightline.cli.caption import with_calibration
+    from sightline.serve.hosts import is_loopback, listen
     from sightline.spec import parse
     from sightline.ui.studio import Studio
 
@@ -72,14 +73,14 @@ def ui(
         studio = Studio(
             name=model, model=loaded, processor=processor, calibration=calibration, at_once=at_once
         )
-        hosts = hosts_of(host)
+        local = is_loopback(opened.getsockname()[0])
         shown = f"[{host}]" if ":" in host else host
         print(f"{model}: http://{shown}:{opened.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         if studio.alone:
             print(f"Answers are written one after the other: {studio.alone}", flush=True)
-        if hosts == ["*"]:
+        if not local:
             print("Whoever reaches this address can use it: there is no password.", flush=True)
         try:
-            run(build(studio, hosts=hosts), opened)
+            run(build(studio, here=host if local else None), opened)
         except KeyboardInterrupt:
             return

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.errors import SightlineError
-from sightline.serve.errors import Busy, RequestRefused, TooLarge
-from sightline.serve.hosts import called
-from sightline.ui.asked import Asked, find_scene, read
-from sightline.ui.desk import Desk, Say, Work
-from sightline.ui.studio import Studio, error_event
+from sightline.serve.bodies import Bodies
+from sightline.serve.crew import Crew
+from sightline.serve.errors import Busy, RequestRefused, tellable
+from sightline.serve.hosts import called, means_here
+from sightline.ui.asked import find_scene, read
+from sightline.ui.desk import Desk, Place, Say, Work
+from sightline.ui.studio import Prepared, Studio, told
 
+Found = TypeVar("Found")
+PREPARING = 2
+"""Requests that are read, and whose pictures are unpacked, at the same time."""
 HEADERS = {
     # Nothing from elsewhere, nothing inline: what a model writes can be shown and never run
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
@@ -46,14 +53,16 @@ FILES = {
 log = logging.getLogger(__name__)
 
 
-def build(studio: Studio, *, hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]")) -> Starlette:
+def build(studio: Studio, *, here: str | None = "localhost") -> Starlette:
     """The application.
 
     Args:
-        hosts: names under which it answers, ``*`` for any. Others are refused, so that no web page elsewhere can reach it
-            under a name of its own.
+        here: what the server listens on, if nobody outside this machine reaches it. Then it answers under this machine's own
+            names alone, so that no web page elsewhere can reach it under a name of its own. None: under any name.
     """
     desk = Desk(studio.limits.queue, lanes=len(studio.models))
+    bodies = Bodies(studio.limits.request_bytes)
+    preparing = Crew(PREPARING, "page")
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -61,40 +70,48 @@ def build(studio: Studio, *, hosts: Sequence[str] = ("127.0.0.1", "localhost", "
         desk.close()
 
     async def facts(request: Request) -> Response:
-        return JSONResponse(studio.facts(), headers=HEADERS)
+        return JSONResponse(studio.facts())
 
     async def scene(request: Request) -> Response:
-        try:
-            found = _png(request.path_params["name"])
-        except SightlineError as error:
-            return refuse(error)
-        return Response(found, media_type="image/png", headers={**HEADERS, "Cache-Control": "max-age=86400"})
+        found = _png(request.path_params["name"])
+        return Response(found, media_type="image/png", headers={"Cache-Control": "max-age=86400"})
+
+    def prepare(body: bytes, again: bool) -> Prepared:
+        asked = read(body, studio.limits, vocabulary=studio.vocabulary, again=again)
+        del body
+        return studio.prepare(asked)
 
     async def answer(request: Request) -> Response:
+        body = await bodies.read(request)
+        place = desk.place()
         try:
-            asked = await _asked(request, studio, again=False)
-            ahead = desk.ahead
-            events = desk.take(_telling(studio.answer, asked))
-        except SightlineError as error:
-            return refuse(error)
+            given = await _unless_gone(request, preparing.run(prepare, body, False))
+            del body
+            events = place.take(_telling(studio.answer, given))
+        except BaseException:
+            place.leave()
+            raise
 
         async def lines() -> AsyncIterator[str]:
-            yield _line({"event": "queued", "ahead": ahead})
+            yield _line({"event": "queued", "ahead": place.ahead})
             async for event in events:
                 yield _line(event)
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson", headers=HEADERS)
+        return _Lines(lines(), place)
 
     async def attention(request: Request) -> Response:
+        body = await bodies.read(request)
+        place = desk.place()
         try:
-            asked = await _asked(request, studio, again=True)
-            found = [event async for event in desk.take(_telling(studio.maps, asked))]
-        except SightlineError as error:
-            return refuse(error)
+            given = await _unless_gone(request, preparing.run(prepare, body, True))
+            del body
+            found = await _unless_gone(request, _all(place.take(_telling(studio.maps, given))))
+        finally:
+            place.leave()
         if not found:
-            return refuse(RequestRefused("the server is about to end", status=503))
+            raise RequestRefused("the server is about to end", status=503)
         failed = found[0].get("event") == "error"
-        return JSONResponse(found[0], status_code=400 if failed else 200, headers=HEADERS)
+        return JSONResponse(found[0], status_code=400 if failed else 200)
 
     routes = [Route(path, _file(*what)) for path, what in FILES.items()]
     routes += [
@@ -103,68 +120,131 @@ def build(studio: Studio, *, hosts: Sequence[str] = ("127.0.0.1", "localhost", "
         Route("/api/attention", attention, methods=["POST"]),
         Route("/scene/{name}.png", scene),
     ]
-    app = Starlette(routes=routes, middleware=[Middleware(_Guard, hosts=hosts)], lifespan=life)
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(_Guard, here=here)],
+        exception_handlers={
+            HTTPException: _refused,
+            SightlineError: _refused,
+            ClientDisconnect: _nobody,
+            Exception: _broken,
+        },
+        lifespan=life,
+    )
     app.state.desk = desk
     return app
 
 
 class _Guard:
-    """Turns away who calls this server by another name. Starlette's own knows no IPv6 address before its release 1.7."""
+    """Turns away who calls this server by another name, and puts ``HEADERS`` on whatever is answered."""
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp, here: str | None) -> None:
+        self._app, self._here = app, here
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        anyone = scope["type"] != "http" or "*" in self._hosts
-        if anyone or called(Headers(scope=scope).get("host", "")) in self._hosts:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
-        else:
-            await PlainTextResponse("Invalid host header", status_code=400)(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        host = Headers(scope=scope).get("host", "")
+        app = self._app
+        if self._here is not None and not means_here(called(host), self._here):
+            app = refuse(RequestRefused("this page answers under the names of this machine alone"))
+        await app(scope, receive, guarded)
+
+
+class _Lines(StreamingResponse):
+    """Events as they come. Whoever hangs up leaves, even before the first one."""
+
+    def __init__(self, lines: AsyncIterator[str], place: Place) -> None:
+        super().__init__(lines, media_type="application/x-ndjson")
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._place.leave()
 
 
 def refuse(error: SightlineError) -> Response:
-    """An error that is the asker's, as one line of JSON with its status."""
+    """An error as one line of JSON with its status; what is not for the asker stays in the log."""
+    status, headers = 400, dict(HEADERS)
     if isinstance(error, Busy):
-        headers = {**HEADERS, "Retry-After": str(error.retry_after)}
-        return JSONResponse({"error": str(error)}, status_code=429, headers=headers)
-    status = error.status if isinstance(error, RequestRefused) else 400
-    return JSONResponse({"error": " ".join(str(error).split())}, status_code=status, headers=HEADERS)
+        status, headers["Retry-After"] = 429, str(error.retry_after)
+    elif isinstance(error, RequestRefused):
+        status = error.status
+        headers |= error.headers
+    elif not tellable(error):
+        status = 500
+        log.error("a request failed", exc_info=error)
+    # What it was raised from holds the picture, until cycles are looked for
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return JSONResponse({"error": told(error)}, status_code=status, headers=headers)
 
 
-def _telling(do: Callable[[Asked, Say, Any, int], None], asked: Asked) -> Work:
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):  # Starlette's own
+        what = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        return refuse(RequestRefused(what, status=error.status_code, headers=error.headers))
+    assert isinstance(error, SightlineError)
+    return refuse(error)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """What nobody expected; uvicorn writes it into its log."""
+    return JSONResponse({"error": told(error)}, status_code=500, headers=HEADERS)
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found]) -> Found:
+    """What ``work`` comes to; it is given up if the asker, whose body has been read, hangs up before.
+
+    Raises:
+        ClientDisconnect: so it was.
+    """
+
+    async def leaves() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    going, gone = asyncio.ensure_future(work), asyncio.ensure_future(leaves())
+    try:
+        await asyncio.wait((going, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not going.done():
+            raise ClientDisconnect
+        return going.result()
+    finally:
+        going.cancel()
+        gone.cancel()
+
+
+async def _all(events: AsyncIterator[Any]) -> list[Any]:
+    return [event async for event in events]
+
+
+def _telling(do: Callable[[Prepared, Say, Any, int], None], given: Prepared) -> Work:
     """``do`` whose errors become an event: half an answer may be with the asker already."""
 
     def work(say: Say, stop: Any, lane: int) -> None:
         try:
-            do(asked, say, stop, lane)
+            do(given, say, stop, lane)
         except Exception as error:
-            if not isinstance(error, SightlineError):
+            if not tellable(error):
                 log.exception("an answer failed")
-            say(error_event(error))
+            say({"event": "error", "error": told(error)})
 
     return work
-
-
-async def _asked(request: Request, studio: Studio, *, again: bool) -> Asked:
-    """The request's body, read.
-
-    Raises:
-        RequestRefused: it is not JSON by its type, and so maybe from a form of another site; or by its content.
-        TooLarge: it is longer than what is taken.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestRefused("the request must be application/json", status=415)
-    limit = studio.limits.request_bytes
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise TooLarge(f"the request has more than {limit:,} bytes: send a smaller picture")
-    except ClientDisconnect:
-        raise RequestRefused("the request broke off") from None
-    return read(bytes(body), studio.limits, vocabulary=studio.vocabulary, again=again)
 
 
 def _line(event: Any) -> str:
@@ -175,7 +255,7 @@ def _file(name: str, kind: str) -> Callable[[Request], Any]:
     content = (files("sightline.ui") / "page" / name).read_bytes()
 
     async def give(request: Request) -> Response:
-        return Response(content, media_type=kind, headers=HEADERS)
+        return Response(content, media_type=kind)
 
     return give
 

@@ -24,6 +24,8 @@ QUESTION = 2000
 """Letters of the longest question."""
 METHODS = 8
 """Methods that compose at most; there are fewer of them."""
+COMMAS = 10_000
+"""More than any request of the page has. A parser of JSON lets no other thread run, and this bounds what it has to make."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,10 @@ def read_json(body: bytes) -> Mapping[str, Any]:
     """A body as a JSON object.
 
     Raises:
-        RequestRefused: it is none.
+        RequestRefused: it is none, or has too many parts.
     """
+    if body.count(b",") > COMMAS:
+        raise RequestRefused("the JSON has too many parts: the page sends a picture, a question and a method")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import InputError, InvalidParameter, NeedsCalibration, SightlineError, UnsupportedModel
+from sightline.serve.errors import tellable
 from sightline.serve.limits import Limits
+from sightline.serve.memory import LARGE, give_back
 
 if TYPE_CHECKING:
     from sightline.answering import Written
+    from sightline.captioning import Generation
     from sightline.demo.world import Scene
     from sightline.grounding import WordGrounding
     from sightline.method import Method
@@ -30,6 +33,16 @@ DEMO_SPEC = "m3id:decay=0.07,cutoff=0.02"
 
 class NothingToMap(InputError):
     """An answer names no object, so that there is no word to look at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A request whose picture has been read: what is left to do is the model's. ``size`` is the picture's, in pixels."""
+
+    asked: Asked
+    inputs: Any = field(repr=False)
+    methods: tuple[Method, ...]
+    size: tuple[int, int]
 
 
 @dataclass(kw_only=True)
@@ -110,8 +123,8 @@ class Studio:
             ],
         }
 
-    def prepare(self, asked: Asked) -> tuple[Any, Any, tuple[Method, ...]]:
-        """The picture, the model inputs and the methods of a request.
+    def prepare(self, asked: Asked) -> Prepared:
+        """The model inputs and the methods of a request. In any thread; the picture is not kept.
 
         Raises:
             BadPicture, BadPrompt, NoChatTemplate, NoImageTokens.
@@ -119,9 +132,20 @@ class Studio:
         from sightline.captioning import prepare
 
         picture = asked.picture(self.limits)
-        with self._processing:  # tokenizers keep settings that two threads must not change at once
-            inputs = prepare(self.processor, [picture], asked.question)
-        return picture, inputs.to(self.model.device, dtype=self.model.dtype), self._calibrated(asked.methods)
+        size = picture.size
+        try:
+            with self._processing:  # tokenizers keep settings that two threads must not change at once
+                inputs = prepare(self.processor, [picture], asked.question)
+        finally:
+            del picture
+            if size[0] * size[1] > LARGE:
+                give_back()
+        return Prepared(
+            asked=replace(asked, file=None), inputs=inputs, methods=self._calibrated(asked.methods), size=size
+        )
+
+    def _at(self, model: Any, inputs: Any) -> Any:
+        return inputs.to(model.device, dtype=model.dtype)
 
     def _calibrated(self, methods: Sequence[Method]) -> tuple[Method, ...]:
         if self.calibration is None:
@@ -131,26 +155,28 @@ class Studio:
             type(one)(**asdict(one) | own) if hasattr(one, "calibration") else one for one in methods
         )
 
-    def answer(self, asked: Asked, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
+    def answer(self, given: Prepared, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
         """Write an answer: an event for each piece of text, and one with all there is to know of it.
 
         The words are judged by the plain model, whatever methods wrote them, so that two answers compare. Raises what the
-        picture, the model or a method raises.
+        model or a method raises.
 
         Args:
+            stop: once set, nothing more is said after the token that is being written.
             lane: which of ``models`` writes.
         """
         from sightline.answering import judge, write
         from sightline.captioning import Generation
 
         model = self.models[lane]
-        _, inputs, recipes = self.prepare(asked)
+        inputs = self._at(model, given.inputs)
+        asked = given.asked
         say({"event": "begun"})
         written = write(
             model,
             self.processor,
             inputs,
-            *recipes,
+            *given.methods,
             say=lambda piece: say({"event": "piece", "text": piece}),
             stop=stop,
             generation=Generation(max_new_tokens=asked.tokens),
@@ -163,25 +189,35 @@ class Studio:
             if written.ids:
                 words = judge(model, self.processor, inputs, written.ids).words()
         except SightlineError as error:
-            unjudged = " ".join(str(error).split())
+            unjudged = told(error)
         say(done(written, words, asked.methods, asked.scene) | {"unjudged": unjudged})
 
-    def maps(self, asked: Asked, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
+    def maps(self, given: Prepared, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
         """The attention maps of all object words of an answer, as one event.
 
         The answer's own tokens are written again under the same methods while the attention is watched. Raises what the
-        picture, the model or a method raises, ``NoTokenGrid`` among others, and ``NothingToMap``.
+        model or a method raises, ``NoTokenGrid`` among others, and ``NothingToMap``.
 
         Args:
+            stop: once set, nothing is said, and the watching ends with a token.
             lane: which of ``models`` is watched.
         """
         from sightline.attention_map import look
         from sightline.token_grid import seen_box
 
-        picture, inputs, recipes = self.prepare(asked)
-        box = seen_box(self.processor.image_processor, *picture.size)
-        assert asked.answer is not None
-        found = look(self.models[lane], self.processor, inputs, *recipes, answer=asked.answer)
+        model, answer = self.models[lane], given.asked.answer
+        assert answer is not None
+        box = seen_box(self.processor.image_processor, *given.size)
+        found = look(
+            model,
+            self.processor,
+            self._at(model, given.inputs),
+            *given.methods,
+            answer=answer,
+            generation=_until(stop),
+        )
+        if stop.is_set():
+            return  # nobody is there to see them
         if not found.words:
             raise NothingToMap("the answer names no object, so there is nothing to map")
         sinks = {(sink.row, sink.column) for sink in found.sinks}
@@ -273,11 +309,25 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def error_event(error: BaseException) -> Mapping[str, Any]:
-    """An error as one line for the page; what was not raised on purpose is called by its name."""
-    told = " ".join(str(error).split())
-    if isinstance(error, NeedsCalibration):
-        told += " (start the page with --calibration FILE)"
-    if not isinstance(error, SightlineError):
-        told = f"{type(error).__name__}: {told[:300]}" if told else type(error).__name__
-    return {"event": "error", "error": told}
+def _until(stop: Event) -> Generation:
+    """Greedy, and ended with the token that is being written once ``stop`` is set."""
+    import torch
+
+    from sightline.captioning import Generation
+
+    def ended(ids: Any, scores: Any, **more: Any) -> Any:
+        return torch.full((ids.shape[0],), stop.is_set(), dtype=torch.bool, device=ids.device)
+
+    class Until(Generation):
+        def arguments(self) -> dict[str, Any]:
+            return super().arguments() | {"stopping_criteria": [ended]}
+
+    return Until()
+
+
+def told(error: Exception) -> str:
+    """An error as one line for the page. What was not raised on purpose, or names a file of the server, is for its log."""
+    if not tellable(error):
+        return f"{type(error).__name__}: the server's log tells more"
+    hint = " (start the page with --calibration FILE)" if isinstance(error, NeedsCalibration) else ""
+    return " ".join(str(error).split()) + hint
