@@ -9,14 +9,14 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import StoppingCriteria, TextStreamer
+from transformers import TextStreamer
 
 from sightline.captioning import Generation
 from sightline.doors import attached
 from sightline.errors import InvalidParameter
 from sightline.grounding import teacher_force
 from sightline.grounding.scores import joined, until_end
+from sightline.stopping import Until
 
 if TYPE_CHECKING:
     from sightline.grounding import Grounding
@@ -50,16 +50,6 @@ class _Say(TextStreamer):
         if text:
             self._begun = True
             self._say(text)
-
-
-class _Until(StoppingCriteria):
-    def __init__(self, stop: Event) -> None:
-        self.stop = stop
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        return torch.full(
-            (input_ids.shape[0],), self.stop.is_set(), dtype=torch.bool, device=input_ids.device
-        )
 
 
 def write(
@@ -99,7 +89,7 @@ def write(
             **generation.arguments(),
             logits_processor=processors,
             streamer=_Say(processor.tokenizer, say),
-            stopping_criteria=[_Until(stop)],
+            stopping_criteria=[Until(stop)],
         )
         seconds = time.perf_counter() - begun
     ends = model.generation_config.eos_token_id

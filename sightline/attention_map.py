@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -183,6 +184,7 @@ def capture(
     sinks: SinkRule | None = None,
     special: Collection[int] | None = None,
     answer: Sequence[int] | None = None,
+    stop: Event | None = None,
 ) -> Captured:
     """Generate under ``methods`` and watch the attention to the picture.
 
@@ -195,6 +197,7 @@ def capture(
         sinks: default: ``sink_rule``.
         special: ids of tokens that are marks and not text; default: ``special_ids`` without a tokenizer.
         answer: tokens that were generated before, to be watched as they are written again.
+        stop: ends it with the token that is being written once it is set, from another thread.
 
     Raises:
         UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be watched (eager).
@@ -208,7 +211,7 @@ def capture(
     watch = Watch(chosen_layers("attention", target, layers, range(count)))
     inner = range(min(2, count), count - 1)
     watch_sinks = WatchSinks(inner, sinks or sink_rule(target, methods))
-    ids = generate_heard(target, methods, generation, watch, watch_sinks, parts, answer=answer)
+    ids = generate_heard(target, methods, generation, watch, watch_sinks, parts, answer=answer, stop=stop)
     image = target.image_mask[0].cpu()
     scores = watch_sinks.highest
     found = torch.zeros(int(image.sum())) if scores is None else scores[image]
@@ -225,6 +228,7 @@ def look(
     generation: Generation | None = None,
     sinks: SinkRule | None = None,
     answer: Sequence[int] | None = None,
+    stop: Event | None = None,
 ) -> AttentionMap:
     """The caption under ``methods`` with one map for every object word in it.
 
@@ -246,6 +250,7 @@ def look(
         sinks=rule,
         special=special,
         answer=answer,
+        stop=stop,
     )
     text, spans = token_spans(processor.tokenizer, seen.ids)
     found = [

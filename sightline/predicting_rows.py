@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from threading import Event
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from sightline.captioning import Generation
 from sightline.doors import attached
 from sightline.edit import Edit, Site
 from sightline.errors import InputError, InvalidParameter
+from sightline.stopping import Until
 
 if TYPE_CHECKING:
     from sightline.method import Method
@@ -62,11 +64,13 @@ def generate_heard(
     generation: Generation | None,
     *listeners: Edit,
     answer: Sequence[int] | None = None,
+    stop: Event | None = None,
 ) -> tuple[int, ...]:
     """Answer one prompt under ``methods`` while ``listeners`` hear it; gives back the generated tokens.
 
     Args:
         answer: tokens that were generated before; they are written again, whatever the model would say now.
+        stop: ends the generation with the token that is being written once it is set.
 
     Sampling starts from the seed of ``generation``, and leaves the caller's random state as it was.
 
@@ -89,6 +93,8 @@ def generate_heard(
         processors = stack.enter_context(attached(model, target.inputs, *methods))
         stack.enter_context(editing(target, *listeners))
         arguments = {**target.inputs, **generation.arguments(), "logits_processor": processors}
+        if stop is not None:
+            arguments["stopping_criteria"] = [Until(stop)]
         if answer is not None:
             arguments |= {
                 "max_new_tokens": len(answer),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from sightline.serve.bodies import Bodies
-from sightline.serve.crew import Crew
+from sightline.serve.crew import Crew, hung_up, unless
 from sightline.serve.engine import Event, Ticket
 from sightline.serve.errors import BadPicture, Busy, RequestRefused, UnknownModelName
 from sightline.serve.fetch import Fetching
@@ -23,7 +23,6 @@ from sightline.serve.gate import Gate
 from sightline.serve.replies import Reply, error_reply, failure, logged, model_card
 from sightline.serve.service import Order, Service
 
-Found = TypeVar("Found")
 KEEP_ALIVE_SECONDS = 15.0
 """After which a stream without news sends a comment, so that nobody on the way takes it for dead."""
 PREPARING = 2
@@ -77,7 +76,7 @@ def create_app(service: Service) -> FastAPI:
     async def chat(request: Request) -> Response:
         try:
             return await desk.serve(request)
-        except (_Gone, ClientDisconnect):
+        except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         except Exception as error:
             return failure(error)
@@ -111,9 +110,9 @@ class _Desk:
             )
         self._inside += 1
         leave = _Once(self._leave)
-        gone = asyncio.ensure_future(_hung_up(request))
+        gone = asyncio.ensure_future(hung_up(request))
         try:
-            order = await _unless(gone, self._order(body))
+            order = await unless(gone, self._order(body))
             del body
             conversation = _Conversation(self._service, order, gone, leave)
             # Who waits long for the first token of a stream gets its head before: who is on the way would give up
@@ -161,10 +160,6 @@ class _Once:
             act()
 
 
-class _Gone(Exception):
-    """The client has hung up."""
-
-
 class _Conversation:
     """One order on its way: events come from the engine's thread, and the client is watched meanwhile."""
 
@@ -193,7 +188,7 @@ class _Conversation:
         """What happens next; None where nothing did for ``patience`` seconds.
 
         Raises:
-            _Gone: the client has hung up. Its place is free again.
+            ClientDisconnect: the client has hung up. Its place is free again.
             SightlineError: an answer failed; the others are given up.
         """
         news = asyncio.ensure_future(self._events.get())
@@ -207,7 +202,7 @@ class _Conversation:
                 self._going -= event.last
                 return event
             if self._gone.done():
-                raise _Gone
+                raise ClientDisconnect
             return None
         except BaseException:
             self._end()
@@ -240,7 +235,7 @@ class _Conversation:
                 event = await self.next(KEEP_ALIVE_SECONDS)
             if self._reply.order.usage:
                 yield _sent(self._reply.usage_chunk())
-        except _Gone:
+        except ClientDisconnect:
             return
         except Exception as error:
             _, body, _ = error_reply(logged(error))
@@ -257,22 +252,3 @@ class _Conversation:
 
 def _sent(found: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(found, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
-
-
-async def _hung_up(request: Request) -> None:
-    """Returns once the client has hung up; the body has been read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _unless(gone: asyncio.Future[None], work: Coroutine[Any, Any, Found]) -> Found:
-    """What ``work`` comes to. Raises ``_Gone`` if the client hangs up before, and gives it up."""
-    going = asyncio.ensure_future(work)
-    try:
-        either: set[asyncio.Future[Any]] = {going, gone}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not going.done():
-            raise _Gone
-        return going.result()
-    finally:
-        going.cancel()

@@ -1,12 +1,14 @@
-"""Threads for what takes a while, so many at a time."""
+"""Threads for what takes a while, so many at a time, and work that ends when nobody waits for it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -39,3 +41,26 @@ class Crew:
             raise
         call.add_done_callback(over)
         return await asyncio.wrap_future(call)
+
+
+async def hung_up(request: Request) -> None:
+    """Returns once the client has hung up; its body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless(gone: asyncio.Future[None], work: Coroutine[Any, Any, Found]) -> Found:
+    """What ``work`` comes to; it is given up if ``gone``, which is ``hung_up``, ends before.
+
+    Raises:
+        ClientDisconnect: so it was.
+    """
+    going = asyncio.ensure_future(work)
+    try:
+        either: set[asyncio.Future[Any]] = {going, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not going.done():
+            raise ClientDisconnect
+        return going.result()
+    finally:
+        going.cancel()

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.errors import SightlineError
 from sightline.serve.bodies import Bodies
-from sightline.serve.crew import Crew
+from sightline.serve.crew import Crew, hung_up, unless
 from sightline.serve.errors import Busy, RequestRefused, tellable
 from sightline.serve.hosts import called, means_here
 from sightline.ui.asked import find_scene, read
@@ -208,24 +208,11 @@ async def _nobody(request: Request, error: Exception) -> Response:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found]) -> Found:
-    """What ``work`` comes to; it is given up if the asker, whose body has been read, hangs up before.
-
-    Raises:
-        ClientDisconnect: so it was.
-    """
-
-    async def leaves() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    going, gone = asyncio.ensure_future(work), asyncio.ensure_future(leaves())
+    """What ``work`` comes to. Raises ``ClientDisconnect`` if the asker, whose body has been read, hangs up before."""
+    gone = asyncio.ensure_future(hung_up(request))
     try:
-        await asyncio.wait((going, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not going.done():
-            raise ClientDisconnect
-        return going.result()
+        return await unless(gone, work)
     finally:
-        going.cancel()
         gone.cancel()
 
 

@@ -17,7 +17,6 @@ from sightline.serve.memory import LARGE, give_back
 
 if TYPE_CHECKING:
     from sightline.answering import Written
-    from sightline.captioning import Generation
     from sightline.demo.world import Scene
     from sightline.grounding import WordGrounding
     from sightline.method import Method
@@ -214,7 +213,7 @@ class Studio:
             self._at(model, given.inputs),
             *given.methods,
             answer=answer,
-            generation=_until(stop),
+            stop=stop,
         )
         if stop.is_set():
             return  # nobody is there to see them
@@ -307,22 +306,6 @@ def chair(text: str, scene: Scene) -> dict[str, Any] | None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _until(stop: Event) -> Generation:
-    """Greedy, and ended with the token that is being written once ``stop`` is set."""
-    import torch
-
-    from sightline.captioning import Generation
-
-    def ended(ids: Any, scores: Any, **more: Any) -> Any:
-        return torch.full((ids.shape[0],), stop.is_set(), dtype=torch.bool, device=ids.device)
-
-    class Until(Generation):
-        def arguments(self) -> dict[str, Any]:
-            return super().arguments() | {"stopping_criteria": [ended]}
-
-    return Until()
 
 
 def told(error: Exception) -> str:
