@@ -115,7 +115,9 @@ class TestOnTheDemoModel:
         self, refused: Refused, pictures: list[Path]
     ) -> None:
         message = refused("caption", pictures[0], "--raw-prompt", "--prompt", "Describe this.")
-        assert "refuses the prompt 'Describe this.'" in message
+        # Which of the two it is depends on the release of transformers
+        assert "'Describe this.'" in message
+        assert "refuses the prompt" in message or "has no place for the picture" in message
         assert "0 <image> tokens" in message
 
     def test_a_dtype_that_does_not_exist_is_refused(self, refused: Refused, pictures: list[Path]) -> None:
