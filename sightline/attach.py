@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import ConcurrentUse, UnsupportedModel
-from sightline.session import SESSIONS, Session, listed
+from sightline.errors import UnsupportedModel
+from sightline.session import SESSIONS, Session, check_free, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,15 +80,11 @@ def editing(target: Target, *edits: Edit) -> Iterator[None]:
         ConcurrentUse: another thread is generating with edits on this very model.
     """
     model = target.model
+    check_free(model, for_edits=True)
     with ExitStack() as stack:
         session = SESSIONS.get(model)
         if session is None:
             session = stack.enter_context(_opened(target))
-        elif session.thread != get_ident():
-            raise ConcurrentUse(
-                "another thread is generating with edits on this model: one generation at a time, or one on"
-                " sightline.twin.twin(model), which has the same weights"
-            )
         before = list(session.edits)
         stack.callback(setattr, session, "edits", before)
         stack.enter_context(_seams(target, session, edits))

@@ -34,8 +34,8 @@ class Shared:
             return True
         if mask.ndim != 4:
             return False
-        seen = mask if mask.dtype == torch.bool else mask == 0
-        seen = seen[:, 0].expand(max(mask.shape[0], int(self.rows.max()) + 1), -1, -1)
+        seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        seen = seen.any(1).expand(max(mask.shape[0], int(self.rows.max()) + 1), -1, -1)
         seen = seen[self.rows[:, None], self.columns.clamp(min=0)]
         ahead = torch.arange(seen.shape[-1], device=seen.device) > self.columns[..., None]
         return not bool((seen & ahead & (self.columns >= 0)[..., None]).any())
@@ -86,7 +86,9 @@ def beginning(main: Prompt, own: Prompt) -> Shared | None:
     first, own_first = main.starts()[main_rows], own.starts()[:, None]
     # The last token of a branch's prompt is what it is asked about
     longest = torch.minimum(main.states.shape[1] - first, own.states.shape[1] - 1 - own_first)
-    steps = torch.arange(max(int(longest.max()), 0), device=device)
+    if int(longest.max()) <= 0:
+        return None  # a prompt of one token
+    steps = torch.arange(int(longest.max()), device=device)
     steps = torch.minimum(steps, (longest - 1).clamp(min=0))  # shorter rows look at their last place again
     here, there = (main_rows, first + steps), (rows, own_first + steps)
     alike = (main.states[here] == own.states[there]).all(-1)

@@ -6,11 +6,14 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from sightline.attach import replaced
 from sightline.errors import ConflictingMethods, InputError
 from sightline.method import Method
+from sightline.session import check_free
 from sightline.spec import parse
 
 if TYPE_CHECKING:
@@ -37,11 +40,13 @@ def attached(
 
     Raises:
         UnsupportedModel, NoImageTokens: before anything is changed.
+        ConcurrentUse: another thread is generating with edits on this very model.
     """
     from sightline.target import Target
 
     recipes = _recipes(methods)
     target = Target(model, inputs, fused=fused)
+    check_free(model)
     with ExitStack() as stack:
         yield [processor for recipe in recipes for processor in stack.enter_context(recipe.attach(target))]
 
@@ -59,33 +64,71 @@ def mitigate(
     Args:
         model: any decoder-only image-text-to-text model of transformers.
         methods: recipes, or their spec strings (``"m3id:decay=0.05"``).
-        fused: see ``attached``.
+        fused: see ``attached``; of nested blocks the outermost that does not say ``"auto"`` has its way.
 
     Raises:
+        ConcurrentUse: from a ``generate``, if another thread is generating with edits on this very model.
         ConflictingMethods: a method is given twice, in one block or in nested ones.
         UnsupportedModel: at once, if the model cannot be driven.
         NoImageTokens: from a ``generate`` whose prompt holds no picture.
     """
-    from sightline.decoding._branch import ContrastMethod, drafting
     from sightline.target import check_generates
 
     recipes = _recipes(methods)
     check_generates(model)
+    block = _Block(tuple(recipes), fused)
+    with _OPENING:
+        blocks = getattr(model.generate, "blocks", None)
+        _compatible([*(recipe for other in blocks or () for recipe in other.recipes), *recipes])
+        if blocks is None:
+            blocks = _Blocks()
+            blocks.open.enter_context(replaced(model, "generate", _mitigated(model, model.generate, blocks)))
+        blocks.append(block)
+    try:
+        yield model
+    finally:
+        with _OPENING:
+            blocks.remove(block)
+            if not blocks:
+                blocks.open.close()
 
-    generate: Any = model.generate
-    if isinstance(outer := getattr(generate, "recipes", None), tuple):
-        # A block within a block: one wrapper with both sets, so that the outer methods act first
-        recipes, generate = (
-            [*outer, *recipes],
-            inspect.unwrap(generate, stop=lambda f: not hasattr(f, "recipes")),
-        )
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    recipes: tuple[Method, ...]
+    fused: bool | Literal["auto"]
+
+
+class _Blocks(list[_Block]):
+    """The blocks that are open on a model, outer ones first, and what is undone when the last of them ends.
+
+    Blocks of several threads need not nest: one may end before another that was opened within it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = ExitStack()
+
+
+_OPENING = Lock()
+
+
+def _mitigated(model: Any, generate: Any, blocks: _Blocks) -> Any:
+    """``generate`` under the methods of all blocks that are open when it is called."""
+    from sightline.decoding._branch import ContrastMethod, drafting
+
     arguments = inspect.signature(generate)
-    only_scores = all(isinstance(recipe, ContrastMethod) for recipe in recipes)
 
     @functools.wraps(generate)
     def mitigated(*args: Any, **kwargs: Any) -> Any:
         if drafting():
             return generate(*args, **kwargs)  # the model drafts for itself: any draft is right
+        standing = list(blocks)
+        recipes = [recipe for block in standing for recipe in block.recipes]
+        # The outermost block that asks for one way or the other has it
+        sharing: bool | Literal["auto"] = next(
+            (block.fused for block in standing if block.fused != "auto"), "auto"
+        )
         bound = arguments.bind(*args, **kwargs).arguments
         given = {**bound, **bound.get("kwargs", {})}
         if given.get("inputs") is not None:
@@ -95,11 +138,10 @@ def mitigate(
                 "continuous batching drops logits processors: leave out cache_implementation='paged'"
             )
         more = bound.pop("kwargs", {})
-        sharing = fused
         if _compiles(model, given):
             if given.get("compile_config") is None:
                 more = {**more, "disable_compile": True}
-            elif not only_scores or fused is True:
+            elif not all(isinstance(recipe, ContrastMethod) for recipe in recipes) or sharing is True:
                 raise InputError(
                     f"{' '.join(recipe.name() for recipe in recipes)}: a compiled step keeps the model it was compiled"
                     " with, and what acts inside it or shares its passes would be left out: leave out compile_config"
@@ -110,9 +152,8 @@ def mitigate(
             bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
             return generate(**bound, **more)
 
-    mitigated.recipes = tuple(recipes)  # type: ignore[attr-defined]
-    with replaced(model, "generate", mitigated):
-        yield model
+    mitigated.blocks = blocks  # type: ignore[attr-defined]
+    return mitigated
 
 
 def _compiles(model: Any, given: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from sightline.beginnings import Prompt, Shared, beginning
 from sightline.errors import UnsupportedModel
 from sightline.packing import Call, Unpackable, pack_calls
 from sightline.session import meeting_of, packed, resumed, spared
+from sightline.target import cache_name
 from sightline.thin import ROWS, product
 from sightline.towers import batched
 
@@ -48,6 +49,7 @@ def why_not_fused(target: Target) -> str | None:
     """Why a contrast branch of this model cannot share its passes; None if it can."""
     try:
         decoder = type(target.decoder).__name__
+        cache_name(target.decoder.forward)
     except UnsupportedModel as error:
         return str(error)
     attention = target.model.config.get_text_config(decoder=True)._attn_implementation.removeprefix(OURS)
@@ -56,6 +58,10 @@ def why_not_fused(target: Target) -> str | None:
         return f"{decoder} is not among the decoders it was verified on"
     if attention != "sdpa":
         return f"it needs attention 'sdpa', not {attention!r}"
+    if hasattr(target.model.forward, "_torchdynamo_orig_callable"):
+        return "its forward is compiled, and a compiled pass knows of no other"
+    if target.option("use_cache") is False:
+        return "without a cache every pass is over the whole text"
     if len(places) > 1:
         return f"the model is spread over {', '.join(sorted(places))}"
     if getattr(getattr(target.model.config, "quantization_config", None), "load_in_8bit", False):
@@ -225,11 +231,11 @@ class Meeting:
         """Around a matrix of the decoder, where products of few rows are slow."""
 
         @functools.wraps(forward)
-        def wrapper(x: Tensor) -> Any:
+        def wrapper(input: Tensor) -> Any:  # as torch calls it
             shared = self._state in (_State.PACKED, _State.LEAVING) and self._mine()
-            if shared and x.shape[:-1].numel() in ROWS and x.dtype == part.weight.dtype:
-                return product(x, part.weight, part.bias)
-            return forward(x)
+            if shared and input.shape[:-1].numel() in ROWS and input.dtype == part.weight.dtype:
+                return product(input, part.weight, part.bias)
+            return forward(input)
 
         return wrapper
 

@@ -11,7 +11,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sightline.errors import InputError
+from sightline.errors import ConcurrentUse, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +117,20 @@ def alone(
         yield
     finally:
         session.stand(before)
+
+
+def check_free(model: PreTrainedModel, *, for_edits: bool = False) -> None:
+    """Raises ``ConcurrentUse`` where another thread generates with edits on this very model.
+
+    Args:
+        for_edits: whether edits are to come, which share a model with no other thread's shared passes either.
+    """
+    session = SESSIONS.get(model)
+    if session is not None and session.thread != get_ident() and (session.edits or for_edits):
+        raise ConcurrentUse(
+            "another thread is generating with edits on this model: one generation at a time, or one on"
+            " sightline.twin.twin(model), which has the same weights"
+        )
 
 
 def resumed(model: PreTrainedModel) -> Callable[[], AbstractContextManager[None]]:

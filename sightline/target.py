@@ -113,12 +113,17 @@ class Target:
         mask = self.inputs.get("attention_mask")
         if mask is not None:
             return torch.as_tensor(mask)
-        config = self.model.generation_config
-        pad, eos = config.pad_token_id, config.eos_token_id
+        pad, eos = self.option("pad_token_id"), self.option("eos_token_id")
         ends = eos if isinstance(eos, (list, tuple)) else [eos]
         if pad is None or pad in ends:
             return torch.ones_like(self.input_ids)
         return self.input_ids.ne(pad).long()
+
+    def option(self, name: str) -> Any:
+        """An option of ``generate``: as the call names it, else its ``generation_config``, else the model's."""
+        configs = (self.inputs.get("generation_config"), self.model.generation_config)
+        found = (self.inputs.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in found if value is not None), None)
 
     @cached_property
     def model_inputs(self) -> dict[str, Any]:
@@ -258,7 +263,7 @@ class Target:
         lengths = keep.sum(-1).tolist()
         if min(lengths) == 0:
             raise InputError("a prompt of pictures alone has no text to contrast with: add a question")
-        padding = self.model.generation_config.pad_token_id
+        padding = self.option("pad_token_id")
         fill = {"input_ids": padding if isinstance(padding, int) else int(self.input_ids[keep][0])}
         inputs: dict[str, Any] = {}
         for key, value in self.model_inputs.items():

@@ -45,7 +45,10 @@ class Family:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pictures, tensors = self.picture(len(prompts))
-        rows = [prompt[:before] + picture + prompt[before:] for prompt, picture in zip(prompts, pictures, strict=True)]
+        rows = [
+            prompt[:before] + picture + prompt[before:]
+            for prompt, picture in zip(prompts, pictures, strict=True)
+        ]
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

@@ -84,18 +84,60 @@ def test_the_model_is_as_before_after_the_block_and_after_an_error_in_it() -> No
 
 
 def test_nested_blocks_unwind_and_an_existing_wrapper_is_kept() -> None:
-    model = FAMILY.model()
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
     own = model.generate
     model.generate = own  # somebody else's instance attribute
+
+    def said(*methods: Any) -> Any:
+        with attached(model, inputs, *methods) as processors:
+            return own(**inputs, **OPTIONS, logits_processor=processors)
+
+    first, second = VCD(alpha=4.0, beta=0.0, noise_step=999), M3ID(decay=0.7, cutoff=0.0)
     try:
-        with mitigate(model, VCD()):
-            outer = model.generate
-            with mitigate(model, M3ID()):
-                assert model.generate is not outer
-            assert model.generate is outer
+        with mitigate(model, first):
+            with mitigate(model, second):
+                assert torch.equal(model.generate(**inputs, **OPTIONS), said(first, second))
+            assert torch.equal(model.generate(**inputs, **OPTIONS), said(first))
         assert model.generate is own
+        assert len({str(said(*methods)) for methods in ((), (first,), (first, second))}) == 3
     finally:
         del model.generate
+
+
+def test_blocks_that_do_not_nest_leave_nothing_behind() -> None:
+    """Two threads may open and close theirs in any order."""
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    first, second = VCD(alpha=4.0, beta=0.0, noise_step=999), M3ID(decay=0.7, cutoff=0.0)
+    plain = model.generate(**inputs, **OPTIONS)
+    with mitigate(model, second):
+        alone = model.generate(**inputs, **OPTIONS)
+    one, other = mitigate(model, first), mitigate(model, second)
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert torch.equal(model.generate(**inputs, **OPTIONS), alone)
+    other.__exit__(None, None, None)
+    assert "generate" not in vars(model)
+    assert torch.equal(model.generate(**inputs, **OPTIONS), plain)
+    assert not torch.equal(alone, plain)
+
+
+def test_the_outermost_block_decides_how_branches_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline import doors
+
+    asked: list[Any] = []
+    usual = doors.attached
+
+    def noting(*args: Any, fused: Any) -> Any:
+        asked.append(fused)
+        return usual(*args, fused=fused)
+
+    monkeypatch.setattr(doors, "attached", noting)
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    for outer, inner in (("auto", False), (False, True), (True, "auto"), ("auto", "auto")):
+        with mitigate(model, VCD(), fused=outer), mitigate(model, M3ID(), fused=inner):
+            model.generate(**inputs, **OPTIONS)
+    assert asked == [False, False, True, "auto"]
 
 
 def test_nothing_outlives_a_generation() -> None:
@@ -193,3 +235,26 @@ def test_two_threads_cannot_edit_one_model_at_once() -> None:
     assert [type(error) for error in found] == [ConcurrentUse]
     with attached(model, inputs, VHR(layers=(1,))) as processors:
         assert processors == []
+
+
+def test_a_contrast_beside_another_thread_s_edits_is_refused() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    entered, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with attached(model, inputs, VHR(layers=(0,))):
+            entered.set()
+            assert done.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert entered.wait(20)
+        for fused in (False, "auto", True):
+            with pytest.raises(ConcurrentUse, match="twin"), mitigate(model, M3ID(), fused=fused):
+                model.generate(**inputs, **OPTIONS)
+    finally:
+        done.set()
+        holder.join()
+    with mitigate(model, M3ID()):
+        model.generate(**inputs, **OPTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from families import BREAK, END, FAMILIES, IMAGE, START
+from transformers import GenerationConfig
 
 from sightline import VHR, InputError, NoImageTokens, Target, UnsupportedModel, attached
 from sightline.target import CACHE_NAMES, cache_among, cache_name
@@ -50,6 +51,22 @@ def test_a_missing_mask_is_inferred_as_generate_infers_it() -> None:
     inputs = family.inputs(PROMPTS)
     mask = inputs.pop("attention_mask")
     assert torch.equal(Target(family.model(), inputs).attention_mask, mask)
+
+
+def test_an_option_of_the_call_decides_what_is_padding() -> None:
+    family = FAMILIES["llava"]
+    inputs = family.inputs(PROMPTS)
+    mask = inputs.pop("attention_mask")
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(mask == 0, 7)
+    model = family.model()
+    assert Target(model, inputs).attention_mask.all()
+    given = Target(model, {**inputs, "pad_token_id": 7})
+    assert torch.equal(given.attention_mask, mask)
+    assert given.without_image()["input_ids"].tolist() == [[1, 10, 11, 12, 13], [7, 7, 1, 20, 21]]
+    config = GenerationConfig(pad_token_id=7, eos_token_id=2)
+    assert torch.equal(Target(model, {**inputs, "generation_config": config}).attention_mask, mask)
+    # Padding that ends answers as well tells nothing, to generate() either
+    assert Target(model, {**inputs, "pad_token_id": 7, "eos_token_id": 7}).attention_mask.all()
 
 
 def test_generation_options_are_not_model_inputs() -> None:

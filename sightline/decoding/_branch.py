@@ -283,8 +283,8 @@ class Branch:
         """Bring cache and bookkeeping to a prefix of ``generated`` that lacks at least one token."""
         seen = self._seen
         assert seen is not None
-        if generated.shape[1] > seen.shape[1] and generated.shape[0] == self._ids.shape[0]:
-            return  # one row per prompt, and longer than before: nothing was reordered or rejected
+        if generated.shape[0] == self._ids.shape[0] and torch.equal(seen, generated[:, : seen.shape[1]]):
+            return  # one row per prompt that goes on from where it was: nothing was reordered or rejected
         parents, keep = match_prefixes(seen, generated, self._ids.shape[0])
         if keep < seen.shape[1]:
             self._rewind(generated, keep)

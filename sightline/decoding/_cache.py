@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -37,7 +38,8 @@ class RoomyLayer(DynamicLayer):
         after = before + new.shape[-2]
         room = self._rooms.get(name)
         # Reordered or repeated rows lie elsewhere; cropped ones are still the front of it
-        if room is None or after > room.shape[-2] or there is None or not _fronts(there, room):
+        shut = room is not None and room.is_inference() and not torch.is_inference_mode_enabled()
+        if room is None or shut or after > room.shape[-2] or there is None or not _fronts(there, room):
             room = self._rooms[name] = new.new_empty((*new.shape[:-2], after + ROOM, new.shape[-1]))
             if there is not None and before:
                 room[..., :before, :] = there

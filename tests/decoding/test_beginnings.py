@@ -127,6 +127,8 @@ def test_worked_beginnings() -> None:
     assert beginning(same, same).columns.tolist() == [[0, 1]]  # type: ignore[union-attr]
     assert beginning(same, prompt([[4, 2, 3]], [[1, 1, 1]])) is None
     assert beginning(same, prompt([[1]], [[1]])) is None
+    turned_one = prompt([[1, 2]], [[1, 1]], [[0, 1]]), prompt([[1]], [[1]], [[0]])
+    assert beginning(*turned_one) is None
     # Alike, but turned differently from the second place on
     turned = prompt([[1, 2, 3]], [[1, 1, 1]], [[0, 1, 2]]), prompt([[1, 2, 3]], [[1, 1, 1]], [[0, 2, 3]])
     assert beginning(*turned).columns.tolist() == [[0]]  # type: ignore[union-attr]
@@ -150,6 +152,11 @@ def test_worked_looking_back() -> None:
     assert shared.looks_back(padded)
     padded[1, :, 1] = True
     assert not shared.looks_back(padded)
+    heads = causal.repeat(1, 3, 1, 1)
+    assert shared.looks_back(heads)
+    heads[0, 2, 0, 1] = True
+    assert not shared.looks_back(heads), "one head is enough"
+    assert not shared.looks_back(torch.where(causal, 0.0, -0.5)), "a bias hides nothing"
 
 
 def test_worked_keys() -> None:

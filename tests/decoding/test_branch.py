@@ -11,7 +11,7 @@ from recomputed import METHODS, MODES, NEW, PLAIN, PROMPTS, Recomputed, fresh, r
 from torch import Tensor
 from transformers import TextStreamer
 
-from sightline import VCD, ProcessorReused, mitigate
+from sightline import M3ID, VCD, ProcessorReused, mitigate
 from sightline.decoding._branch import Branch, match_prefixes
 from sightline.decoding._contrast import contrast
 from sightline.target import Target
@@ -126,6 +126,38 @@ def test_rollback_and_reordering_are_exact_in_every_family(name: str, method: st
     walked = logits(*(grown[:, :n] for n in range(5)), swapped)
     straight = logits(*(swapped[:, :n] for n in range(6)))
     torch.testing.assert_close(walked, straight, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_a_rejected_token_is_forgotten_though_the_text_has_grown(name: str) -> None:
+    """Where the step after a rejection is decided, the branch next hears of a longer text that is not a continuation."""
+    family = FAMILIES[name]
+    target = Target(family.model(), family.inputs(PROMPTS[:1]))
+    amateur = METHODS["m3id"].amateur(target)
+
+    def logits(*texts: list[int]) -> Tensor:
+        branch = Branch(target.model, amateur)
+        return [branch(torch.tensor([text], dtype=torch.long)) for text in texts][-1]
+
+    straight = logits([], [6], [6, 7])
+    torch.testing.assert_close(logits([], [5], [6, 7]), straight, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits([], [5], [5, 7]), straight, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "recipe", [VCD(alpha=4.0, beta=0.3, noise_step=999), M3ID(decay=0.7, cutoff=0.3)], ids=str
+)
+@pytest.mark.parametrize("how", ["prompt_lookup", "draft_model"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_drafts_with_decided_steps_in_between(name: str, how: str, recipe: Any) -> None:
+    family = FAMILIES[name]
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 24, "min_new_tokens": 24}
+    drafts: dict[str, Any] = {"prompt_lookup_num_tokens": 3}
+    if how == "draft_model":
+        drafts = {"assistant_model": family.model()}
+    for prompt in ([1, *[10, 11, 12] * 4], [1, *[20, 21] * 5], [1, 30, 31, 30, 31, 32]):
+        plain = run(family, [prompt], fresh(family, recipe, [prompt]), **options)
+        assert torch.equal(run(family, [prompt], fresh(family, recipe, [prompt]), **options, **drafts), plain)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -67,6 +67,19 @@ def test_old_tokens_stay_where_they_are() -> None:
     assert layer.keys.data_ptr() == before, "rejected tokens are written over"
 
 
+def test_a_cache_made_in_inference_mode_goes_on_outside_of_it() -> None:
+    roomy, plain = RoomyLayer(), DynamicLayer()
+    with torch.inference_mode():
+        start = pair(5)
+        for layer in (roomy, plain):
+            layer.update(*start)
+    new = pair(1)
+    with torch.no_grad():
+        for layer in (roomy, plain):
+            layer.update(*new)
+    assert same(roomy, plain)
+
+
 def test_windows_keep_their_own_layers() -> None:
     config = FAMILIES["gemma3"].model().config
     kinds = [type(layer) for layer in growing_cache(config).layers]

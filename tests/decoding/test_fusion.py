@@ -278,6 +278,33 @@ def test_assisted_decoding_runs_apart_and_gives_the_same(method: str, how: str) 
         assert torch.equal(run(family, prompts, **options), run(family, prompts))
 
 
+def test_what_cannot_share_passes_runs_apart_or_is_refused_by_name() -> None:
+    family = FAMILIES["llava"]
+    model, method = family.model(), METHODS["vcd"]
+    with mitigate(model, method, fused=False):
+        apart = run(family, PROMPTS)
+
+    def check(why: str, **options: Any) -> None:
+        with pytest.raises(UnsupportedModel, match=why), mitigate(model, method, fused=True):
+            run(family, PROMPTS, **options)
+        with mitigate(model, method):
+            assert torch.equal(run(family, PROMPTS, **options), apart)
+
+    check("without a cache", use_cache=False)
+    model.forward = torch.compile(model.forward, backend="eager")
+    try:
+        check("its forward is compiled")
+    finally:
+        del model.forward
+    decoder = Target(model, family.inputs(PROMPTS)).decoder
+    forward = decoder.forward
+    decoder.forward = lambda **given: forward(**given)
+    try:
+        check("takes its cache neither as")
+    finally:
+        del decoder.forward
+
+
 def test_states_kept_for_the_caller_are_the_main_pass_s() -> None:
     family = FAMILIES["llava"]
     inputs = family.inputs(PROMPTS)
