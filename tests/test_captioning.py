@@ -102,7 +102,8 @@ def test_a_processor_that_says_nothing_about_a_missing_picture_is_watched() -> N
 
 def test_a_prompt_with_too_many_pictures_is_refused() -> None:
     _, processor = standin()
-    with pytest.raises(BadPrompt, match="2 <image> tokens"):
+    # What the processor says besides depends on the release of transformers
+    with pytest.raises(BadPrompt, match="refuses the prompt '<image> <image> what\\?'"):
         prepare(processor, [scenes("val", 1)[0].image()], "<image> <image> what?", raw=True)
 
 

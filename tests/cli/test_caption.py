@@ -115,10 +115,9 @@ class TestOnTheDemoModel:
         self, refused: Refused, pictures: list[Path]
     ) -> None:
         message = refused("caption", pictures[0], "--raw-prompt", "--prompt", "Describe this.")
-        # Which of the two it is depends on the release of transformers
         assert "'Describe this.'" in message
-        assert "refuses the prompt" in message or "has no place for the picture" in message
-        assert "0 <image> tokens" in message
+        # Who refuses it depends on the release of transformers: its processor, or we
+        assert "0 <image> tokens" in message or "write <image> into it" in message
 
     def test_a_dtype_that_does_not_exist_is_refused(self, refused: Refused, pictures: list[Path]) -> None:
         assert "float33" in refused("caption", pictures[0], "--dtype", "float33")
