@@ -53,6 +53,6 @@ def facts(result: dict[str, Any]) -> str:
     machine, versions = result["hardware"], result["versions"]
     machine = machine[0] if isinstance(machine, list) else machine
     return (
-        f"Demo model; {machine['cores']} cores of {machine['cpu']}, {machine['threads']} thread, torch {versions['torch']},"
+        f"Demo model; {machine['cores']} cores of {machine['cpu']}, torch {versions['torch']},"
         f" transformers {versions['transformers']}, Sightline {versions['sightline']}."
     )

@@ -15,6 +15,7 @@ from typing import Any
 import cost_tables
 import dominance_tables
 import honest_tables
+import products
 import serve_tables
 
 from sightline import methods
@@ -130,6 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cost": cost_tables.cost,
     "cost-lengths": cost_tables.lengths,
     "skipping": cost_tables.skipping,
+    "products": lambda: products.table(load("products-cpu")),
 }
 
 

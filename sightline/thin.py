@@ -1,8 +1,9 @@
 """Products of two or three rows with a large matrix, as shared decoding steps make them, on processors where those are slow.
 
-On AMD processors MKL takes up to twice as long for two rows as for one, so that a shared step would cost as much as two. The
-same product with its factors the other way round reads the matrix once. Which one is taken depends on the processor and
-not on a measurement, so that a machine gives the same result every time.
+On AMD processors MKL takes about twice as long for two rows as for one, so that a shared step would cost as much as two. The
+same product with its factors the other way round is faster, most where a matrix has up to a thousand inputs
+(``benchmarks/products.py``). Which one is taken depends on the processor and not on a measurement, so that a machine gives
+the same result every time.
 """
 
 from __future__ import annotations
