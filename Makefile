@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test slow clients apps parity check fix results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
-	$(BIN)/sightline demo
+	$(BIN)/keepsight demo
 
 test: $(READY)  ## the suite
 	$(BIN)/python -m pytest
@@ -20,7 +20,7 @@ slow: $(READY)  ## what takes longer than the suite may
 
 clients: $(READY)  ## OpenAI's client for JavaScript, the newest that this node runs, against the server (needs node and npm)
 	npm install --no-save --no-audit --no-fund --prefix build/clients openai
-	SIGHTLINE_CLIENTS=build/clients $(BIN)/python -m pytest -m slow tests/serve/test_serve_javascript.py
+	KEEPSIGHT_CLIENTS=build/clients $(BIN)/python -m pytest -m slow tests/serve/test_serve_javascript.py
 
 apps:  ## the example apps under Gradio, Streamlit and Chainlit, in an environment of its own (Gradio holds Pillow back)
 	$(MAKE) VENV=build/apps EXTRAS=dev,apps build/apps/.ready
@@ -44,11 +44,11 @@ results: $(READY)  ## measure everything in benchmarks/results anew (some hours 
 	$(BIN)/python benchmarks/honest.py
 	$(BIN)/python benchmarks/dominance.py
 	$(BIN)/python benchmarks/grounding.py
-	$(BIN)/sightline attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
+	$(BIN)/keepsight attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 
 # One thread and CPU seconds: the figures then hang less on what else the machine does
-BENCH := $(BIN)/sightline bench --threads 1 --clock cpu
+BENCH := $(BIN)/keepsight bench --threads 1 --clock cpu
 COST := benchmarks/results/cost
 MIXED := --method pai --method pai:gamma=1.0 --method vhr --method vsv --method sla --method var:ratio=0.0,mass=0.0,tau=0.5,dims=0+1
 CONTRAST := --method vcd --method m3id
@@ -67,7 +67,7 @@ bench: $(READY)  ## what each method costs over plain generate (about an hour on
 	$(BENCH) --skipping 100 --json benchmarks/results/skipping-demo-cpu.json
 
 train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 cores)
-	$(BIN)/python -m sightline.demo.train --out build/demo-model
+	$(BIN)/python -m training.demo.train --out build/demo-model
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -7,9 +7,9 @@
         --official OPERA/chair.py
 
 Both sides read one file of captions and score it: ours without the bootstrap, which the official code lacks, theirs with
-its ground truth put in place. Counted is CPU time of this process. Before every measurement all that Sightline remembers
+its ground truth put in place. Counted is CPU time of this process. Before every measurement all that Keepsight remembers
 of words is forgotten, and the first quarter of the captions is scored as a warm-up; the other three quarters, new to it,
-are what is timed. Their figures must agree, or there is no ratio. The official code is not part of Sightline: get
+are what is timed. Their figures must agree, or there is no ratio. The official code is not part of Keepsight: get
 chair.py from Maxlinn/CHAIR-metric-standalone or shikiw/OPERA, and for the former inflect.py from clips/pattern.
 """
 
@@ -32,10 +32,11 @@ from typing import Any
 
 import nltk
 
-import sightline
-from sightline.eval import chair, singular, tokens, wordnet
-from sightline.eval.annotations import load_truth
-from sightline.eval.captions import read_captions
+import keepsight
+from keepsight.eval.annotations import load_truth
+from keepsight.eval.chair import score as chair
+from keepsight.eval.chair import singular, tokens, wordnet
+from keepsight.eval.chair.captions import read_captions
 
 
 def forget() -> None:
@@ -139,7 +140,7 @@ def main() -> None:
         "spread": [timed / max(mine for mine, _ in pairs), timed / min(mine for mine, _ in pairs)],
         "hardware": f"{platform.machine()} CPU ({processor()}), one thread",
         "versions": {
-            "sightline": sightline.__version__,
+            "keepsight": keepsight.__version__,
             "python": platform.python_version(),
             "nltk": nltk.__version__,
         },

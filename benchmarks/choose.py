@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sightline import M3ID, PAI, SLA, VCD, VHR, VSV
-from sightline.method import Method
+from keepsight import M3ID, PAI, SLA, VCD, VHR, VSV
+from keepsight.method import Method
 
 RESULT = Path(__file__).parent / "results" / "choose.json"
 MOST_RECALL_LOST = 0.01
@@ -54,8 +54,8 @@ def best(rows: list[dict[str, Any]], name: str) -> str | None:
 
 
 def main() -> None:
-    from sightline.demo.compare import compare
-    from sightline.demo.model import WEIGHTS, load
+    from keepsight.demo.model import WEIGHTS, load
+    from keepsight.experiments.demo_comparison import compare
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from sightline.demo.compare import digest
+    from keepsight.experiments.demo_comparison import digest
 
     torch.set_num_threads(1)
     model, processor = load()

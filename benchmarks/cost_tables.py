@@ -1,4 +1,4 @@
-"""The tables on cost, from what ``sightline bench --json`` wrote into ``benchmarks/results``."""
+"""The tables on cost, from what ``keepsight bench --json`` wrote into ``benchmarks/results``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sightline.bench.report import BRANCH, facts, markdown, skip_markdown
+from keepsight.experiments.latency.report import BRANCH, facts, markdown, skip_markdown
 
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = "cost-lengths-"

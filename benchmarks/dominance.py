@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from sightline import parse
-from sightline.captioning import Generation
-from sightline.cli.dominance import as_numbers
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import scenes
-from sightline.dominance import measure_all
-from sightline.eval.dominance import Reading
-from sightline.runs.machine import hardware, versions, weights
+from keepsight import parse
+from keepsight.analysis.modality_dominance import measure_all
+from keepsight.cli.dominance import as_numbers
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import scenes
+from keepsight.eval.modality_dominance.score import Reading
+from keepsight.experiments.environment import hardware, versions, weights
+from keepsight.inference.generation import Generation
 
 RESULT = Path(__file__).parent / "results" / "dominance.json"
 METHODS = ("pai:alpha=0.5", "pai:alpha=0.5,gamma=1.0", "m3id:decay=0.07,cutoff=0.02")

@@ -45,7 +45,7 @@ def measured(result: dict[str, Any]) -> str:
         f" {result['seed']}, greedy search; text = {'+'.join(reading['text'])}, {heads}, {mean},"
         f" {reading['group']} layers a group; |T| = {text:.0f}, |O| = {counts['image']:.0f};"
         f" brackets are 95 % bootstrap intervals over pictures; {machine['threads']} thread of {machine['cpu']},"
-        f" torch {versions['torch']}, transformers {versions['transformers']}, Sightline {versions['sightline']}.",
+        f" torch {versions['torch']}, transformers {versions['transformers']}, Keepsight {versions['keepsight']}.",
     ]
     return "\n".join(lines) + "\n"
 

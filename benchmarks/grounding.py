@@ -1,6 +1,6 @@
 """How well grounding finds the demo model's invented objects without a truth: ``python benchmarks/grounding.py``.
 
-Pictures are captioned, every object word is scored by the plain model (``sightline.grounding``), and CHAIR (family
+Pictures are captioned, every object word is scored by the plain model (``keepsight.grounding``), and CHAIR (family
 pattern) says which words are invented. The score is an AUROC: 0.5 is chance.
 
 The rule, fixed before a test split was looked at: of all scores and aggregates the pair with the highest mean AUROC over
@@ -24,16 +24,18 @@ from typing import Any
 
 import torch
 
-import sightline
-from sightline import mitigate, parse
-from sightline.captioning import prepare
-from sightline.demo.compare import DEFAULT_METHODS, digest
-from sightline.demo.model import PROMPT, WEIGHTS, load
-from sightline.demo.world import scenes
-from sightline.eval.auroc import auroc, auroc_interval, best_threshold, detect, paired_auroc
-from sightline.grounding import AGGREGATES, SCORES, teacher_force
-from sightline.grounding.scores import aggregated, joined, until_end
-from sightline.grounding.text import object_words, word_tokens
+import keepsight
+from keepsight import mitigate, parse
+from keepsight.demo.model import PROMPT, WEIGHTS, load
+from keepsight.demo.splits import DEFAULT_METHODS
+from keepsight.demo.world import scenes
+from keepsight.eval.stats.auroc import auroc, auroc_interval, best_threshold, detect, paired_auroc
+from keepsight.experiments.demo_comparison import digest
+from keepsight.grounding import AGGREGATES, SCORES, teacher_force
+from keepsight.grounding.alignment import object_words, word_tokens
+from keepsight.grounding.scores import aggregated, joined
+from keepsight.inference.detokenizer import until_end
+from keepsight.source.prompts import prepare
 
 RESULT = Path(__file__).parent / "results" / "grounding.json"
 CONTRASTS = (0.25, 0.5, 1.0, 2.0)
@@ -182,7 +184,7 @@ def table(result: dict[str, Any]) -> str:
             f"AUROC × 100 with 95 % bootstrap intervals over pictures. Demo model (and no other), n = {result['n']}"
             f" pictures of each split, seed {result['seed']}; one case for each mention, CHAIR family pattern;"
             f" {result['hardware']['cores']} cores of {result['hardware']['cpu']}, torch {versions['torch']},"
-            f" transformers {versions['transformers']}, Sightline {versions['sightline']}.",
+            f" transformers {versions['transformers']}, Keepsight {versions['keepsight']}.",
         ]
     )
 
@@ -227,7 +229,7 @@ def main() -> None:
         "weights_sha256": digest(WEIGHTS / "model.safetensors"),
         "hardware": {"cpu": processor_name(), "cores": os.cpu_count(), "threads": 1, "device": "cpu"},
         "versions": {
-            "sightline": sightline.__version__,
+            "keepsight": keepsight.__version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "transformers", "numpy")},
         },

@@ -19,12 +19,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sightline.attach import editing
-from sightline.attention_mods.vhr import LATE_SHARE, Listen, clean, divergence
-from sightline.decoding._branch import overhear
-from sightline.edit import Edit, Site, last_layers
-from sightline.method import Method, parameter
-from sightline.target import Target
+from keepsight.attention_mods.layers import last_layers
+from keepsight.attention_mods.vhr import LATE_SHARE, Listen, clean, divergence
+from keepsight.engines.hf.contrast_processor import overhear
+from keepsight.engines.hf.patching import editing
+from keepsight.method import Method, parameter
+from keepsight.parts import Edit, Site
+from keepsight.target import Target
 
 RESULT = Path(__file__).parent / "results" / "heads.json"
 
@@ -92,10 +93,10 @@ def divergences(target: Target, layers: frozenset[int]) -> dict[int, Tensor]:
 
 
 def main() -> None:
-    from sightline.captioning import prepare
-    from sightline.demo.compare import compare, digest
-    from sightline.demo.model import PROMPT, WEIGHTS, load
-    from sightline.demo.world import scenes
+    from keepsight.demo.model import PROMPT, WEIGHTS, load
+    from keepsight.demo.world import scenes
+    from keepsight.experiments.demo_comparison import compare, digest
+    from keepsight.source.prompts import prepare
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

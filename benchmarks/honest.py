@@ -2,7 +2,7 @@
 
     python benchmarks/honest.py
 
-Runs ``sightline tune``, ``run`` and ``compare``, as a user would, in ``build/honest``; stopped, it goes on where it was.
+Runs ``keepsight tune``, ``run`` and ``compare``, as a user would, in ``build/honest``; stopped, it goes on where it was.
 CHAIR's settings are those that ``benchmarks/choose.py`` chose; POPE's are chosen here, by F1, where recall may fall by one
 point at most. Beside greedy search stand sampling at T = 1 and, under each method, greedy cut to as many mentions. Writes
 ``benchmarks/results/honest-*.json``.
@@ -33,20 +33,20 @@ POPE_GRIDS = {
 }
 
 
-def sightline(*arguments: str | Path) -> int:
+def keepsight(*arguments: str | Path) -> int:
     """The command, in a process of its own; its exit code."""
-    words = [sys.executable, "-m", "sightline", *map(str, arguments)]
-    print("$ sightline", *words[3:], flush=True)
+    words = [sys.executable, "-m", "keepsight", *map(str, arguments)]
+    print("$ keepsight", *words[3:], flush=True)
     return subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 def done(*arguments: str | Path) -> None:
-    if code := sightline(*arguments):
-        raise SystemExit(f"sightline {arguments[0]} ended with {code}")
+    if code := keepsight(*arguments):
+        raise SystemExit(f"keepsight {arguments[0]} ended with {code}")
 
 
 def tuned_for_pope(pictures: int) -> dict[str, object]:
-    """The setting of each method that ``sightline tune`` picks; None where every one costs too much recall."""
+    """The setting of each method that ``keepsight tune`` picks; None where every one costs too much recall."""
     chosen: dict[str, str | None] = {}
     curves = []
     for method, grids in POPE_GRIDS.items():
@@ -54,7 +54,7 @@ def tuned_for_pope(pictures: int) -> dict[str, object]:
         out = WORK / f"tune-pope-{name}"
         axes = [word for grid in grids for word in ("--grid", grid)]
         place = ["--bench", "pope", "--split", "val-shifted", "--limit", str(pictures), "--batch", "64"]
-        sightline("tune", *place, "--method", method, *axes, "--out", out)
+        keepsight("tune", *place, "--method", method, *axes, "--out", out)
         curves.append(json.loads((out / "tuning.json").read_text()))
         pick = out / "chosen.txt"
         chosen[name] = pick.read_text().strip() if pick.is_file() else None

@@ -35,7 +35,7 @@ def facts(result: dict[str, Any]) -> str:
         f" ({result['bootstrap']['resamples']:,} resamples, paired for differences), italics where the interval of a"
         f" difference holds zero; cost is seconds per answer over greedy's in the same run, in batches of {run['batch']};"
         f" {machine['threads']} thread of {machine['cpu']}, torch {versions['torch']}, transformers"
-        f" {versions['transformers']}, Sightline {versions['sightline']}."
+        f" {versions['transformers']}, Keepsight {versions['keepsight']}."
     )
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/products.py --json benchmarks/results/products-cpu.json
 
-``sightline/thin.py`` turns them. float32 on the CPU, one thread, CPU seconds: the best of some rounds, over matrices that
+``keepsight/thin.py`` turns them. float32 on the CPU, one thread, CPU seconds: the best of some rounds, over matrices that
 together do not fit a cache.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sightline.thin import ROWS, product, slow_here
+from keepsight.engines.hf.thin import ROWS, product, slow_here
 
 SHAPES = (
     (768, 768),
@@ -76,14 +76,14 @@ def table(result: dict[str, Any]) -> str:
     versions = result["versions"]
     facts = (
         f"Times one row's; float32, {result['hardware']['cpu']}, 1 thread, best of {ROUNDS} rounds of CPU seconds; torch"
-        f" {versions['torch']}, Sightline {versions['sightline']}."
+        f" {versions['torch']}, Keepsight {versions['keepsight']}."
     )
     return "\n".join([*lines, "", facts]) + "\n"
 
 
 def main() -> None:
-    from sightline.cli._files import as_json, check_writable, write_whole
-    from sightline.runs.machine import hardware, versions
+    from keepsight.experiments.environment import hardware, versions
+    from keepsight.files import as_json, check_writable, write_whole
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -35,8 +35,8 @@ PICTURES = 32
 
 
 def questions() -> list[list[dict[str, Any]]]:
-    from sightline.demo.model import PROMPT
-    from sightline.demo.world import scenes
+    from keepsight.demo.model import PROMPT
+    from keepsight.demo.world import scenes
 
     found = []
     for scene in scenes("test", PICTURES):
@@ -127,7 +127,7 @@ def together(work: Callable[[int], None]) -> None:
 
 
 def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
-    from sightline.demo.model import checkpoint
+    from keepsight.demo.model import checkpoint
 
     asked = questions()
     weights = str(checkpoint())
@@ -137,16 +137,16 @@ def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
         plain = stack.enter_context(
             server(str(tool / "transformers"), "serve", weights, "--dtype", "float32", "--device", "cpu")
         )
-        ours = stack.enter_context(server(str(tool / "sightline"), "serve", "demo", *specs))
+        ours = stack.enter_context(server(str(tool / "keepsight"), "serve", "demo", *specs))
         single = stack.enter_context(
-            server(str(tool / "sightline"), "serve", "demo", "--max-batch", "1", *specs)
+            server(str(tool / "keepsight"), "serve", "demo", "--max-batch", "1", *specs)
         )
         ways: dict[str, tuple[int, str, dict[str, Any]]] = {
             "transformers serve": (plain, weights, {"temperature": 0.0}),
-            "sightline serve, one at a time": (single, "demo", {}),
+            "keepsight serve, one at a time": (single, "demo", {}),
         }
         for method in METHODS:
-            ways[f"sightline serve {method}".strip()] = (ours, f"demo:{method}".strip(":"), {})
+            ways[f"keepsight serve {method}".strip()] = (ours, f"demo:{method}".strip(":"), {})
         measured: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
         for port, model, more in ways.values():
             ask_for(1.0, port, model, asked, more)  # warm
@@ -192,7 +192,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
             method = rng.choice(METHODS)
             body["model"] = f"demo:{method}".strip(":")
             body |= rng.choice(({}, {}, {"n": 3, "temperature": 1.0}, {"stop": "."}, {"logprobs": True}))
-            body |= rng.choice(({}, {"sightline": {"grounding": True}}))
+            body |= rng.choice(({}, {"keepsight": {"grounding": True}}))
             kind = rng.choice(
                 ("whole", "stream", "stream", "hang up", "bad picture", "bad method", "no json")
             )
@@ -201,7 +201,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
             if kind == "bad picture":
                 body["messages"] = json.loads(json.dumps(body["messages"]).replace("iVBOR", "iVBOX"))
             if kind == "bad method":
-                body["sightline"] = {"methods": ["nothing"]}
+                body["keepsight"] = {"methods": ["nothing"]}
             content = b"{" if kind == "no json" else json.dumps(body).encode()
             try:
                 status, answer = post(port, content, read=kind != "hang up")
@@ -225,15 +225,15 @@ def soak(minutes: float) -> dict[str, Any]:
     import psutil
     import torch
 
-    from sightline.captioning import load
-    from sightline.serve.engine import Engine
-    from sightline.serve.hosts import listen
-    from sightline.serve.limits import Limits
-    from sightline.serve.memory import give_back
-    from sightline.serve.menu import Menu
-    from sightline.serve.server import Server
-    from sightline.serve.service import Service, limits_for
-    from sightline.session import SESSIONS
+    from keepsight.engines.hf.edit_state import SESSIONS
+    from keepsight.inference.loading import load
+    from keepsight.serve.addresses import listen
+    from keepsight.serve.batching_engine import Engine
+    from keepsight.serve.limits import Limits
+    from keepsight.serve.malloc_trim import give_back
+    from keepsight.serve.model_registry import Menu
+    from keepsight.serve.request_handler import Service, limits_for
+    from keepsight.serve.server import Server
 
     torch.set_num_threads(1)
     model, processor = load("demo")
@@ -305,8 +305,8 @@ def main() -> None:
     if chosen.clients_of:
         print(json.dumps(mixed(chosen.clients_of, chosen.minutes * 60)))
         return
-    from sightline.cli._files import as_json, check_writable, write_whole
-    from sightline.runs.machine import hardware, versions, weights
+    from keepsight.experiments.environment import hardware, versions, weights
+    from keepsight.files import as_json, check_writable, write_whole
 
     if chosen.json:
         check_writable(chosen.json)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 NAMES = {
-    "sightline serve": "plain",
-    "sightline serve, one at a time": "plain, `--max-batch 1`",
+    "keepsight serve": "plain",
+    "keepsight serve, one at a time": "plain, `--max-batch 1`",
     "transformers serve": "`transformers serve`",
 }
 
@@ -14,7 +14,7 @@ NAMES = {
 def throughput(result: dict[str, Any]) -> str:
     lines = ["| | answers/s | median latency, s | 95 %, s | × |", "|---|---|---|---|---|"]
     for row in result["throughput"]:
-        name = NAMES.get(row["server"]) or f"`{row['server'].removeprefix('sightline serve ')}`"
+        name = NAMES.get(row["server"]) or f"`{row['server'].removeprefix('keepsight serve ')}`"
         low, high = row["times_transformers_serve_range"]
         lines.append(
             f"| {name} | {row['answers_per_second']:.1f} | {row['latency_median']:.2f} | {row['latency_p95']:.2f}"
@@ -54,5 +54,5 @@ def facts(result: dict[str, Any]) -> str:
     machine = machine[0] if isinstance(machine, list) else machine
     return (
         f"Demo model; {machine['cores']} cores of {machine['cpu']}, torch {versions['torch']},"
-        f" transformers {versions['transformers']}, Sightline {versions['sightline']}."
+        f" transformers {versions['transformers']}, Keepsight {versions['keepsight']}."
     )

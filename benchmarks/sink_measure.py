@@ -13,10 +13,10 @@ from sink_tasks import BACKCOPY, Backcopy, Gallery, backcopy_rows, picture_rows,
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sightline.captioning import prepare
-from sightline.demo.model import IMAGE, PROMPT
-from sightline.demo.train_data import NOTHING, Lines, Rows, pack
-from sightline.probing import probe
+from keepsight.analysis.probe import probe
+from keepsight.demo.model import IMAGE, PROMPT
+from keepsight.source.prompts import prepare
+from training.demo.train_data import NOTHING, Lines, Rows, pack
 
 SINK_HEAD = 0.3
 """A head is a sink if it gives the first token more than this on average (Gu et al. 2024, arXiv 2410.10781)."""
@@ -130,7 +130,7 @@ def text_figures(model: Any, lines: Lines, known: Gallery, rows: int = 32) -> di
 def picture_figures(
     model: Any, processor: Any, lines: Lines, known: Gallery, picture_first: bool = False, rows: int = 32
 ) -> dict[str, Any]:
-    """Where the rows of true captions look, how massive image tokens are, and what ``sightline calibrate`` would say."""
+    """Where the rows of true captions look, how massive image tokens are, and what ``keepsight calibrate`` would say."""
     rng = np.random.default_rng(993)
     begin = prefix(lines, picture_first)
     made = pack([(begin, [[lines.describe(one, rng)]]) for one in known.scenes[:rows]])

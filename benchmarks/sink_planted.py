@@ -18,14 +18,14 @@ import torch
 from sink_tasks import Gallery
 from torch import Tensor, nn
 
-from sightline import VAR, Target
-from sightline.attach import editing
-from sightline.attention_mods.var import scaled_tau, sink_score
-from sightline.captioning import prepare
-from sightline.demo.model import BOS, PROMPT, load
-from sightline.edit import Edit, Site
-from sightline.eval.bootstrap import paired
-from sightline.probing import probe
+from keepsight import VAR, Target
+from keepsight.analysis.probe import probe
+from keepsight.attention_mods.var import scaled_tau, sink_score
+from keepsight.demo.model import BOS, PROMPT, load
+from keepsight.engines.hf.patching import editing
+from keepsight.eval.stats.bootstrap import paired
+from keepsight.parts import Edit, Site
+from keepsight.source.prompts import prepare
 
 MASSIVE = 1000.0
 """At ``<s>``, and at image tokens one standard deviation of the detector above its threshold."""
@@ -255,7 +255,7 @@ def measure_planted(check: Gallery, images: int) -> dict[str, Any]:
     Args:
         check: 64 ``val`` pictures, on which everything that is planted is found.
     """
-    from sightline.demo.world import scenes
+    from keepsight.demo.world import scenes
 
     model, processor = load()
     fitted = prepare(processor, [one.image() for one in check.scenes[:32]], PROMPT)
@@ -316,7 +316,7 @@ def _methods(dim: int, tau: float | None) -> dict[str, VAR]:
 
 
 def _captioned(model: Any, processor: Any, methods: tuple[VAR, ...], images: int) -> Any:
-    from sightline.demo.compare import compare
+    from keepsight.experiments.demo_comparison import compare
 
     return compare(model, processor, methods, split=SPLIT, n=images)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightline.demo.model import BOS, IMAGE, IMAGE_TOKENS, SIDE
-from sightline.demo.train_data import NOTHING, Lines, Row, Rows, Turn, pack, patch_labels
-from sightline.demo.world import Scene, scenes
+from keepsight.demo.model import BOS, IMAGE, IMAGE_TOKENS, SIDE
+from keepsight.demo.world import Scene, scenes
+from training.demo.train_data import NOTHING, Lines, Row, Rows, Turn, pack, patch_labels
 
 BACKCOPY = "backcopy"
 SYMBOLS = 64

@@ -2,7 +2,7 @@
 
 Trains small decoders under named conditions (``--list`` names them), first on bigram-backcopy, the task on which sinks are
 known to emerge, then on the demo's own text and pictures, and reports what the first token and single image tokens get, how
-massive they are and what ``sightline calibrate`` says. ``--planted`` instead plants sinks in the packaged model's weights
+massive they are and what ``keepsight calibrate`` says. ``--planted`` instead plants sinks in the packaged model's weights
 and measures what they take and what VAR gives back. Each writes its part of ``benchmarks/results/sinks.json``; conditions
 that were not run keep their last figures.
 """
@@ -29,11 +29,11 @@ from sink_tables import tables
 from sink_tasks import BACKCOPY, Backcopy, backcopy_rows, gallery, picture_rows, text_rows
 from torch import Tensor, nn
 
-from sightline.captioning import prepare
-from sightline.demo.model import PROMPT, WEIGHTS, build_model, load
-from sightline.demo.train_data import Lines
-from sightline.demo.train_stages import token_losses
-from sightline.demo.world import scene
+from keepsight.demo.model import PROMPT, WEIGHTS, build_model, load
+from keepsight.demo.world import scene
+from keepsight.source.prompts import prepare
+from training.demo.train_data import Lines
+from training.demo.train_stages import token_losses
 
 RESULT = Path(__file__).parent / "results" / "sinks.json"
 WEIGHT = {"caption": 1.0, "answer": 0.5, BACKCOPY: 1.0}
@@ -173,8 +173,8 @@ def run(condition: Condition, shop: Workshop, images: int, keep: Path | None) ->
 
 def captioned(model: Any, processor: Any, calibrated: dict[str, Any], images: int) -> list[dict[str, Any]]:
     """CHAIR of greedy captions of ``val-shifted``, and under VAR where the model has sinks."""
-    from sightline import VAR
-    from sightline.demo.compare import compare
+    from keepsight import VAR
+    from keepsight.experiments.demo_comparison import compare
 
     methods = [VAR(dims=tuple(calibrated["dims"]), tau=calibrated["tau"])] if calibrated["supported"] else []
     rows = compare(model, processor, methods, split="val-shifted", n=images).to_json()["rows"]
@@ -209,12 +209,12 @@ def facts() -> dict[str, Any]:
     """Of the run: versions and hardware."""
     from importlib.metadata import version
 
-    import sightline
-    from sightline.demo.compare import digest
+    import keepsight
+    from keepsight.experiments.demo_comparison import digest
 
     return {
         "versions": {
-            "sightline": sightline.__version__,
+            "keepsight": keepsight.__version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "numpy")},
         },

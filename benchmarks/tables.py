@@ -18,7 +18,7 @@ import honest_tables
 import products
 import serve_tables
 
-from sightline import methods
+from keepsight import methods
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -48,12 +48,12 @@ def facts(result: dict[str, Any]) -> str:
         f"Measured on the demo model (not on any other), split `{result['split']}`, n = {result['n']} pictures,"
         f" seed {result['seed']}, greedy search; {result['metric']}; brackets are 95 % bootstrap intervals over pictures;"
         f" {result['hardware']['cores']} cores of {result['hardware']['cpu']}, torch {versions['torch']},"
-        f" transformers {versions['transformers']}, Sightline {versions['sightline']}."
+        f" transformers {versions['transformers']}, Keepsight {versions['keepsight']}."
     )
 
 
 def short() -> str:
-    from sightline.demo.compare import DEFAULT_METHODS
+    from keepsight.demo.splits import DEFAULT_METHODS
 
     return honest_tables.short(load("honest-chair-test-shifted"), DEFAULT_METHODS)
 
@@ -108,7 +108,7 @@ def method_list() -> str:
 
 
 def parameters() -> str:
-    from sightline.cli.methods import describe, markdown
+    from keepsight.cli.methods import describe, markdown
 
     return markdown([describe(cls) for cls in methods().values()])
 
@@ -149,8 +149,9 @@ def render(text: str) -> str:
 
 def stale() -> list[str]:
     """What is not as the code and the results say: pages, and results measured on other weights than the shipped ones."""
-    from sightline.demo.compare import DEFAULT_METHODS, digest
-    from sightline.demo.model import WEIGHTS
+    from keepsight.demo.model import WEIGHTS
+    from keepsight.demo.splits import DEFAULT_METHODS
+    from keepsight.experiments.demo_comparison import digest
 
     found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
     weights = digest(WEIGHTS / "model.safetensors")
@@ -171,7 +172,7 @@ def stale() -> list[str]:
         if [row["method"] for row in result["methods"] if row["method"] not in plain] != tuned:
             found.append(f"benchmarks/results/{path.name} (other settings than chosen)")
     if not set(DEFAULT_METHODS) <= set(choice["chosen"]):
-        found.append("sightline/demo/compare.py (other defaults than benchmarks/choose.py chose)")
+        found.append("keepsight/demo/compare.py (other defaults than benchmarks/choose.py chose)")
     return found
 
 

@@ -12,7 +12,7 @@ python examples/app.py
         await reply.stream_token(piece)
 
 A block holds for one model object and for everybody who calls it meanwhile: where visitors choose methods of their own,
-let one generation run at a time, as the lock does here, or put ``sightline serve`` behind the app.
+let one generation run at a time, as the lock does here, or put ``keepsight serve`` behind the app.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from threading import Lock, Thread
 from PIL import Image
 from transformers import TextIteratorStreamer
 
-from sightline import mitigate
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import scenes
+from keepsight import mitigate
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import scenes
 
 model, processor = load()
 one_at_a_time = Lock()

@@ -8,14 +8,14 @@ Runs on the model inside the package and a drawn picture. For a model of yours, 
 
 from __future__ import annotations
 
-from sightline import M3ID, mitigate
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import scenes
+from keepsight import M3ID, mitigate
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import scenes
 
 model, processor = load()
 scene = scenes("val-shifted", 23)[
     22
-]  # picked because the method helps here; `sightline demo` shows the average
+]  # picked because the method helps here; `keepsight demo` shows the average
 conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
 prompt = processor.apply_chat_template(conversation, add_generation_prompt=True)
 inputs = processor(text=prompt, images=scene.image(), return_tensors="pt")

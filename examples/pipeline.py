@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from transformers import pipeline
 
-from sightline import M3ID, mitigate
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import scenes
+from keepsight import M3ID, mitigate
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import scenes
 
 model, processor = load()
 describe = pipeline("image-text-to-text", model=model, processor=processor)

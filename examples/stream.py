@@ -9,9 +9,9 @@ from threading import Thread
 
 from transformers import TextIteratorStreamer
 
-from sightline import M3ID, mitigate
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import scenes
+from keepsight import M3ID, mitigate
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import scenes
 
 model, processor = load()
 conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]

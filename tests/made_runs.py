@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.runs.bench import Asked, digest
-from sightline.runs.store import Answer, Run, create, open_run
+from keepsight.experiments.benchmark import Asked, digest
+from keepsight.experiments.store import Answer, Run, create, open_run
 
 Said = str | None
 """An answer; None failed. A question that is not answered is missing."""
@@ -72,7 +72,7 @@ def made(
         "methods": methods,
         "baseline": methods[0],
         "created": "2026-01-01T00:00:00+00:00",
-        "versions": {"sightline": "0"},
+        "versions": {"keepsight": "0"},
         "sessions": [{"hardware": {"cpu": "a processor", "device": "cpu"}}],
     }
     create(folder, settings | manifest, items)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sightline.errors import SightlineError
+from keepsight.errors import KeepsightError
 
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 10**30, 1.5, -0.0, 1e308, float("nan"), float("inf"), "", " ", "a", "1", "NaN", "\x00",
@@ -50,14 +50,14 @@ def fuzz(
     times: int = 1000,
     seed: int = 0,
 ) -> Outcome:
-    """Let `read` read broken files at `path`; only a `SightlineError` of one line may come out of it."""
+    """Let `read` read broken files at `path`; only a `KeepsightError` of one line may come out of it."""
     good = bad = 0
     for content in mutations(originals, times, seed):
         path.write_bytes(content)
         try:
             read(path)
             good += 1
-        except SightlineError as error:
+        except KeepsightError as error:
             if not str(error).strip():
                 raise AssertionError(f"an error without words for {content[:500]!r}") from error
             bad += 1

@@ -10,9 +10,9 @@ from strong import STRONG
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from sightline import M3ID, Method
-from sightline.decoding._branch import ContrastMethod
-from sightline.target import Target
+from keepsight import M3ID, Method
+from keepsight.engines.hf.contrast_processor import ContrastMethod
+from keepsight.target import Target
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 NEW = 8

@@ -10,7 +10,7 @@ from eager import embed
 from families import FAMILIES, SPECIAL
 from torch import Tensor
 
-from sightline import Method, mitigate
+from keepsight import Method, mitigate
 
 PROMPT = [1, 10, 11, 12, 13]
 NAMES = ["llava", "internvl"]

@@ -13,12 +13,12 @@ from typing import Any
 import openai
 from PIL import Image
 
-from sightline.serve.engine import Engine
-from sightline.serve.hosts import listen
-from sightline.serve.limits import Limits
-from sightline.serve.menu import Menu
-from sightline.serve.server import Server
-from sightline.serve.service import Service
+from keepsight.serve.addresses import listen
+from keepsight.serve.batching_engine import Engine
+from keepsight.serve.limits import Limits
+from keepsight.serve.model_registry import Menu
+from keepsight.serve.request_handler import Service
+from keepsight.serve.server import Server
 
 
 def painted(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -33,7 +33,7 @@ def tokenizer_of(words: tuple[str, ...]) -> Any:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    from sightline.demo.model import SPECIAL
+    from keepsight.demo.model import SPECIAL
 
     known = {word: i for i, word in enumerate((*SPECIAL, *words, "<unk>"))}
     model = Tokenizer(WordLevel(known, unk_token="<unk>"))
@@ -51,7 +51,7 @@ def tokenizer_of(words: tuple[str, ...]) -> Any:
 
 def standin() -> tuple[Any, Any]:
     """The model, in evaluation mode, and its processor; the same weights on every call."""
-    from sightline.demo.model import build_model, build_processor
+    from keepsight.demo.model import build_model, build_processor
 
     tokenizer = tokenizer_of(WORDS)
     torch.manual_seed(0)

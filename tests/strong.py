@@ -6,7 +6,7 @@ from typing import Any
 
 from families import BREAK, END
 
-from sightline import M3ID, PAI, SLA, VAR, VCD, VHR, VSV
+from keepsight import M3ID, PAI, SLA, VAR, VCD, VHR, VSV
 
 STRONG: dict[str, Any] = {
     # Mistral 3 lays row separators between the pieces of a picture that only its processor knows

@@ -7,8 +7,8 @@ import torch
 from families import BREAK, END, FAMILIES, IMAGE, START
 from transformers import GenerationConfig
 
-from sightline import VHR, InputError, NoImageTokens, Target, UnsupportedModel, attached
-from sightline.target import CACHE_NAMES, cache_among, cache_name
+from keepsight import VHR, InputError, NoImageTokens, Target, UnsupportedModel, attached
+from keepsight.target import CACHE_NAMES, cache_among, cache_name
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from transformers import AsyncTextIteratorStreamer
 
-from sightline import mitigate
-from sightline.demo.model import load
+from keepsight import mitigate
+from keepsight.demo.model import load
 
 model, processor = load()
 # One answer at a time: a block holds for everybody who calls the model meanwhile

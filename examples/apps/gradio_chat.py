@@ -15,8 +15,8 @@ import gradio as gr
 import torch
 from transformers import TextIteratorStreamer
 
-from sightline import mitigate
-from sightline.demo.model import load
+from keepsight import mitigate
+from keepsight.demo.model import load
 
 model, processor = load()
 # One answer at a time: a block holds for everybody who calls the model meanwhile

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from transformers import TextIteratorStreamer
 
-from sightline import mitigate
-from sightline.demo.model import load
+from keepsight import mitigate
+from keepsight.demo.model import load
 
 
 @st.cache_resource

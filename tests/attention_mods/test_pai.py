@@ -11,9 +11,9 @@ from families import FAMILIES, IMAGE
 from restated import NAMES, compare, stream, text_stream
 from torch import Tensor
 
-from sightline import PAI, InvalidParameter, mitigate
-from sightline.attention_mods.pai import boost, guide
-from sightline.target import cache_among
+from keepsight import PAI, InvalidParameter, mitigate
+from keepsight.attention_mods.pai import boost, guide
+from keepsight.target import cache_among
 
 
 def test_worked_boost() -> None:

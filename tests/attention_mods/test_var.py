@@ -15,11 +15,11 @@ from families import FAMILIES, IMAGE, SPECIAL
 from restated import NAMES, compare, stream
 from torch import Tensor
 
-from sightline import VAR, InvalidParameter, NeedsCalibration, UnsupportedModel, mitigate, parse
-from sightline.attention_mods.var import redistribute, scaled_tau, sink_score
-from sightline.calibration import BadCalibration, CalibrationMismatch
-from sightline.probing import probe
-from sightline.target import cache_among
+from keepsight import VAR, InvalidParameter, NeedsCalibration, UnsupportedModel, mitigate, parse
+from keepsight.analysis.probe import probe
+from keepsight.attention_mods.var import redistribute, scaled_tau, sink_score
+from keepsight.calibration.file import BadCalibration, CalibrationMismatch
+from keepsight.target import cache_among
 
 # columns: BOS, text, v0..v3, question, current; sinks are BOS and v0
 ROW = torch.tensor([[[[0.40, 0.05, 0.20, 0.05, 0.10, 0.05, 0.10, 0.05]]]])

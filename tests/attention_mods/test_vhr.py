@@ -11,9 +11,9 @@ from families import FAMILIES
 from restated import NAMES, PROMPT, compare, stream, text_stream
 from torch import Tensor
 
-from sightline import VHR, InputError, mitigate
-from sightline.attention_mods.vhr import clean, divergence, select
-from sightline.edit import last_layers
+from keepsight import VHR, InputError, mitigate
+from keepsight.attention_mods.layers import last_layers
+from keepsight.attention_mods.vhr import clean, divergence, select
 
 WITH = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
 ALONE = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [9.0, 7.0]])
@@ -97,10 +97,10 @@ def test_procedure_restated(name: str) -> None:
 
 
 def test_rows_of_a_batch_choose_their_own_heads() -> None:
-    from sightline.attach import editing
-    from sightline.attention_mods.vhr import Listen, Reinforce
-    from sightline.decoding._branch import overhear
-    from sightline.target import Target
+    from keepsight.attention_mods.vhr import Listen, Reinforce
+    from keepsight.engines.hf.contrast_processor import overhear
+    from keepsight.engines.hf.patching import editing
+    from keepsight.target import Target
 
     family = FAMILIES["llava"]
     target = Target(family.model(), family.inputs([PROMPT, PROMPT]))

@@ -7,7 +7,7 @@ import pytest
 from standin import save
 from typer.testing import CliRunner, Result
 
-from sightline.cli.main import app
+from keepsight.cli.main import app
 
 Run = Callable[..., Result]
 
@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def demo_model(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-in in the place of the packaged model."""
-    monkeypatch.setattr("sightline.demo.model.WEIGHTS", checkpoint)
+    monkeypatch.setattr("keepsight.demo.model.WEIGHTS", checkpoint)
     return checkpoint
 
 
@@ -54,7 +54,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("sightline.captioning.load", load)
+    monkeypatch.setattr("keepsight.inference.loading.load", load)
 
 
 @pytest.fixture(autouse=True)

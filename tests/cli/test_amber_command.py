@@ -1,4 +1,4 @@
-"""``sightline amber score``: what it prints and writes, and what it refuses in one line."""
+"""``keepsight amber score``: what it prints and writes, and what it refuses in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUERIES = [{"id": one["id"], "image": "AMBER_1.jpg"} for one in ANNOTATIONS]
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command's arguments, for files of which no noun needs a tagger."""
-    monkeypatch.setattr("sightline.eval.wordnet.nouns", str.split)
+    monkeypatch.setattr("keepsight.eval.chair.wordnet.nouns", str.split)
     contents = {
         "said": RESPONSES,
         "annotations": ANNOTATIONS,

@@ -10,10 +10,10 @@ from PIL import Image
 from standin import OBJECTS, standin
 from typer.testing import Result
 
-from sightline import mitigate, parse
-from sightline.demo.world import scene
-from sightline.eval.chair import mentions
-from sightline.eval.dominance import Reading
+from keepsight import mitigate, parse
+from keepsight.demo.world import scene
+from keepsight.eval.chair.score import mentions
+from keepsight.eval.modality_dominance.score import Reading
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]

@@ -1,4 +1,4 @@
-"""``sightline beaf score``: what it prints and writes, and what it refuses in one line."""
+"""``keepsight beaf score``: what it prints and writes, and what it refuses in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sightline bench``: what it prints and writes, and what it refuses before anything is measured."""
+"""``keepsight bench``: what it prints and writes, and what it refuses before anything is measured."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_writes_a_table_figures_and_a_plot(run: Run, demo_model: Path, tmp_path:
 
 
 def test_random_weights_over_lengths(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from sightline.bench import subjects
+    from keepsight.experiments.latency import subjects
 
     tiny = {
         "text": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -73,28 +73,6 @@ def test_a_peak_is_measured_in_a_process_of_its_own(run: Run, demo_model: Path, 
     assert row["plain_peak_mib"] > 0
 
 
-def test_skipped_steps(run: Run, tmp_path: Path) -> None:
-    figures, table = tmp_path / "s.json", tmp_path / "s.md"
-    done = run(
-        "bench",
-        "--skipping",
-        2,
-        "--method",
-        "vcd",
-        "--new-tokens",
-        16,
-        "--json",
-        figures,
-        "--markdown",
-        table,
-    )
-    assert done.exit_code == 0, done.output
-    (row,) = json.loads(figures.read_text())["skipping"]
-    assert row["n"] == 2
-    assert 0 <= row["skipped"] <= 1
-    assert "2 pictures of split `val`" in table.read_text()
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -123,8 +101,6 @@ def test_skipped_steps(run: Run, tmp_path: Path) -> None:
         (["--device", "mps"], "cpu and cuda only"),
         (["--plot", "x.pdf"], "the plot is a PNG: name x.png"),
         (["--json", "nowhere/x.json"], "there is no folder nowhere"),
-        (["--skipping", "1"], "2 pictures or more"),
-        (["--skipping", "5", "--shape", "1b"], "leave out MODEL, --shape, --plot"),
     ],
 )
 def test_refuses(refused: Callable[..., str], no_model: None, arguments: list[str], said: str) -> None:
@@ -142,7 +118,7 @@ def test_refuses_a_plot_without_matplotlib(
     refused: Callable[..., str], no_model: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install 'sightline[plots]'" in refused("bench", "--plot", tmp_path / "x.png")
+    assert "pip install 'keepsight[plots]'" in refused("bench", "--plot", tmp_path / "x.png")
 
 
 def test_one_output_for_two_things_is_refused(

@@ -8,10 +8,10 @@ import pytest
 from standin import standin
 from typer.testing import Result
 
-from sightline.calibration import Calibration
-from sightline.captioning import prepare
-from sightline.demo.world import scenes
-from sightline.probing import probe
+from keepsight.analysis.probe import probe
+from keepsight.calibration.file import Calibration
+from keepsight.demo.world import scenes
+from keepsight.source.prompts import prepare
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]

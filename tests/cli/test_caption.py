@@ -10,8 +10,8 @@ from PIL import Image
 from standin import standin
 from typer.testing import Result
 
-from sightline import mitigate, parse
-from sightline.demo.world import scenes
+from keepsight import mitigate, parse
+from keepsight.demo.world import scenes
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -229,6 +229,6 @@ class TestOtherCheckpoints:
     def test_a_package_without_weights_says_so(
         self, refused: Refused, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sightline.demo.model.WEIGHTS", tmp_path)
+        monkeypatch.setattr("keepsight.demo.model.WEIGHTS", tmp_path)
         assert "no demo checkpoint" in refused("caption", pictures[0])
         assert "no demo checkpoint" in refused("demo")

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what `sightline chair` is given: one line, exit code 2, no file."""
+"""Whatever is wrong with what `keepsight chair` is given: one line, exit code 2, no file."""
 
 from __future__ import annotations
 

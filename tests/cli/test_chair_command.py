@@ -7,9 +7,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from sightline.cli.chair import chair
-from sightline.errors import SightlineError
-from sightline.eval.errors import EmptyFile, UnknownFamily, UnknownImage
+from keepsight.cli.chair import chair
+from keepsight.errors import KeepsightError
+from keepsight.eval.errors import EmptyFile, UnknownFamily, UnknownImage
 
 CAPTIONS = [
     {"image_id": 1, "caption": "A man eats a hot dog next to his dog.", "method": "greedy"},
@@ -76,11 +76,11 @@ def test_json_is_written_whole_and_holds_the_report(said: Path, truth: Path, tmp
         ((), EmptyFile),
         (("--ground-truth", "{truth}", "--family", "patern"), UnknownFamily),
         (("--ground-truth", "{truth}", "--method", "vcd"), EmptyFile),
-        (("--ground-truth", "{truth}", "--json", "{truth}/no/out.json"), SightlineError),
+        (("--ground-truth", "{truth}", "--json", "{truth}/no/out.json"), KeepsightError),
     ],
 )
 def test_bad_input_is_a_named_error_and_leaves_no_file(
-    said: Path, truth: Path, tmp_path: Path, arguments: tuple[str, ...], error: type[SightlineError]
+    said: Path, truth: Path, tmp_path: Path, arguments: tuple[str, ...], error: type[KeepsightError]
 ) -> None:
     out = tmp_path / "out.json"
     filled = [argument.format(truth=truth) for argument in arguments]

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from sightline import ground
-from sightline.cli import _chat
-from sightline.cli._chat import Chat, interruptible, knows
-from sightline.cli._chat_screen import NoInput, Screen, harmless, rows_of
-from sightline.cli.main import app
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import NAMES, ask, scene
-from sightline.grounding import THRESHOLD
+from keepsight import ground
+from keepsight.cli import _chat
+from keepsight.cli._chat import Chat, interruptible, knows
+from keepsight.cli._chat_screen import NoInput, Screen, harmless, rows_of
+from keepsight.cli.main import app
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import NAMES, ask, scene
+from keepsight.grounding import THRESHOLD
 
 Refused = Callable[..., str]
 METHOD = "m3id:decay=0.07,cutoff=0.02"
@@ -33,7 +33,7 @@ def demo() -> tuple[Any, Any]:
 
 
 def said(demo: tuple[Any, Any], picture: Any, *recipes: str) -> str:
-    from sightline.captioning import answer
+    from keepsight.inference.generation import answer
 
     [answers] = answer(*demo, [picture], PROMPT, *recipes)
     return answers.texts[0]
@@ -159,7 +159,7 @@ class Terminal(Screen):
 
 
 def chat_of(demo: tuple[Any, Any], **settings: Any) -> Chat:
-    from sightline.captioning import Generation
+    from keepsight.inference.generation import Generation
 
     given = {
         "name": "demo",
@@ -221,7 +221,7 @@ def test_errors_in_a_terminal_are_told_and_the_chat_goes_on(
 def test_a_conversation_grows_unless_questions_stand_alone(
     demo: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sightline import captioning
+    from keepsight.source import prompts as captioning
 
     histories: list[list[tuple[str, str]]] = []
     prepared = captioning.prepare_conversation

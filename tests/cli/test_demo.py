@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from sightline.cli.demo import split_specs
-from sightline.demo.compare import DEFAULT_METHODS
-from sightline.demo.world import scenes
-from sightline.errors import InputError
+from keepsight.cli.demo import split_specs
+from keepsight.demo.splits import DEFAULT_METHODS
+from keepsight.demo.world import scenes
+from keepsight.errors import InputError
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -32,7 +32,7 @@ def test_json_holds_the_documented_keys(result: dict[str, Any]) -> None:
     assert (result["model"], result["split"], result["n"], result["seed"]) == ("demo", "test-shifted", 4, 0)
     assert [row["method"] for row in result["rows"]] == ["greedy", *DEFAULT_METHODS]
     assert len(result["weights_sha256"]) == 64
-    assert {"sightline", "python", "torch", "transformers"} <= set(result["versions"])
+    assert {"keepsight", "python", "torch", "transformers"} <= set(result["versions"])
     for row in result["rows"]:
         for rate in ("chair_s", "chair_i", "recall"):
             low, high = row["ci"][rate]
@@ -151,7 +151,7 @@ def test_a_run_that_fails_leaves_the_old_file(
     def fail(*arguments: object, **options: object) -> None:
         raise InputError("half-way")
 
-    monkeypatch.setattr("sightline.demo.compare.compare", fail)
+    monkeypatch.setattr("keepsight.experiments.demo_comparison.compare", fail)
     file = tmp_path / "result.json"
     file.write_text("old")
     assert refused("demo", "--json", file) == "error: half-way\n"

@@ -1,4 +1,4 @@
-"""``sightline dominance``: the figures it prints and writes are those of the functions, and bad input is one line."""
+"""``keepsight dominance``: the figures it prints and writes are those of the functions, and bad input is one line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 from standin import standin
 from typer.testing import Result
 
-from sightline import parse
-from sightline.captioning import Generation
-from sightline.cli._dominance import WIDEST, short, span, sparkline
-from sightline.demo.world import scenes
-from sightline.dominance import measure_all
-from sightline.eval.dominance import Reading
-from sightline.eval.dominance_summary import Summary, difference, summary
+from keepsight import parse
+from keepsight.analysis.modality_dominance import measure_all
+from keepsight.cli._dominance import WIDEST, short, span, sparkline
+from keepsight.demo.world import scenes
+from keepsight.eval.modality_dominance.score import Reading
+from keepsight.eval.modality_dominance.summary import Summary, difference, summary
+from keepsight.inference.generation import Generation
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from sightline import ground, mitigate, parse
-from sightline.captioning import prepare
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import scene
-from sightline.grounding import THRESHOLD, Nouns
+from keepsight import ground, mitigate, parse
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import scene
+from keepsight.grounding import THRESHOLD, Nouns
+from keepsight.source.prompts import prepare
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from sightline import methods
-from sightline.cli.inspect import read_size
-from sightline.demo.world import scenes
-from sightline.errors import InputError
+from keepsight import methods
+from keepsight.cli.inspect import read_size
+from keepsight.demo.world import scenes
+from keepsight.errors import InputError
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -27,7 +27,7 @@ class TestOnTheDemoModel:
             assert any(size in line and "64 visual tokens" in line for line in ran.stdout.splitlines())
         for name in methods():
             assert any(line.split()[:1] == [name] for line in ran.stdout.splitlines()), name
-        assert "run sightline calibrate demo first" in ran.stdout
+        assert "run keepsight calibrate demo first" in ran.stdout
 
     def test_json(self, run: Run) -> None:
         found = json.loads(run("inspect", "demo", "--json", "--size", "40x30").stdout)

@@ -10,9 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-import sightline
-from sightline.cli.main import OneLineErrors, app
-from sightline.errors import InputError
+import keepsight
+from keepsight.cli.main import OneLineErrors, app
+from keepsight.errors import InputError
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -38,7 +38,7 @@ def test_no_arguments_give_the_help(run: Run) -> None:
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, json\n"
-        "from sightline.cli.main import app\n"
+        "from keepsight.cli.main import app\n"
         f"try: app({arguments!r})\n"
         "except SystemExit as leaving: code = leaving.code\n"
         "print('\\n' + json.dumps([code, sorted({name.split('.')[0] for name in sys.modules})]))\n"
@@ -50,13 +50,13 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_python_m_is_the_command() -> None:
-    ran = subprocess.run([sys.executable, "-m", "sightline", "--version"], capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"sightline {sightline.__version__}\n", "")
+    ran = subprocess.run([sys.executable, "-m", "keepsight", "--version"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"keepsight {keepsight.__version__}\n", "")
 
 
 def test_the_exit_code_reaches_the_shell() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "sightline", "methods", "--nope"], capture_output=True, text=True
+        [sys.executable, "-m", "keepsight", "methods", "--nope"], capture_output=True, text=True
     )
     assert (ran.returncode, ran.stdout) == (2, "")
     assert re.match(r"error: No such option:? '?--nope", ran.stderr)  # Click's words change
@@ -101,6 +101,6 @@ def test_an_unexpected_error_keeps_its_traceback() -> None:
 def test_the_command_is_installed() -> None:
     from importlib.metadata import entry_points
 
-    (script,) = entry_points(group="console_scripts", name="sightline")
-    assert script.value == "sightline.cli.main:run"
-    assert app.info.name == "sightline"
+    (script,) = entry_points(group="console_scripts", name="keepsight")
+    assert script.value == "keepsight.cli.main:run"
+    assert app.info.name == "keepsight"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from typer.testing import Result
 
-from sightline import M3ID, VCD, methods
-from sightline.cli.methods import describe
+from keepsight import M3ID, VCD, methods
+from keepsight.cli.methods import describe
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from sightline.cli import _run_console
-from sightline.demo.world import scenes
-from sightline.runs.engine import Progress
-from sightline.runs.store import open_run
+from keepsight.cli import _run_console
+from keepsight.demo.world import scenes
+from keepsight.experiments.runner import Progress
+from keepsight.experiments.store import open_run
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]

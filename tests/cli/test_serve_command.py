@@ -1,4 +1,4 @@
-"""``sightline serve``: what is refused before a model is loaded, and one server from its first line to its end."""
+"""``keepsight serve``: what is refused before a model is loaded, and one server from its first line to its end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_extra_is_named(refused: Callable[..., str], monkeypatch: pytest.Mon
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install 'sightline[serve]'" in refused("serve")
+    assert "pip install 'keepsight[serve]'" in refused("serve")
 
 
 def test_a_method_that_does_not_run(refused: Callable[..., str], demo_model: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_method_that_does_not_run(refused: Callable[..., str], demo_model: Pat
 
 @pytest.mark.slow
 def test_a_server_from_its_first_line_to_its_end() -> None:
-    command = [sys.executable, "-m", "sightline", "serve", "demo", "--port", "0", "--method", "m3id"]
+    command = [sys.executable, "-m", "keepsight", "serve", "demo", "--port", "0", "--method", "m3id"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "models: demo, demo:m3id\n"

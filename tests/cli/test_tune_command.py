@@ -108,7 +108,7 @@ class TestBadInput:
         assert list(tmp_path.iterdir()) == []
 
     def test_pictures_that_are_reported(self, refused: Refused, tmp_path: Path) -> None:
-        from sightline.demo.world import scenes
+        from keepsight.demo.world import scenes
 
         folder = tmp_path / "pictures"
         folder.mkdir()

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from sightline import M3ID, InvalidParameter
-from sightline.decoding.m3id import m3id, weight
+from keepsight import M3ID, InvalidParameter
+from keepsight.decoding.m3id import m3id, weight
 
 Z = torch.tensor([[2.0, 1.5, -1.0]])
 U = torch.tensor([[1.0, 2.0, -1.0]])

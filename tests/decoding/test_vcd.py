@@ -6,9 +6,9 @@ import pytest
 import torch
 from families import FAMILIES
 
-from sightline import VCD, NoImageTokens
-from sightline.decoding._contrast import plausible
-from sightline.decoding.vcd import add_noise, draw_noise, signal_level, vcd
+from keepsight import VCD, NoImageTokens
+from keepsight.decoding.contrast import plausible
+from keepsight.decoding.vcd import add_noise, draw_noise, signal_level, vcd
 
 Z = torch.tensor([[2.0, 1.5, -1.0]])
 U = torch.tensor([[1.0, 2.0, -1.0]])

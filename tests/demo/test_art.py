@@ -5,7 +5,7 @@ import random
 import pytest
 from PIL import Image, ImageChops
 
-from sightline.demo.art import (
+from keepsight.demo.art import (
     CONTEXTS,
     GLYPHS,
     SIZE,
@@ -17,11 +17,11 @@ from sightline.demo.art import (
     measure_visible,
     render,
 )
-from sightline.demo.backdrops import MOODS, paint
-from sightline.demo.covers import COLOURS, MARGIN, raise_cover
-from sightline.demo.glyphs import BANK, cut
-from sightline.demo.layout import HIDDEN, Spot, arrange
-from sightline.errors import SightlineError
+from keepsight.demo.backdrops import MOODS, paint
+from keepsight.demo.covers import COLOURS, MARGIN, raise_cover
+from keepsight.demo.glyphs import BANK, cut
+from keepsight.demo.layout import HIDDEN, Spot, arrange
+from keepsight.errors import KeepsightError
 
 SEEN = ("clear", "part", "heavy", "clear", "part")
 MIXED = ("oven", "cup", "person", "kite", "laptop")
@@ -166,5 +166,5 @@ def test_unknown_names_raise_named_errors() -> None:
         render("moon", [], random.Random(0))
     with pytest.raises(UnknownVisibility, match="no visibility 'half'"):
         render("park", [Item("dog", "half")], random.Random(0))
-    assert issubclass(UnknownObject, SightlineError)
+    assert issubclass(UnknownObject, KeepsightError)
     assert issubclass(UnknownObject, ValueError)

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sightline.demo import model as demo
-from sightline.demo.model import IMAGE, IMAGE_TOKENS, PROMPT, WEIGHTS
-from sightline.demo.train_data import Lines
-from sightline.demo.world import scene, scenes
-from sightline.eval.chair import mentions
+from keepsight.demo import model as demo
+from keepsight.demo.model import IMAGE, IMAGE_TOKENS, PROMPT, WEIGHTS
+from keepsight.demo.world import scene, scenes
+from keepsight.eval.chair.score import mentions
+from training.demo.train_data import Lines
 
 TURN = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
 
@@ -101,7 +101,7 @@ def test_the_processor_gives_the_pixels_of_the_training(loaded: tuple[Any, Any])
 
 
 def test_greedy_captions_name_objects_that_are_there(loaded: tuple[Any, Any]) -> None:
-    from sightline.demo.train_score import describe
+    from training.demo.train_score import describe
 
     picked = scenes("val", 8)
     for one, written in zip(picked, describe(*loaded, picked), strict=True):
@@ -112,8 +112,8 @@ def test_greedy_captions_name_objects_that_are_there(loaded: tuple[Any, Any]) ->
 
 def test_the_checkpoint_scores_what_its_log_says(loaded: tuple[Any, Any], log: dict[str, Any]) -> None:
     """A fresh score on a slice lies within four standard errors of the logged figure of the whole."""
-    from sightline.demo.train_score import describe
-    from sightline.eval import chair
+    from keepsight.eval.chair import score as chair
+    from training.demo.train_score import describe
 
     picked = scenes("val", 60)
     report = chair.score(describe(*loaded, picked), {one.image_id: one.names for one in picked}, resamples=0)

@@ -11,8 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.demo import world
-from sightline.demo.world import NAMES, SPLITS, Scene, WorldError, annotations, questions, scene, scenes
+from keepsight.demo import world
+from keepsight.demo.world import (
+    NAMES,
+    SPLITS,
+    Scene,
+    WorldError,
+    annotations,
+    questions,
+    scene,
+    scenes,
+)
 
 NAME = re.compile(rf"\b({'|'.join(sorted(NAMES, key=len, reverse=True))})\b")
 SYNONYMS = Path(__file__).parents[2] / ".." / "shared" / "data" / "chair" / "synonyms.txt"

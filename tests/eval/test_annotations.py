@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline.errors import InputError
-from sightline.eval.annotations import load_truth
-from sightline.eval.errors import EmptyFile, MalformedFile, UnknownFamily, UnknownObject
+from keepsight.errors import InputError
+from keepsight.eval.annotations import load_truth
+from keepsight.eval.errors import EmptyFile, MalformedFile, UnknownFamily, UnknownObject
 
 INSTANCES = {
     "images": [{"id": 1}, {"id": 2}, {"id": 3}],

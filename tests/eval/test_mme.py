@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import fuzz
 
-from sightline.errors import InputError
-from sightline.eval.binary import Reply
-from sightline.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
-from sightline.eval.mme import read_task, score_task
+from keepsight.errors import InputError
+from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
+from keepsight.eval.mme import read_task, score_task
+from keepsight.eval.pope.score import Reply
 
 GOOD = "a.jpg\tA dog?\tYes\tyes, a dog\nb.jpg\tA cat?\tYes\tNo\na.jpg\tA cat?\tNo\tNo.\nb.jpg\tA dog?\tNo\tHm\tno\n"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mutations import fuzz
 
-from sightline.eval.annotations import load_truth
-from sightline.eval.captions import read_captions
-from sightline.eval.chair import COCO, score
-from sightline.eval.synonyms import read_vocabulary
+from keepsight.eval.annotations import load_truth
+from keepsight.eval.chair.captions import read_captions
+from keepsight.eval.chair.score import COCO, score
+from keepsight.eval.chair.synonyms import read_vocabulary
 
 SAID = [
     {"image_id": 1, "caption": "A dog on a sofa.", "method": "greedy"},

@@ -11,9 +11,9 @@ from strong import STRONG
 from torch import Tensor
 from transformers import SuppressTokensLogitsProcessor
 
-from sightline import NoImageTokens, ProcessorReused, attached, mitigate
-from sightline.grounding import Figures, GroundingRecorder, NotRecorded, teacher_force
-from sightline.grounding.scores import until_end
+from keepsight import NoImageTokens, ProcessorReused, attached, mitigate
+from keepsight.grounding import Figures, GroundingRecorder, NotRecorded, teacher_force
+from keepsight.inference.detokenizer import until_end
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 NEW = 7

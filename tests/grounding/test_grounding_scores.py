@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sightline import GroundingRecorder, InvalidParameter, ground
-from sightline.captioning import prepare
-from sightline.demo.model import PROMPT, load
-from sightline.demo.world import scenes
-from sightline.eval.chair import mentions
-from sightline.grounding import (
+from keepsight import GroundingRecorder, InvalidParameter, ground
+from keepsight.demo.model import PROMPT, load
+from keepsight.demo.world import scenes
+from keepsight.eval.chair.score import mentions
+from keepsight.grounding import (
     AGGREGATE,
     AGGREGATES,
     SCORE,
@@ -32,7 +31,9 @@ from sightline.grounding import (
     figures,
     teacher_force,
 )
-from sightline.grounding.scores import aggregated, joined, until_end
+from keepsight.grounding.scores import aggregated, joined
+from keepsight.inference.detokenizer import until_end
+from keepsight.source.prompts import prepare
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -1,4 +1,4 @@
-"""Sightline's scores laid against the official code's, on published captions and answers.
+"""Keepsight's scores laid against the official code's, on published captions and answers.
 
     python tests/parity [SHARED_DIR] [--only MODULE]
 

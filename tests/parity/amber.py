@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from keepsight.eval.amber.files import read_annotations, read_lexicon, read_responses
+from keepsight.eval.amber.score import Part, score
+from keepsight.eval.amber.similarity import similarity
+from keepsight.eval.chair.wordnet import nouns
 from parity._row import Row, tally
 from parity.chair import use_nltk_data
-from sightline.eval.amber import Part, score
-from sightline.eval.amber_files import read_annotations, read_lexicon, read_responses
-from sightline.eval.similarity import similarity
-from sightline.eval.wordnet import nouns
 
 DESCRIBED = {"chair": "CHAIR", "cover": "Cover", "hal": "Hal", "cog": "Cog"}
 ANSWERED = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from keepsight.eval.beaf.files import match, read_questions
+from keepsight.eval.beaf.score import PARSERS, BeafReport, score
+from keepsight.eval.pope.files import read_answers
 from parity._row import Row, tally
-from sightline.eval.beaf import PARSERS, BeafReport, score
-from sightline.eval.beaf_files import match, read_questions
-from sightline.eval.questions import read_answers
 
 RATES = {
     "accuracy": "accuracy",

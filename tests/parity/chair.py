@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keepsight.eval.annotations import load_truth
+from keepsight.eval.chair.captions import read_captions
+from keepsight.eval.chair.score import (
+    FAMILIES,
+    PerCaption,
+    mentions,
+    official_indices,
+    score,
+    words,
+)
 from parity._row import Row, tally
-from sightline.eval.annotations import load_truth
-from sightline.eval.captions import read_captions
-from sightline.eval.chair import FAMILIES, PerCaption, mentions, official_indices, score, words
 
 OVERALL = {"chair_s": "CHAIRs", "chair_i": "CHAIRi", "recall": "Recall"}
 FORK = {"precision": "Precision", "f1": "F1"}

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from keepsight.eval.mme import read_task, score_task
 from parity._row import Row
-from sightline.eval.mme import read_task, score_task
 
 
 def differences(shared: Path) -> Iterator[Row]:

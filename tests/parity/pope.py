@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from keepsight.eval.pope.answer_parsers import decide
+from keepsight.eval.pope.build import build
+from keepsight.eval.pope.files import read_answers, read_questions
+from keepsight.eval.pope.object_lists import read_pictures
+from keepsight.eval.pope.official_output import published
+from keepsight.eval.pope.pairing import join
+from keepsight.eval.pope.score import YesNoReport, score
 from parity._row import Row
-from sightline.eval.binary import YesNoReport, score
-from sightline.eval.matching import join
-from sightline.eval.objects import read_pictures
-from sightline.eval.pope import build
-from sightline.eval.published import published
-from sightline.eval.questions import read_answers, read_questions
-from sightline.eval.yesno import decide
 
 # What the reference files call the rules
 NAMES = {

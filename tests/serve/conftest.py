@@ -7,8 +7,8 @@ import pytest
 from serving import Gate, painted
 from standin import standin
 
-from sightline.serve.prompts import Turn, prepare_chat
-from sightline.session import SESSIONS
+from keepsight.engines.hf.edit_state import SESSIONS
+from keepsight.serve.prompts import Turn, prepare_chat
 
 
 @pytest.fixture(scope="session")

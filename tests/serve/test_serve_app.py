@@ -11,11 +11,11 @@ import httpx2
 import pytest
 from serving import client_of, data_uri, painted, question, running, service_of
 
-from sightline.serve import bodies as module
-from sightline.serve.fetch import Fetching
-from sightline.serve.hosts import CannotListen, is_loopback, listen
-from sightline.serve.limits import Limits
-from sightline.serve.pictures import read_data_uri
+from keepsight.serve import request_body as module
+from keepsight.serve.addresses import CannotListen, is_loopback, listen
+from keepsight.serve.image_decoding import read_data_uri
+from keepsight.serve.image_fetch import Fetching
+from keepsight.serve.limits import Limits
 
 ASK = {"model": "toy", "messages": question(data_uri(painted(0))), "max_tokens": 1}
 
@@ -132,9 +132,9 @@ def test_pages_of_origins_that_are_allowed(loaded: Any) -> None:
 
 def test_method_errors_name_their_field(address: str) -> None:
     for specs in (["nope"], ["vcd:seed=100000000000000000000"], ["m3id", "m3id"]):
-        wish = {"sightline": {"methods": specs}}
+        wish = {"keepsight": {"methods": specs}}
         response = httpx2.post(f"{address}/chat/completions", json=ASK | wish)
-        assert (response.status_code, error_of(response)["param"]) == (400, "sightline.methods")
+        assert (response.status_code, error_of(response)["param"]) == (400, "keepsight.methods")
 
 
 def test_nothing_answers_without_the_key(loaded: Any) -> None:

@@ -18,12 +18,14 @@ import pytest
 from PIL.Image import Image
 from serving import Gate, client_of, data_uri, painted, question, running, service_of, until
 
-from sightline.serve import app, bodies, connections, server
-from sightline.serve import service as service_module
-from sightline.serve.errors import BadPicture, RequestRefused
-from sightline.serve.fetch import Fetching
-from sightline.serve.hosts import listen
-from sightline.serve.limits import Limits
+from keepsight.serve import app, server
+from keepsight.serve import http_protocol as connections
+from keepsight.serve import request_body as bodies
+from keepsight.serve import request_handler as service_module
+from keepsight.serve.addresses import listen
+from keepsight.serve.errors import BadPicture, RequestRefused
+from keepsight.serve.image_fetch import Fetching
+from keepsight.serve.limits import Limits
 
 HELLO = {"model": "toy", "messages": [{"role": "user", "content": "a cat"}], "max_tokens": 1}
 

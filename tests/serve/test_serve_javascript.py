@@ -1,6 +1,6 @@
 """OpenAI's client for JavaScript against a server on a port: it understands what the one for Python understands.
 
-`make clients` installs it and runs this. SIGHTLINE_CLIENTS names another folder with `node_modules/openai`; where it is
+`make clients` installs it and runs this. KEEPSIGHT_CLIENTS names another folder with `node_modules/openai`; where it is
 set, nothing is skipped.
 """
 
@@ -21,12 +21,12 @@ import pytest
 from serving import Gate, client_of, data_uri, painted, question, running, service_of, until
 from strong import STRONG
 
-from sightline.serve.limits import Limits
+from keepsight.serve.limits import Limits
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-NAMED = os.environ.get("SIGHTLINE_CLIENTS")
+NAMED = os.environ.get("KEEPSIGHT_CLIENTS")
 FOLDER = Path(NAMED or HERE.parent.parent / "build" / "clients").absolute()
 SPEC = STRONG["m3id"].spec
 KEY = "the key of the house"
@@ -101,8 +101,8 @@ def client(address: str) -> openai.OpenAI:
 
 def python(client: openai.OpenAI, body: dict[str, Any]) -> Any:
     """The same request by the client for Python, as JSON; of a stream, a list of chunks."""
-    known = {name: value for name, value in body.items() if name != "sightline"}
-    extra = {name: value for name, value in body.items() if name == "sightline"}
+    known = {name: value for name, value in body.items() if name != "keepsight"}
+    extra = {name: value for name, value in body.items() if name == "keepsight"}
     found = client.chat.completions.create(**known, extra_body=extra)
     if body.get("stream"):
         return [bare(chunk.to_dict()) for chunk in found]
@@ -127,8 +127,8 @@ def test_models(script: Script, client: openai.OpenAI) -> None:
         {"model": f"toy:{SPEC}"},
         {"n": 2, "temperature": 1.5, "seed": 7},
         {"logprobs": True, "top_logprobs": 2},
-        {"sightline": {"grounding": True, "threshold": -2.0}},
-        {"sightline": {"methods": [SPEC]}},
+        {"keepsight": {"grounding": True, "threshold": -2.0}},
+        {"keepsight": {"methods": [SPEC]}},
     ],
     ids=["plain", "method", "choices", "logprobs", "grounding", "methods"],
 )
@@ -184,12 +184,12 @@ def test_what_was_asked_for_is_there(script: Script) -> None:
     assert "".join(entry["token"] for entry in choice["logprobs"]["content"]) == choice["message"]["content"]
     assert all(len(entry["top_logprobs"]) == 2 for entry in choice["logprobs"]["content"])
     [choice] = script.call("create", body=ASK)["choices"]
-    assert "sightline" not in choice
-    chunks = script.call("stream", body=ASK | {"sightline": {"grounding": True, "threshold": -2.0}})
+    assert "keepsight" not in choice
+    chunks = script.call("stream", body=ASK | {"keepsight": {"grounding": True, "threshold": -2.0}})
     told = [
-        chunk["choices"][0]["sightline"]["grounding"]
+        chunk["choices"][0]["keepsight"]["grounding"]
         for chunk in chunks
-        if "sightline" in chunk["choices"][0]
+        if "keepsight" in chunk["choices"][0]
     ]
     assert (
         "".join(token["text"] for each in told for token in each.get("tokens", []))
@@ -209,7 +209,7 @@ def test_what_was_asked_for_is_there(script: Script) -> None:
     [
         ({"model": "toy:nope"}, {}, "NotFoundError", 404, "model_not_found"),
         ({"messages": question("data:image/png;base64,@@")}, {}, "BadRequestError", 400, "invalid_image"),
-        ({"sightline": {"methods": ["nope"]}}, {}, "BadRequestError", 400, "unknown_method"),
+        ({"keepsight": {"methods": ["nope"]}}, {}, "BadRequestError", 400, "unknown_method"),
         ({}, {"apiKey": "wrong"}, "AuthenticationError", 401, "invalid_api_key"),
     ],
     ids=["model", "picture", "method", "key"],

@@ -12,9 +12,9 @@ import pytest
 from serving import Gate, client_of, data_uri, painted, question, running, service_of, until
 from strong import STRONG
 
-from sightline import mitigate
-from sightline.serve.limits import Limits
-from sightline.serve.prompts import Turn, prepare_chat
+from keepsight import mitigate
+from keepsight.serve.limits import Limits
+from keepsight.serve.prompts import Turn, prepare_chat
 
 SPECS = tuple(recipe.spec for recipe in STRONG.values())
 URI = data_uri(painted(0))
@@ -64,7 +64,7 @@ def test_each_method_under_its_name_is_generate_with_it(
     wanted = plain(loaded, STRONG[name])
     spec = STRONG[name].spec
     assert create(client, model=f"toy:{spec}").choices[0].message.content == wanted
-    override = {"sightline": {"methods": [spec]}}
+    override = {"keepsight": {"methods": [spec]}}
     assert create(client, extra_body=override).choices[0].message.content == wanted
     assert wanted != plain(loaded)
 
@@ -78,7 +78,7 @@ def test_an_answer(loaded: Any, client: openai.OpenAI) -> None:
     assert found.usage.prompt_tokens > 64
     assert found.usage.total_tokens == found.usage.prompt_tokens + LENGTH
     assert not choice.model_extra, "who does not ask sees a plain answer"
-    overridden = create(client, model=f"toy:{SPECS[0]}", extra_body={"sightline": {"methods": []}})
+    overridden = create(client, model=f"toy:{SPECS[0]}", extra_body={"keepsight": {"methods": []}})
     assert overridden.choices[0].message.content == choice.message.content
 
 
@@ -137,7 +137,7 @@ def test_text_alone(loaded: Any, client: openai.OpenAI) -> None:
     wanted = plain(loaded, turns=[Turn("user", ("a cat",))])
     assert create(client, messages=messages).choices[0].message.content == wanted
     with pytest.raises(openai.BadRequestError, match="holds no picture, and m3id needs one"):
-        create(client, messages=messages, extra_body={"sightline": {"methods": ["m3id"]}})
+        create(client, messages=messages, extra_body={"keepsight": {"methods": ["m3id"]}})
 
 
 def test_several_choices_and_seeds(client: openai.OpenAI) -> None:
@@ -174,10 +174,10 @@ def test_a_stop_text_that_begins_and_ends_within_tokens(loaded: Any, client: ope
     assert min(len(first), len(second)) > 2
     stop = f"{first[2:]} {second[:2]}"
     cut = whole[: whole.index(stop)]
-    wish = {"stop": stop, "logprobs": True, "extra_body": {"sightline": {"grounding": True}}}
+    wish = {"stop": stop, "logprobs": True, "extra_body": {"keepsight": {"grounding": True}}}
     found = create(client, **wish).choices[0]
     assert found.message.content == cut
-    tokens = found.model_extra["sightline"]["grounding"]["tokens"]
+    tokens = found.model_extra["keepsight"]["grounding"]["tokens"]
     assert tokens[-1]["span"][1] == len(cut)
     streamed = [chunk.choices[0] for chunk in create(client, stream=True, **wish)]
     assert "".join(choice.delta.content or "" for choice in streamed) == cut
@@ -201,9 +201,9 @@ def test_logprobs(client: openai.OpenAI) -> None:
 
 
 def test_grounding(client: openai.OpenAI) -> None:
-    wish = {"sightline": {"grounding": True, "threshold": -2.0}}
+    wish = {"keepsight": {"grounding": True, "threshold": -2.0}}
     choice = create(client, extra_body=wish).choices[0]
-    told = choice.model_extra["sightline"]["grounding"]
+    told = choice.model_extra["keepsight"]["grounding"]
     assert "".join(token["text"] for token in told["tokens"]) == choice.message.content
     for token in told["tokens"]:
         assert token["difference"] == pytest.approx(token["with_image"] - token["without_image"])
@@ -216,7 +216,7 @@ def test_grounding(client: openai.OpenAI) -> None:
         assert choice.message.content[slice(*word["span"])] == word["word"]
     assert {word["unsupported"] for word in told["words"]} == {True, False}
     extras = [
-        chunk.choices[0].model_extra["sightline"]["grounding"]
+        chunk.choices[0].model_extra["keepsight"]["grounding"]
         for chunk in create(client, extra_body=wish, stream=True)
         if chunk.choices[0].model_extra
     ]
@@ -228,18 +228,18 @@ def test_grounding(client: openai.OpenAI) -> None:
     ("settings", "error", "code"),
     [
         ({"model": "toy:nope"}, openai.NotFoundError, "model_not_found"),
-        ({"extra_body": {"sightline": {"methods": ["nope"]}}}, openai.BadRequestError, "unknown_method"),
+        ({"extra_body": {"keepsight": {"methods": ["nope"]}}}, openai.BadRequestError, "unknown_method"),
         (
-            {"extra_body": {"sightline": {"methods": ["m3id:x=1"]}}},
+            {"extra_body": {"keepsight": {"methods": ["m3id:x=1"]}}},
             openai.BadRequestError,
             "unknown_parameter",
         ),
         (
-            {"extra_body": {"sightline": {"methods": ["m3id:decay=nan"]}}},
+            {"extra_body": {"keepsight": {"methods": ["m3id:decay=nan"]}}},
             openai.BadRequestError,
             "invalid_parameter",
         ),
-        ({"extra_body": {"sightline": {"methods": ["vhr:layers=99"]}}}, openai.BadRequestError, None),
+        ({"extra_body": {"keepsight": {"methods": ["vhr:layers=99"]}}}, openai.BadRequestError, None),
         ({"temperature": 9}, openai.BadRequestError, None),
         ({"messages": question("data:image/png;base64,@@")}, openai.BadRequestError, "invalid_image"),
         ({"messages": question("http://127.0.0.1/a.png")}, openai.BadRequestError, "invalid_image"),

@@ -11,8 +11,8 @@ from families import FAMILIES
 from restated import NAMES, PROMPT, compare, stream, text_stream
 from torch import Tensor
 
-from sightline import SLA, VSV, InvalidParameter, mitigate
-from sightline.steering.vista import augment, steer
+from keepsight import SLA, VSV, InvalidParameter, mitigate
+from keepsight.steering.vista import augment, steer
 
 X = torch.tensor([3.0, 4.0])
 

@@ -1,0 +1,279 @@
+"""What Keepsight sees in a model, and which methods run on it: found by trying, not by a list of names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from keepsight.errors import (
+    InputError,
+    KeepsightError,
+    NeedsCalibration,
+    NoImageTokens,
+    UnsupportedModel,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from keepsight.target import Target
+
+GREY = (128, 128, 128)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether a method ran: two tokens generated under it, or why not. ``missing`` is what it lacks but could be given."""
+
+    method: str
+    runs: bool
+    why_not: str | None = None
+    missing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What Keepsight sees. None stands for what the model does not tell.
+
+    Args:
+        model_class, family: class of the model, and ``model_type`` of its configuration.
+        decoder, layers, heads, kv_heads, hidden_size: of the text decoder.
+        attention: its attention function in transformers (``sdpa``, ``eager``, …).
+        dtype, devices: of the weights.
+        image_token: id and text of the placeholder.
+        markers: ids and texts of the tokens that open, close or divide a picture, as the configuration names them.
+        pictures: by picture (``336x336`` or a file), tokens it makes, and tokens of its whole prompt.
+        trials: one for each method, at its defaults.
+        notes: what falls back, is slow, or needs care.
+    """
+
+    model_class: str
+    family: str
+    decoder: str | None
+    layers: int | None
+    heads: int | None
+    kv_heads: int | None
+    hidden_size: int | None
+    attention: str | None
+    dtype: str
+    devices: tuple[str, ...]
+    image_token: tuple[int, str] | None
+    markers: tuple[tuple[int, str], ...]
+    pictures: Mapping[str, tuple[int, int]]
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+
+
+def inspect_model(
+    model: Any, processor: Any, pictures: Mapping[str, Image], prompt: str, *, raw: bool = False
+) -> Inspection:
+    """Look at a model and try every method on the first of some pictures.
+
+    Args:
+        pictures: by the name they are reported under; at least one.
+        prompt, raw: see ``captioning.prepare``.
+
+    Raises:
+        InputError: no pictures.
+    """
+    if not pictures:
+        raise InputError("inspecting needs at least one picture")
+    notes: list[str] = []
+    prepared: dict[str, Any] = {}
+    refusal = None
+    for name, picture in pictures.items():
+        try:
+            inputs = _prepared(processor, picture, prompt, raw)
+        except KeepsightError as error:
+            refusal = refusal or error
+            notes.append(f"no prompt for {name}: {error}")
+            continue
+        prepared[name] = inputs.to(model.device, dtype=model.dtype)
+    first = next(iter(prepared.values()), None)
+    return Inspection(
+        **_describe(model, processor),
+        pictures=_count(model, prepared),
+        trials=try_methods(model, first, refusal),
+        notes=(*notes, *take_notes(model, processor, first)),
+    )
+
+
+def grey_picture(width: int, height: int) -> Image:
+    """A picture with nothing in it, for counting tokens."""
+    from PIL import Image
+
+    return Image.new("RGB", (width, height), GREY)
+
+
+def try_methods(
+    model: Any, inputs: Mapping[str, Any] | None, refusal: KeepsightError | None = None
+) -> tuple[Trial, ...]:
+    """Generate two tokens under every method at its defaults.
+
+    Args:
+        inputs: one prompt with a picture; None if none could be made, for which ``refusal`` is the reason.
+    """
+    from keepsight.registry import methods
+    from keepsight.target import check_generates
+
+    try:
+        check_generates(model)
+    except UnsupportedModel as error:
+        return tuple(Trial(name, False, str(error)) for name in methods())
+    if inputs is None:
+        return tuple(Trial(name, False, str(refusal)) for name in methods())
+    return tuple(_try(model, inputs, name, method()) for name, method in methods().items())
+
+
+def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial:
+    from keepsight.api import attached
+
+    try:
+        with attached(model, inputs, recipe) as processors:
+            model.generate(
+                **inputs, logits_processor=processors, max_new_tokens=2, do_sample=False, num_beams=1
+            )
+    except NeedsCalibration as error:
+        return Trial(name, False, str(error), missing=True)
+    except KeepsightError as error:
+        return Trial(name, False, str(error))
+    except (
+        Exception
+    ) as error:  # whatever a foreign model raises is the answer to whether the method runs on it
+        return Trial(name, False, f"unexpected {type(error).__name__}: {first_line(error)}; please report it")
+    return Trial(name, True)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).split("\n")), "")
+
+
+def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
+    """The inputs of one question; without a chat template the bare one, the placeholder put before it where needed."""
+    from keepsight.source.prompts import BadPrompt, prepare
+
+    token = getattr(processor, "image_token", None)
+    try:
+        if raw or token is None or getattr(processor, "chat_template", None):
+            return prepare(processor, [picture], prompt, raw=raw)
+        try:
+            return prepare(processor, [picture], prompt, raw=True)
+        except (BadPrompt, NoImageTokens):
+            return prepare(processor, [picture], f"{token}\n{prompt}", raw=True)
+    except KeepsightError:
+        raise
+    except Exception as error:  # a processor unlike the others must not hide what the model itself tells
+        raise BadPrompt(
+            f"{type(processor).__name__} makes no prompt of it: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _describe(model: Any, processor: Any) -> dict[str, Any]:
+    """The fields of ``Inspection`` that stand in the configuration."""
+    from keepsight.target import Target
+
+    config = model.config.get_text_config(decoder=True)
+    # A view for reading the configuration: no method sees these ids
+    target = _or_none(lambda: Target(model, {"input_ids": _any_ids(model)}))
+    decoder = _or_none(lambda: type(target.decoder).__name__) if target else None
+    token = _or_none(lambda: target.image_token_id) if target else None
+    if token is None:
+        token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
+    read = processor.tokenizer.convert_ids_to_tokens
+    heads = getattr(config, "num_attention_heads", None)
+    return {
+        "model_class": type(model).__name__,
+        "family": model.config.model_type,
+        "decoder": decoder,
+        "layers": getattr(config, "num_hidden_layers", None),
+        "heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "hidden_size": getattr(config, "hidden_size", None),
+        "attention": getattr(config, "_attn_implementation", None),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "devices": tuple(sorted({str(parameter.device) for parameter in model.parameters()})),
+        "image_token": None if token is None else (token, read(token)),
+        "markers": tuple((one, read(one)) for one in sorted(target.marker_ids)) if target else (),
+    }
+
+
+def _any_ids(model: Any) -> Any:
+    import torch
+
+    return torch.zeros(1, 1, dtype=torch.long, device=model.device)
+
+
+def _or_none(look: Callable[[], T]) -> T | None:
+    try:
+        return look()
+    except KeepsightError:
+        return None
+
+
+def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """By picture: placeholders in the prompt, and the prompt's length."""
+    token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
+    return {
+        name: (int((inputs["input_ids"] == token).sum()), int(inputs["input_ids"].shape[1]))
+        for name, inputs in prepared.items()
+    }
+
+
+def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What a user should know before choosing a method: fallbacks, slow paths, tokens that are easily missed."""
+    from keepsight.engines.hf.fused_pass import why_not_fused, why_not_worth_it
+    from keepsight.target import Target
+
+    config = model.config.get_text_config(decoder=True)
+    notes = []
+    kernel = getattr(config, "_attn_implementation", None)
+    if kernel in ("eager", "flex_attention"):
+        notes.append(
+            f"attention {kernel}: var, vhr and pai stand on sdpa or a flash kernel; model.set_attn_implementation('sdpa')"
+        )
+    kinds = getattr(config, "layer_types", None) or ()
+    if sliding := sum("sliding" in kind for kind in kinds):
+        notes.append(
+            f"{sliding} of {len(kinds)} layers see a sliding window of {config.sliding_window} tokens: there a picture"
+            " falls out of sight of a long answer, and beam search repeats a contrast branch's prefill"
+        )
+    if linear := sum("attention" not in kind or "linear" in kind for kind in kinds):
+        notes.append(f"{linear} of {len(kinds)} layers have no softmax attention: nothing there to edit")
+    if crossed := getattr(config, "cross_attention_layers", None):
+        notes.append(
+            f"layers {', '.join(map(str, crossed))} see the picture by cross-attention: the count of visual tokens is that"
+            " of placeholders in the text"
+        )
+    if model.device.type == "cpu" and str(model.dtype) in ("torch.float16", "torch.bfloat16"):
+        notes.append(f"{model.dtype} on a CPU is slow; float32 is usually faster there (--dtype float32)")
+    if getattr(model, "quantization_method", None) is not None:
+        notes.append("quantised weights: methods run on what the dequantised layers put out")
+    if inputs is None:
+        return tuple(notes)
+    target = _or_none(lambda: Target(model, inputs))
+    if target is not None and (apart := why_not_fused(target) or why_not_worth_it(target)):
+        notes.append(f"vcd, m3id and pai's guidance run in passes of their own: {apart}")
+    unnamed = _or_none(lambda: unnamed_markers(target, processor.tokenizer)) if target else None
+    if unnamed:
+        written = ", ".join(f"{one} ({processor.tokenizer.convert_ids_to_tokens(one)})" for one in unnamed)
+        notes.append(
+            f"tokens {written} stand in or beside the picture and the configuration does not name them: give them to m3id"
+            f" as also_drop={'+'.join(map(str, unnamed))} if a prompt without picture lacks them"
+        )
+    return tuple(notes)
+
+
+def unnamed_markers(target: Target, tokenizer: Any) -> Sequence[int]:
+    """Special tokens within or directly beside the picture that the configuration does not name.
+
+    Raises:
+        KeepsightError: the model names no image token, or the prompt holds none.
+    """
+    row = target.input_ids[0].tolist()
+    places = target.image_mask[0].nonzero().flatten().tolist()
+    near = set(row[max(places[0] - 1, 0) : places[-1] + 2])
+    ordinary = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
+    special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
+    return sorted((near & special) - {target.image_token_id} - target.marker_ids - ordinary)

@@ -1,0 +1,183 @@
+"""Measure on a live model how much attention its answers pay to the picture, to each part of the text, and to themselves.
+
+The figures that are made of it, MDI and AEI, are in ``keepsight.eval.modality_dominance.score``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keepsight.analysis.observers import PredictingRows, generate_heard
+from keepsight.errors import UnsupportedModel
+from keepsight.eval.modality_dominance.score import PARTS, Masses
+from keepsight.inference.generation import Generation
+from keepsight.parts import Site
+from keepsight.source.prompts import prepare
+from keepsight.target import Target
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from keepsight.method import Method
+
+PADDING = -1
+
+
+class HearParts(PredictingRows):
+    """Adds up what each row gives to each part of what it sees. Of a row it keeps one number for every layer, head and part.
+
+    Args:
+        parts: ``(prompt,)``: for each token of the prompt the number of its part in ``PARTS``, or ``PADDING``.
+    """
+
+    def __init__(self, layers: Collection[int], parts: Tensor) -> None:
+        super().__init__(layers)
+        self.parts = parts
+        self.sums: dict[int, Tensor] = {}
+        self.shares: dict[tuple[int, int], Tensor] = {}
+        self._columns: dict[Any, Tensor] = {}
+
+    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
+        prompt = len(self.parts)
+        here = max(prompt - first_key, 0)
+        mass = given[:, :here].float() @ self._belongs(given.device)[first_key:]
+        mass[:, PARTS.index("own")] = given[:, here:].sum(-1)
+        self.sums[site.layer] = self.sums[site.layer] + mass if site.layer in self.sums else mass
+        self.shares[number, site.layer] = mass[:, PARTS.index("image")].mean()
+
+    def _belongs(self, device: torch.device) -> Tensor:
+        """``(prompt, parts)``, 1 where a token belongs to a part."""
+        if device not in self._columns:
+            belongs = self.parts[:, None] == torch.arange(len(PARTS))[None]
+            self._columns[device] = belongs.float().to(device)
+        return self._columns[device]
+
+    def masses(self, target: Target, count: int) -> Masses:
+        """What was heard while ``count`` tokens were generated.
+
+        Raises:
+            UnsupportedModel: a layer was not heard.
+        """
+        layers = sorted(self.layers)
+        rows = range(target.prompt - 1, target.prompt - 1 + count)
+        if missing := [layer for layer in layers if (rows[0], layer) not in self.shares]:
+            raise UnsupportedModel(
+                f"{target.name}: layer {missing[0]} has no attention that can be listened to"
+            )
+        attention = torch.stack([self.sums[layer].cpu() for layer in layers])
+        shares = [torch.stack([self.shares[row, layer] for row in rows]).cpu() for layer in layers]
+        tokens = count * np.array(
+            [int((self.parts == part).sum()) for part in range(len(PARTS))], dtype=float
+        )
+        tokens[PARTS.index("own")] = count * (count - 1) / 2  # the first row sees none, the next sees one
+        return Masses(attention.double().numpy(), tokens, torch.stack(shares, dim=1).double().numpy())
+
+
+def special_ids(target: Target, tokenizer: Any = None) -> frozenset[int]:
+    """Tokens that are marks and not text: those the tokenizer holds for special, and those the configuration names.
+
+    Without a tokenizer the marks of the chat template are not known, and count as text.
+    """
+    config: Any = target.model.config.get_text_config(decoder=True)
+    found = set(target.marker_ids)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        named = getattr(config, name, None)
+        found |= {token for token in (named if isinstance(named, list) else [named]) if token is not None}
+    if tokenizer is not None:
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        marks = {token for token, content in added.items() if getattr(content, "special", False)}
+        # A word that the tokenizer does not know is text
+        found |= (marks | set(tokenizer.all_special_ids)) - {getattr(tokenizer, "unk_token_id", None)}
+    return frozenset(found)
+
+
+def parts_of(target: Target, special: Collection[int]) -> Tensor:
+    """Which part each token of a prompt belongs to, as ``HearParts`` takes it; see ``PARTS`` for what they are."""
+    ids, image = target.input_ids[0].cpu(), target.image_mask[0].cpu()
+    shown = target.attention_mask[0].cpu() != 0
+    number = PARTS.index
+    places = torch.arange(len(ids))
+    parts = torch.where(places < image.nonzero().min(), number("before"), number("after"))
+    if special:
+        parts[torch.isin(ids, torch.tensor(sorted(special)))] = number("special")
+    begin = getattr(target.model.config.get_text_config(decoder=True), "bos_token_id", None)
+    if isinstance(begin, int):
+        parts[ids == begin] = number("bos")
+    parts[shown.nonzero().min()] = number("bos")
+    parts[image] = number("image")
+    parts[~shown] = PADDING
+    return parts
+
+
+def parts_listener(target: Target, special: Collection[int] | None = None) -> HearParts:
+    """A fresh listener for one generation.
+
+    Raises:
+        UnsupportedModel: the picture is reached by cross-attention.
+        NoImageTokens: there is none.
+    """
+    target.check_image_in_context("text dominance")
+    chosen = special_ids(target) if special is None else special
+    return HearParts(range(len(target.layers)), parts_of(target, chosen))
+
+
+def measure(
+    model: Any,
+    inputs: Any,
+    *methods: Method,
+    generation: Generation | None = None,
+    special: Collection[int] | None = None,
+) -> Masses:
+    """Answer one prompt under ``methods`` and add up where the rows that predict its tokens look, in every layer.
+
+    What is heard is what acts: after all edits of the methods, before the values are mixed. A contrast branch is not
+    heard. Only sums are kept, so that memory does not grow with the prompt.
+
+    Args:
+        inputs: what the model's processor returned for one prompt, with one picture or several.
+        generation: greedy unless given; one beam.
+        special: ids of tokens that are marks; default: ``special_ids`` without a tokenizer.
+
+    Cost: one generation, whose predicting rows run with explicit weights; they agree with the model's own kernel up to
+        rounding.
+
+    Raises:
+        UnsupportedModel: the picture is reached by cross-attention, or a layer's attention cannot be listened to.
+        NoImageTokens: the prompt holds no picture.
+        InputError: more than one prompt.
+        InvalidParameter: beam search.
+    """
+    target = Target(model, inputs)
+    listener = parts_listener(target, special)
+    ids = generate_heard(target, methods, generation, listener)
+    return listener.masses(target, len(ids))
+
+
+def measure_all(
+    model: Any,
+    processor: Any,
+    pictures: Iterable[Image],
+    prompt: str,
+    *methods: Method,
+    raw: bool = False,
+    generation: Generation | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> list[Masses]:
+    """``measure`` for one prompt about each of some pictures, one after the other.
+
+    Args:
+        raw: see ``keepsight.source.prompts.prepare``, whose errors this raises as well.
+        advance: told 1 after each picture.
+    """
+    found = []
+    for picture in pictures:
+        inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
+        special = special_ids(Target(model, inputs), processor.tokenizer)
+        found.append(measure(model, inputs, *methods, generation=generation, special=special))
+        advance(1)
+    return found

@@ -1,0 +1,1 @@
+"""Methods that edit attention: scores, probabilities or head outputs. One file per paper."""

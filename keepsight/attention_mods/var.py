@@ -1,0 +1,198 @@
+"""VAR: visual attention redistribution. What heads waste on sinks goes to the rest of the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from keepsight.attention_mods.layers import chosen_layers
+from keepsight.calibration.file import Calibration, model_name
+from keepsight.engines.hf.patching import editing
+from keepsight.errors import InvalidParameter, NeedsCalibration
+from keepsight.method import Method, parameter
+from keepsight.parts import Edit, Site
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessor
+    from typing_extensions import Self
+
+    from keepsight.target import Target
+
+PUBLISHED = {
+    "llava-hf/llava-1.5-7b-hf": (4096, (1415, 2533)),
+    "liuhaotian/llava-v1.5-7b": (4096, (1415, 2533)),
+    "llava-hf/llava-1.5-13b-hf": (5120, (2100, 4743)),
+    "liuhaotian/llava-v1.5-13b": (5120, (2100, 4743)),
+    "Qwen/Qwen2-VL-7B-Instruct": (3584, (458, 2570)),
+    "OpenGVLab/InternVL2-8B": (4096, (3584,)),
+}
+"""Width and sink dimensions as published, by checkpoint. They hold for nothing else."""
+PUBLISHED_TAU, PUBLISHED_WIDTH = 20.0, 4096
+
+
+def sink_score(hidden: Tensor, dims: Tensor | tuple[int, ...]) -> Tensor:
+    """φ = max over sink dimensions of ``|x_d| / rms(x)``, without the norm's weight. ``(…, hidden)`` → ``(…)``.
+
+    At most √hidden, since one entry can hold all of a vector's length.
+    """
+    x = hidden.float()
+    scale = (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    return (x[..., list(dims)] * scale).abs().amax(-1)
+
+
+def scaled_tau(width: int) -> float:
+    """The published threshold, 20 at width 4096, for another width: the same share of a vector's energy."""
+    return PUBLISHED_TAU * math.sqrt(width / PUBLISHED_WIDTH)
+
+
+def redistribute(
+    probs: Tensor, image: Tensor, sinks: Tensor, *, fraction: float, ratio: float, mass: float
+) -> Tensor:
+    """Take ``fraction`` from every sink and give it to the picture's other columns, in proportion to what they have.
+
+    Only in rows of image-centric heads: at least ``mass`` of their attention on the picture, and at least ``ratio`` of
+    that on columns that are no sinks. Without a visual sink nothing changes.
+
+    Args:
+        probs: ``(batch, heads, rows, keys)``, rows summing to 1.
+        image, sinks: ``(batch, keys)`` bool; sinks of text and picture.
+    """
+    picture, drained = image[:, None, None], sinks[:, None, None]
+    clear = picture & ~drained
+    on_picture = (probs * picture).sum(-1, keepdim=True)
+    on_clear = (probs * clear).sum(-1, keepdim=True)
+    has_visual_sink = (image & sinks).any(-1)[:, None, None, None]
+    selected = (on_picture >= mass) & (on_clear >= ratio * on_picture) & (on_clear > 0) & has_visual_sink
+    budget = fraction * (probs * drained).sum(-1, keepdim=True)
+    share = probs / on_clear.clamp(min=1e-30)
+    moved = probs - fraction * probs * drained + budget * share * clear
+    return moved.where(selected, probs)
+
+
+class Redistribute(Edit):
+    """Finds each layer's sinks while the prompt passes, and redistributes in the rows after the picture."""
+
+    def __init__(self, method: VAR, layers: frozenset[int], dims: tuple[int, ...], tau: float) -> None:
+        self.method, self.layers, self.dims, self.tau = method, layers, dims, tau
+        self.sinks: dict[int, Tensor] = {}
+
+    def enter(self, hidden: Tensor, site: Site) -> None:
+        here = min(site.first + site.rows, site.prompt)
+        if site.first >= site.prompt:
+            return
+        found = self.sinks.setdefault(site.layer, site.image.new_zeros(site.image.shape))
+        if found.shape != site.image.shape:
+            found = self.sinks[site.layer] = site.image.new_zeros(site.image.shape)
+        found[:, site.first : here] = sink_score(hidden[:, : here - site.first], self.dims) >= self.tau
+
+    def rows(self, site: Site) -> Tensor:
+        columns = site.row_numbers()
+        width = site.image.shape[1]
+        end = width - 1 - site.image.flip(-1).int().argmax(-1)
+        return columns[None] > end[:, None]
+
+    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+        keys = probs.shape[-1]
+        sinks = replace(site, image=self.sinks[site.layer]).image_columns(
+            keys, max(site.first + site.rows - keys, 0)
+        )
+        chosen = self.method
+        return redistribute(
+            probs, image, sinks, fraction=chosen.fraction, ratio=chosen.ratio, mass=chosen.mass
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAR(Method):
+    """Visual Attention Redistribution (Kang et al., ICLR 2025, arXiv 2503.03321; official code seilk/VisAttnSink).
+
+    Some tokens draw attention whatever is asked: sinks. They are told by massive values in a few dimensions of the
+    residual stream (``sink_score`` at least ``tau``). In heads that look at the picture, for text after it::
+
+        Ω = fraction · Σ_sinks A        A_sink ← (1 − fraction) · A_sink
+        A_j ← A_j + Ω · A_j / Σ A       over the picture's columns j that are no sinks
+
+    A head counts as looking at the picture, row by row, if at least ``mass`` of its attention is there and at least
+    ``ratio`` of that on columns that are no sinks. Sinks are found once, in the prompt; generated tokens never
+    become sinks.
+
+    Args:
+        fraction: share taken from sinks, in [0, 1]; 0 is off. Paper: p = 0.6. The code multiplies sinks by its p, so
+            that its shipped 0.6 is ``fraction=0.4`` here; which of the two gave the published figures is not known.
+        ratio: least share of a head's attention to the picture that is not on sinks. Paper: ρ = 0.5 for
+            hallucination, 0.8 in general. The code's ρ is one minus this.
+        mass: least attention of a head to the picture. Code: 0.2.
+        tau: threshold of the sink score. Default: the calibration's, else 20 · √(width / 4096), the published 20 at its
+            width. It cannot exceed √width.
+        dims: sink dimensions. Default: the calibration's, else the published ones of a few checkpoints.
+        calibration: file written by ``keepsight calibrate`` for this very checkpoint.
+        layers: layers acted on. Default, as in the paper: 2 to the last but one.
+
+    Departs from the released code, not from the paper: the last layer stays as it is; sinks are found anew for every
+    picture; rows of the picture are never edited. All three are slips there. Each row of a batch has its own sinks.
+
+    Cost: no extra forward. Rows after the picture are recomputed with explicit weights, all others stay with the
+        fast kernel.
+
+    Raises:
+        NeedsCalibration: no sink dimensions are known for this checkpoint.
+        CalibrationMismatch, BadCalibration: the calibration was made for another model; it is no such file.
+        UnsupportedModel: attention that cannot be replaced at run time; a model that sees the picture by
+            cross-attention; a calibration that found no sinks.
+        NoImageTokens: the prompt holds no picture.
+    """
+
+    paper: ClassVar[str] = "2503.03321"
+    year: ClassVar[int] = 2025
+    title: ClassVar[str] = "See What You Are Told: Visual Attention Sink in Large Multimodal Models"
+    gist: ClassVar[str] = "moves attention from sinks to the rest of the picture, in heads that look at it"
+    cost: ClassVar[str] = "no extra forward; explicit weights for rows after the picture"
+
+    fraction: float = parameter(0.6, "share of attention taken from sinks; 0 is off", low=0, high=1)
+    ratio: float = parameter(0.5, "least share of a head's visual attention off the sinks", low=0, high=1)
+    mass: float = parameter(0.2, "least attention of a head to the picture", low=0, high=1)
+    tau: float | None = parameter(
+        None, "threshold of the sink score; default: 20 at width 4096, scaled", low=0
+    )
+    dims: tuple[int, ...] | None = parameter(None, "sink dimensions; published for a few checkpoints")
+    layers: tuple[int, ...] | None = parameter(None, "layers acted on; default: 2 to the last but one")
+    calibration: str | None = parameter(None, "file written by keepsight calibrate", operator_only=True)
+
+    def off(self) -> Self:
+        return replace(self, fraction=0.0)
+
+    @contextmanager
+    def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
+        if self.fraction == 0:
+            yield []
+            return
+        target.check_image_in_context("var")
+        count = len(target.layers)
+        layers = chosen_layers("var", target, self.layers, range(min(2, count), count - 1))
+        width = int(target.model.config.get_text_config(decoder=True).hidden_size)
+        dims, tau = self.constants(target, width)
+        with editing(target, Redistribute(self, layers, dims, tau)):
+            yield []
+
+    def constants(self, target: Target, width: int) -> tuple[tuple[int, ...], float]:
+        """Sink dimensions and threshold: as given, else as calibrated, else as published."""
+        dims, tau = self.dims, self.tau
+        if dims is not None and (not dims or min(dims) < 0 or max(dims) >= width):
+            raise InvalidParameter(f"var: dims={dims!r} must lie between 0 and {width - 1}")
+        if self.calibration is not None and (dims is None or tau is None):
+            found = Calibration.load(self.calibration).sinks(target)
+            dims, tau = dims or found[0], found[1] if tau is None else tau
+        if dims is None:
+            known = PUBLISHED.get(target.model.config._name_or_path)
+            if known is None or known[0] != width:
+                raise NeedsCalibration(
+                    f"var: no sink dimensions are published for {model_name(target.model)}:"
+                    " give them as dims, or the file that `keepsight calibrate` writes as calibration"
+                )
+            dims = known[1]
+        return dims, scaled_tau(width) if tau is None else tau

@@ -1,0 +1,1 @@
+"""Files of constants that a method needs of one checkpoint."""

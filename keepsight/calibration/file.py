@@ -1,0 +1,222 @@
+"""``Calibration``: constants of one checkpoint, found by ``keepsight calibrate``, as a small JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keepsight.errors import InputError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from keepsight.target import Target
+
+FORMAT = "keepsight calibration 1"
+
+
+class BadCalibration(InputError):
+    """A calibration file is missing, damaged or another kind of file."""
+
+
+class CalibrationMismatch(InputError):
+    """A calibration was made for another model than the one it is used on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was found in one checkpoint, and what it was found from.
+
+    Args:
+        model: ``demo``, or the folder or id the checkpoint was loaded from.
+        model_class: its class.
+        revision: its commit on the hub, if known.
+        fingerprint: by decoder layer, the length of all its one-dimensional weights (norms, biases).
+        hidden_size, layers, heads: of the text decoder.
+        images: number of pictures.
+        prompt: the question about each.
+        supported: whether VAR's idea of a sink fits the model.
+        reasons: if not, why not.
+        dims: sink dimensions, the strongest first; empty if no activation is massive.
+        tau: threshold of the sink score; None without dimensions.
+        evidence: the figures behind ``supported``; see docs/calibration.md.
+        divergence: by layer and head, mean VHD: how far the head's output moves when the picture is taken away.
+        chosen: by layer and head, the share of pictures on which VHR's rule selects the head.
+        visual_mass: by layer, the mean attention of text after the picture to all of the picture.
+        window: first and last layer around the peak of ``visual_mass`` with at least half of it.
+        versions: of the packages that took part.
+    """
+
+    model: str
+    model_class: str
+    revision: str | None
+    fingerprint: tuple[float, ...]
+    hidden_size: int
+    layers: int
+    heads: int
+    images: int
+    prompt: str
+    supported: bool
+    reasons: tuple[str, ...]
+    dims: tuple[int, ...]
+    tau: float | None
+    evidence: Mapping[str, Any]
+    divergence: tuple[tuple[float, ...], ...]
+    chosen: tuple[tuple[float, ...], ...]
+    visual_mass: tuple[float, ...]
+    window: tuple[int, int]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """The calibration in ``path``.
+
+        Raises:
+            BadCalibration: no such file, no JSON, or not what ``save`` writes.
+        """
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadCalibration(
+                f"no such calibration: {path} (keepsight calibrate MODEL writes one)"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadCalibration(f"cannot read {path}: {error}") from None
+        except ValueError as error:
+            raise BadCalibration(f"{path} is not JSON ({error}): run keepsight calibrate again") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise BadCalibration(f"{path} is no calibration: keepsight calibrate MODEL writes one")
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            value = _frozen(found.get(field.name))
+            if field.name not in found or not _KINDS[str(field.type)](value):
+                raise BadCalibration(
+                    f"{path}: {field.name!r} is missing or malformed; run keepsight calibrate again"
+                )
+            values[field.name] = value
+        made = cls(**values)
+        if made.dims and not (made.tau is not None and made.tau > 0 and max(made.dims) < made.hidden_size):
+            raise BadCalibration(
+                f"{path}: 'dims' do not fit 'tau' and 'hidden_size'; run keepsight calibrate again"
+            )
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Write the calibration to ``path``: whoever reads it meanwhile sees the old file or the whole new one.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        from keepsight.files import write_whole
+
+        write_whole(Path(path), self.text())
+
+    def text(self) -> str:
+        """The calibration as JSON, lists of numbers on one line each."""
+        lines = (
+            f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+            for key, value in {"format": FORMAT, **asdict(self)}.items()
+        )
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    def check(self, target: Target) -> None:
+        """Raises ``CalibrationMismatch`` where ``target`` is not the model that was calibrated."""
+        config: Any = target.model.config.get_text_config(decoder=True)
+        here = {
+            "model": _last_part(model_name(target.model)),
+            "class": target.name,
+            "hidden size": int(config.hidden_size),
+            "layers": len(target.layers),
+            "heads": int(config.num_attention_heads),
+        }
+        there = {
+            "model": _last_part(self.model),
+            "class": self.model_class,
+            "hidden size": self.hidden_size,
+            "layers": self.layers,
+            "heads": self.heads,
+        }
+        for what, value in here.items():
+            if value != there[what]:
+                raise CalibrationMismatch(
+                    f"the calibration was made for another model ({what} {there[what]}, here {value}):"
+                    " run keepsight calibrate on this one"
+                )
+        # A dtype other than the calibrated one moves a length by much less than this
+        same = zip(self.fingerprint, fingerprint(target), strict=True)
+        if any(abs(a - b) > 5e-3 * max(a, b) for a, b in same):
+            raise CalibrationMismatch(
+                "the calibration was made for other weights under the same name: run keepsight calibrate on these"
+            )
+
+    def sinks(self, target: Target) -> tuple[tuple[int, ...], float]:
+        """Sink dimensions and threshold for ``target``.
+
+        Raises:
+            CalibrationMismatch: it is another model.
+            UnsupportedModel: the calibrated model has no sinks of the kind; the message says what was found.
+        """
+        self.check(target)
+        if not self.supported or self.tau is None:
+            raise UnsupportedModel(
+                f"var: {self.model} has no sinks that its calibration could confirm: {'; '.join(self.reasons)}"
+            )
+        return self.dims, self.tau
+
+
+def model_name(model: Any) -> str:
+    """``demo`` for the packaged checkpoint, else where a model was loaded from, else its class."""
+    from keepsight.demo.model import WEIGHTS
+
+    where = str(model.config._name_or_path or "")
+    if where and Path(where).resolve() == WEIGHTS.resolve():
+        return "demo"
+    return where or type(model).__name__
+
+
+def fingerprint(target: Target) -> tuple[float, ...]:
+    """By decoder layer, the length of all its one-dimensional weights: enough to tell one training run from another."""
+    return tuple(
+        math.sqrt(sum(float(p.detach().float().square().sum()) for p in layer.parameters() if p.ndim == 1))
+        for layer in target.layers
+    )
+
+
+def _last_part(name: str) -> str:
+    """A folder or id without what it lies in: moved or cached, a checkpoint keeps this."""
+    return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _every(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(kind, value))
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "str | None": lambda value: value is None or isinstance(value, str),
+    "int": _is_whole,
+    "bool": lambda value: isinstance(value, bool),
+    "float | None": lambda value: value is None or _is_number(value),
+    "tuple[int, ...]": _every(_is_whole),
+    "tuple[int, int]": lambda value: _every(_is_whole)(value) and len(value) == 2,
+    "tuple[str, ...]": _every(lambda value: isinstance(value, str)),
+    "tuple[float, ...]": _every(_is_number),
+    "tuple[tuple[float, ...], ...]": _every(_every(_is_number)),
+    "Mapping[str, Any]": lambda value: isinstance(value, dict),
+    "Mapping[str, str]": lambda value: isinstance(value, dict),
+}
+"""What a value read from a file must be, by the annotation of its field."""

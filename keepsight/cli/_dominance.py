@@ -1,0 +1,136 @@
+"""Text dominance in the terminal: figures by group of layers, the picture's share token by token, other readings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from keepsight.reports.number_format import MINUS, percent, points
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from keepsight.eval.modality_dominance.score import Masses, Reading
+    from keepsight.eval.modality_dominance.summary import Estimate, Summary
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDEST = 72
+HEADINGS = {"mdi": "MDI", "aei_text": "AEI text", "aei_image": "AEI picture", "image_share": "share %"}
+LEGEND = (
+    "MDI: attention of a token of the text over that of a token of the picture; above 1 the text dominates."
+    " AEI: share of the attention over share of the tokens. share: of all attention, what goes to the picture."
+)
+
+
+def sparkline(values: Sequence[float], low: float, high: float) -> str:
+    """One block for each value, the lowest at ``low`` and the highest at ``high``; neighbours are averaged where many.
+
+    >>> sparkline([0.1, 0.2, 0.3], 0.1, 0.3)
+    '▁▅█'
+    """
+    step = -(-len(values) // WIDEST)
+    means = [
+        sum(values[at : at + step]) / len(values[at : at + step]) for at in range(0, len(values), step or 1)
+    ]
+    top = len(BLOCKS) - 1
+    spread = high - low
+    return "".join(
+        BLOCKS[min(max(int(top * (value - low) / spread + 0.5), 0), top) if spread > 0 else 0]
+        for value in means
+    )
+
+
+def tell_shares(curves: Sequence[Sequence[float]]) -> list[str]:
+    """Each curve as a sparkline, all on one scale, with its least and most in words."""
+    every = [value for curve in curves for value in curve]
+    low, high = min(every), max(every)
+    return [
+        f"{sparkline(curve, low, high)} {percent(min(curve))} to {percent(max(curve))} %" for curve in curves
+    ]
+
+
+def show_figures(
+    console: Console, entries: Sequence[tuple[str, Summary]], picked: Mapping[str, Sequence[int]]
+) -> None:
+    """The table: for each way of decoding one line for each group of layers."""
+    table = _table("text dominance", "layers", *HEADINGS.values())
+    for name, found in entries:
+        table.add_row(f"[bold]{name}[/bold]")
+        for group, figures in found.items():
+            cells = (_estimate(figures[figure], figure) for figure in HEADINGS)
+            table.add_row(f"  {group}", span(picked[group]), *cells)
+    console.print(table)
+
+
+def show_change(console: Console, found: Summary, name: str) -> None:
+    """The paired differences of one way to the plain model."""
+    table = _table("change to plain", *HEADINGS.values())
+    table.add_row(f"[bold]{name}[/bold]")
+    for group, figures in found.items():
+        table.add_row(f"  {group}", *(_estimate(figures[figure], figure, signed=True) for figure in HEADINGS))
+    console.print(table)
+
+
+def show_readings(console: Console, found: Mapping[str, Sequence[Summary]]) -> None:
+    """MDI under every reading, by group; of several ways of decoding, one after the other."""
+    groups = list(next(iter(found.values()))[0])
+    table = _table("MDI if read otherwise", *groups)
+    for reading, ways in found.items():
+        cells = (" → ".join(_plain(one[group]["mdi"].value) for one in ways) for group in groups)
+        table.add_row(f"  {reading}", *cells)
+    console.print(table)
+
+
+def short(spec: str) -> str:
+    """The names of composed methods without their settings; ``plain`` for none."""
+    return " ".join(part.partition(":")[0] for part in spec.split()) or "plain"
+
+
+def tell_reading(reading: Reading, *ways: Sequence[Masses]) -> str:
+    """What the figures were taken under, with the mean numbers of tokens, which ``own`` makes differ between ways."""
+    counts = [[one.counts for one in answers] for answers in ways]
+    text = [
+        f"{sum(count[part] for count in some for part in reading.text) / len(some):.1f}" for some in counts
+    ]
+    picture = sum(count["image"] for count in counts[0]) / len(counts[0])
+    told = " → ".join(text if len(set(text)) > 1 else text[:1])
+    return f"{reading}. |T| = {told}, |O| = {picture:.1f} tokens. Of a group: mean of its layers' figures."
+
+
+def span(layers: Sequence[int]) -> str:
+    """``0–5``, or the layer alone."""
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}–{layers[-1]}"
+
+
+def figures_json(found: Summary) -> dict[str, Any]:
+    return {
+        group: {figure: estimate.to_json() for figure, estimate in figures.items()}
+        for group, figures in found.items()
+    }
+
+
+def _estimate(one: Estimate, figure: str, *, signed: bool = False) -> str:
+    write = (points if signed else percent) if figure == "image_share" else (_change if signed else _plain)
+    bounds = "" if one.low is None else f"\n[dim]{write(one.low)} to {write(one.high)}[/dim]"
+    return write(one.value) + bounds
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _change(value: float | None) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:+.2f}"
+    return text.replace("-", MINUS) if text.strip("+-0.") else "0.00"
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for at, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if at else "left", no_wrap=True)
+    return table

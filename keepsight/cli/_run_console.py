@@ -1,0 +1,148 @@
+"""What ``keepsight run`` says: how far it is while it runs, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keepsight.experiments.runner import Progress
+    from keepsight.experiments.store import Run
+
+EVERY = 30.0
+"""Seconds between two lines on progress where stderr is no terminal."""
+
+
+@contextmanager
+def shown(processes: int, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Progress on stderr: a bar with the time left in a terminal, else a line now and then; yields what to call.
+
+    Of several processes the first shows its own share.
+    """
+    if quiet:
+        yield lambda progress: None
+    elif sys.stderr.isatty():
+        with _bar(processes) as tell:
+            yield tell
+    else:
+        yield _lines(processes)
+
+
+@contextmanager
+def _bar(processes: int) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("warming up", total=None)
+
+        def tell(progress: Progress) -> None:
+            bar.update(
+                task,
+                description=describe(progress, processes),
+                total=progress.total,
+                completed=progress.done,
+            )
+
+        yield tell
+
+
+def describe(progress: Progress, processes: int) -> str:
+    """What stands before the bar."""
+    share = f", the first of {processes} processes" if processes > 1 else ""
+    return "answering" + share + (f", {progress.failed} failed" if progress.failed else "")
+
+
+def _lines(processes: int) -> Callable[[Progress], None]:
+    begun = last = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal begun, last
+        now = time.monotonic()
+        if not progress.done:
+            begun = now
+        if progress.done and progress.done < progress.total and now - last >= EVERY:
+            last = now
+            left = (now - begun) / progress.done * (progress.total - progress.done)
+            share = f" of the first of {processes} processes" if processes > 1 else ""
+            failed = f", {progress.failed} failed" if progress.failed else ""
+            print(
+                f"{progress.done} of {progress.total} answers{share}{failed}, about {_span(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return tell
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def summarise(console: Console, finished: Run) -> None:
+    """What was answered, what failed, and what each way took beside the baseline."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    bench = finished.manifest["bench"]
+    asked, pictures = len(finished.items), len({item.image_id for item in finished.items})
+    console.print(
+        f"[bold]{bench['name']}[/bold], {escape(bench['source'])}: {asked} questions about {pictures} pictures"
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for at, heading in enumerate(("", "answers", "failed", "tokens", "seconds", "cost")):
+        table.add_column(heading, justify="right" if at else "left", overflow="fold")
+    costs = {method: _seconds(finished, method) for method in finished.methods}
+    base = costs.get(finished.baseline or "")
+    for method in finished.methods:
+        good = [answer for answer in finished.answers(method) if not answer.failed]
+        tokens = sum(answer.tokens or 0 for answer in good) / len(good)
+        failed = len(finished.failed(method))
+        table.add_row(
+            f"[bold]{escape(method)}[/bold]",
+            str(len(good)),
+            f"[red]{failed}[/red]" if failed else "0",
+            f"{tokens:.1f}",
+            f"{costs[method]:.3f}",
+            f"{costs[method] / base:.2f}×" if base else "–",
+        )
+    console.print(table)
+    console.print(
+        "tokens and seconds of an answer on average; cost: seconds over the baseline's, batches interleaved.",
+        style="dim",
+    )
+    failed = sum(len(finished.failed(method)) for method in finished.methods)
+    if failed:
+        console.print(
+            f"{failed} failed and are in no score; the same command with --retry-failed asks them again.",
+            style="red",
+        )
+    console.print(f"Answers are in {escape(str(finished.folder))}", style="dim")
+
+
+def _seconds(finished: Run, method: str) -> float:
+    """Of an answer on average."""
+    taken = [answer.seconds for answer in finished.answers(method) if answer.seconds is not None]
+    return sum(taken) / len(taken)

@@ -1,0 +1,127 @@
+"""Tables of yes-or-no scores in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from keepsight.reports.number_format import percent, points
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from keepsight.eval.chair.report import Interval
+    from keepsight.eval.pope.compare_parsers import ParserRow
+    from keepsight.eval.pope.pairing import Joined
+    from keepsight.eval.pope.score import MeanReport, YesNoReport
+
+_RATES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+_HEADINGS = ("accuracy", "precision", "recall", "F1", "says yes")
+UNREAD_SHOWN = 3
+
+
+def show_score(
+    console: Console, reports: Mapping[str, YesNoReport], over_splits: MeanReport, joined: Joined
+) -> None:
+    """A line of figures and a line of intervals for each split, their mean, and what could not be scored."""
+    some = next(iter(reports.values()))
+    table = plain_table("", *_HEADINGS, "n", "unparsed")
+    lines: list[tuple[str, YesNoReport | MeanReport, int]] = [
+        (split, report, report.counts.unparsed) for split, report in reports.items()
+    ]
+    if len(reports) > 1:
+        lines.append(("mean", over_splits, over_splits.unparsed))
+    for name, report, unparsed in lines:
+        cells = [with_interval(getattr(report, rate), report.ci[rate]) for rate in _RATES]
+        table.add_row(f"[bold]{safe(name)}[/bold]", *cells, str(report.n), str(unparsed))
+    console.print(f"[bold]POPE[/bold], parser {some.parser}, {_many(over_splits.n, 'answer')}")
+    console.print(table)
+    brackets = ", with 95 % bootstrap intervals over pictures" if some.resamples else ""
+    console.print(f"In %{brackets}. An answer that could not be read counts as wrong.", style="dim")
+    _show_unread(console, reports)
+    for kind, what in (("failed", "could not be answered by the model"), ("missing", "no answer")):
+        number = sum(getattr(joined, kind).values())
+        if number:
+            be, have = ("was", "has") if number == 1 else ("were", "have")
+            said = f"{have} {what}" if kind == "missing" else what
+            console.print(f"{_many(number, 'question')} {said} and {be} not scored.", style="yellow")
+
+
+def _show_unread(console: Console, reports: Mapping[str, YesNoReport]) -> None:
+    from rich.text import Text
+
+    unread = [
+        (split, reply)
+        for split, report in reports.items()
+        for reply in report.replies
+        if reply.decision is None
+    ]
+    if not unread:
+        return
+    cut = f", the first {UNREAD_SHOWN}" if len(unread) > UNREAD_SHOWN else ""
+    console.print(f"{_many(len(unread), 'answer')} could not be read{cut}:", style="yellow")
+    for split, reply in unread[:UNREAD_SHOWN]:
+        # Control characters in an answer must not reach the terminal
+        shown = repr(reply.answer if len(reply.answer) <= 80 else reply.answer[:79] + "…")
+        console.print(Text(f"  {_printable(f'{split} {reply.question_id}')}: {shown}"), soft_wrap=True)
+
+
+def show_parsers(console: Console, rows: Sequence[ParserRow], splits: int) -> None:
+    """Every rule's figures for the same answers."""
+    table = plain_table("parser", "accuracy", "F1", "says yes", "unparsed", "≠ strict")
+    for row in rows:
+        table.add_row(
+            f"[bold]{row.parser}[/bold]",
+            percent(row.accuracy),
+            percent(row.f1),
+            percent(row.yes_ratio),
+            str(row.unparsed),
+            str(row.differs) if row.parser != "strict" else "",
+        )
+    over = f", mean over {splits} splits" if splits > 1 else ""
+    console.print(f"\nThe same {_many(rows[0].n, 'answer')} read by every rule{over}, in %:")
+    console.print(table)
+
+
+def show_differences(console: Console, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Each figure's paired difference to the baseline."""
+    table = plain_table("", "change", "95 %")
+    for heading, change in zip(_HEADINGS, changes, strict=True):
+        bounds = change["ci"]
+        between = "" if bounds is None else f"[dim]{points(bounds[0])} to {points(bounds[1])}[/dim]"
+        table.add_row(f"[bold]{heading}[/bold]", points(change["value"]), between)
+    questions = _many(changes[0]["n"], "question")
+    console.print(f"\nMinus the baseline, in points, paired over the {questions} that both answered:")
+    console.print(table)
+
+
+def plain_table(*headings: str) -> Table:
+    """A table without lines, numbers to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for at, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if at else "left", no_wrap=True)
+    return table
+
+
+def with_interval(value: float | None, bounds: Interval | None, scale: float = 100) -> str:
+    """A figure, and under it its interval."""
+    text = "–" if value is None else f"{scale * value:.1f}"
+    return text if bounds is None else f"{text}\n[dim]{scale * bounds[0]:.1f}–{scale * bounds[1]:.1f}[/dim]"
+
+
+def _many(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
+
+
+def safe(name: str) -> str:
+    """A name from a file without what a terminal or rich would obey."""
+    from rich.markup import escape
+
+    return escape(_printable(name))
+
+
+def _printable(name: str) -> str:
+    return "".join(char if char.isprintable() else "�" for char in name)

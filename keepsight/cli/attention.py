@@ -1,0 +1,297 @@
+"""``keepsight attention``: one picture in, a figure of where the model looks for every object word out."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepsight.cli._options import DeviceMap, Dtype, MaxNewTokens, Model, Prompt, RawPrompt
+from keepsight.cli.caption import PROMPT, with_calibration
+from keepsight.errors import InputError, InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from keepsight.analysis.attention_maps import AttentionMap
+    from keepsight.eval.chair.vocabulary import Vocabulary
+
+
+class NoObjectWords(InputError):
+    """No caption names an object, so there is no word to draw a map for."""
+
+
+def attention(
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE",
+            help="A picture, or a drawn scene of the demo world such as [bold]test-shifted:3[/bold], of which it is"
+            " known what is in it.",
+        ),
+    ],
+    model: Model = "demo",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="A method such as [bold]pai:alpha=0.5[/bold] (see [bold]keepsight methods[/bold]) to draw the maps"
+            " after; several compose. Without one there are only the maps before.",
+        ),
+    ] = None,
+    prompt: Prompt = PROMPT,
+    raw_prompt: RawPrompt = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="L+L…", help="Layers to average over, from 0, such as 2+3+4.", show_default="all"
+        ),
+    ] = None,
+    objects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="What is in the picture, if you know: words for other objects are struck.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What [bold]keepsight calibrate[/bold] found in this model: for the rings, and for var.",
+        ),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 128,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The figure, a PNG.")] = Path("attention.png"),
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the maps, shares and sinks as numbers as well."),
+    ] = None,
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Draw where a model looks for each object word of its caption, before and after methods act.
+
+    The model captions the picture greedily, once as it is and once under the methods.
+
+    The figure lays each object word's attention over the picture; rings mark sinks; a curve follows the picture's share.
+
+    Printed as well is text dominance (MDI, AEI), of which [bold]keepsight dominance[/bold] tells more.
+    """
+    from keepsight.analysis.attention_maps import look, sink_rule
+    from keepsight.analysis.image_grid import seen_box
+    from keepsight.attention_mods.var import VAR
+    from keepsight.calibration.file import Calibration
+    from keepsight.eval.modality_dominance.score import Reading
+    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.inference.generation import Generation
+    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.registry import parse
+    from keepsight.reports.attention_figure import draw
+    from keepsight.source.prompts import prepare
+    from keepsight.target import Target
+
+    recipes = [parse(spec) for spec in method or ()]
+    known = None if calibration is None else Calibration.load(calibration)
+    if calibration is not None and any(isinstance(recipe, VAR) for recipe in recipes):
+        recipes = with_calibration(recipes, calibration)
+    generation = Generation(max_new_tokens=max_new_tokens)
+    chosen = read_layers(layers)
+    picture, present = read_picture(image)
+    if objects is not None:
+        present = read_objects(objects)
+    if out.suffix.lower() != ".png":
+        raise InputError(f"the figure is a PNG: name {out.with_suffix('.png')} instead of {out}")
+    for path in (out, *([json_out] if json_out else [])):
+        check_writable(path)
+
+    quiet_transformers(bars=model != DEMO)
+    if model == DEMO:
+        use_one_thread()
+    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    box = seen_box(processor.image_processor, *picture.size)
+    inputs = prepare(processor, [picture], prompt, raw=raw_prompt).to(loaded.device, dtype=loaded.dtype)
+    rule = sink_rule(Target(loaded, inputs), recipes, known)
+    maps = [
+        look(loaded, processor, inputs, *methods, layers=chosen, generation=generation, sinks=rule)
+        for methods in ([], recipes)[: 2 if recipes else 1]
+    ]
+    if not any(one.words for one in maps):
+        said = " / ".join(one.caption.strip() or "nothing" for one in maps)
+        raise NoObjectWords(f"no object of COCO is named in: {said}; ask for a description with --prompt")
+    figure = draw(
+        picture.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3]))),
+        maps,
+        model=model,
+        prompt=prompt,
+        averaged=named_layers(chosen, len(loaded.get_decoder().layers)),
+        present=present,
+        remarks=remarks(box, *picture.size),
+    )
+    save_png(figure, out)
+    if json_out is not None:
+        facts = {
+            "image": image,
+            "model": model,
+            "prompt": prompt,
+            "layers": chosen,
+            "seen": box,
+            "present": None if present is None else sorted(present),
+            "reading": Reading().to_json(),
+            "maps": [as_numbers(one, present) for one in maps],
+        }
+        write_whole(json_out, as_json(facts))
+    _print(maps, present, out)
+
+
+def read_layers(text: str | None) -> tuple[int, ...] | None:
+    """``2+3`` as numbers.
+
+    Raises:
+        InvalidParameter: it is something else.
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(\+\d+)*", text):
+        raise InvalidParameter(f"--layers {text!r} must be whole numbers joined by +, such as 2+3")
+    return tuple(sorted({int(part) for part in text.split("+")}))
+
+
+def read_picture(name: str) -> tuple[Image, frozenset[str] | None]:
+    """The picture of that name, and what is in it where that is known: in a drawn scene, named ``SPLIT:INDEX``.
+
+    Raises:
+        BadImage: no such picture.
+        WorldError: no such split or scene.
+    """
+    from keepsight.source.images import open_picture
+
+    drawn = re.fullmatch(r"([a-z-]+):(\d+)", name)
+    if drawn is None or Path(name).exists():
+        return open_picture(Path(name)), None
+    from keepsight.demo.world import scene
+
+    shown = scene(drawn[1], int(drawn[2]))
+    return shown.image(), frozenset(shown.names)
+
+
+def read_objects(text: str) -> frozenset[str]:
+    """``dog, sofa`` as the names that CHAIR gives these objects.
+
+    Raises:
+        UnknownObject: a word names none.
+    """
+    from keepsight.eval.chair.vocabulary import COCO
+
+    return frozenset(_object(part.strip(), COCO) for part in text.split(",") if part.strip())
+
+
+def _object(word: str, vocabulary: Vocabulary) -> str:
+    from keepsight.eval.errors import UnknownObject
+
+    found = vocabulary.words.get(word.lower())
+    if found is None:
+        raise UnknownObject(f"--objects: {word!r} names no object of COCO; {vocabulary.hint(word)}")
+    return found
+
+
+def named_layers(chosen: Sequence[int] | None, count: int) -> str:
+    """``all 6 layers``, ``layer 2``, ``layers 2, 3``."""
+    if chosen is None or len(chosen) == count:
+        return f"all {count} layers"
+    return f"layer{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"
+
+
+def remarks(box: tuple[float, float, float, float], width: int, height: int) -> list[str]:
+    """What the figure says where the model did not see exactly the picture."""
+    if box == (0, 0, width, height):
+        return []
+    across, down = round(box[2] - box[0]), round(box[3] - box[1])
+    return [
+        f"Shown is what the model saw of the picture: {across} x {down} pixels about its centre, of {width} x {height}."
+    ]
+
+
+def save_png(figure: Image, path: Path) -> None:
+    """Write ``figure`` so that whoever opens ``path`` sees the old file or the whole new one."""
+    from keepsight.files import CannotWrite
+
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.save(part, format="PNG", optimize=True)
+        part.replace(path)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def as_numbers(one: AttentionMap, present: frozenset[str] | None) -> dict[str, Any]:
+    """One map as plain data."""
+    from keepsight.cli._dominance import figures_json
+    from keepsight.eval.modality_dominance.score import PARTS, by_layer
+    from keepsight.eval.modality_dominance.summary import summary
+
+    assert one.masses is not None
+    attention = one.masses.attention.mean(1) / one.masses.rows
+    return {
+        "method": one.method,
+        "caption": one.caption.strip(),
+        "grid": one.grid,
+        "words": [
+            {
+                "word": word.word,
+                "object": word.object,
+                "present": None if present is None else word.object in present,
+                "tokens": word.tokens,
+                "share": word.share,
+                "attention": word.attention,
+            }
+            for word in one.words
+        ],
+        "sink_threshold": one.rule.tau,
+        "sink_dims": one.rule.dims,
+        "sinks": [{"row": sink.row, "column": sink.column, "score": sink.score} for sink in one.sinks],
+        "tokens": [
+            {"text": text, "image_share": share} for text, share in zip(one.pieces, one.shares, strict=True)
+        ],
+        "dominance": {
+            "groups": figures_json(summary([one.masses])),
+            "layers": by_layer(one.masses),
+            "attention": [dict(zip(PARTS, layer, strict=True)) for layer in attention.tolist()],
+            "counts": one.masses.counts,
+        },
+    }
+
+
+def _print(maps: Sequence[AttentionMap], present: frozenset[str] | None, out: Path) -> None:
+    import sys
+
+    from rich.console import Console
+
+    from keepsight.cli._console import mark
+    from keepsight.cli._dominance import LEGEND, short, show_figures, tell_reading, tell_shares
+    from keepsight.eval.modality_dominance.score import Reading, groups
+    from keepsight.eval.modality_dominance.summary import summary
+
+    for one, told in zip(maps, tell_shares([one.shares for one in maps]), strict=True):
+        wrong = [word for word in one.words if present is not None and word.object not in present]
+        print(f"{one.method or 'plain'}: {mark(one.caption, wrong, colour=sys.stdout.isatty()).strip()}")
+        shares = ", ".join(f"{word.word} {100 * word.share:.1f} %" for word in one.words)
+        print(f"  on the picture: {shares or 'no object named'}; sinks: {len(one.sinks) or 'none'}")
+        print(f"  token by token: {told}")
+    print()
+    console = Console(highlight=False, soft_wrap=True)
+    heard = [one.masses for one in maps if one.masses is not None]
+    names = [short(one.method or "") for one in maps]
+    figures = list(zip(names, (summary([one]) for one in heard), strict=True))
+    show_figures(console, figures, groups(heard[0].layers))
+    console.print(tell_reading(Reading(), heard[:1]), style="dim")
+    console.print(LEGEND, style="dim")
+    print(f"figure: {out}")

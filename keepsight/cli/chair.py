@@ -1,0 +1,185 @@
+"""``keepsight chair``: a file of captions and what is in the pictures in, figures with intervals out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keepsight.cli._options import Synonyms
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keepsight.eval.chair.report import PerCaption, Report
+
+WORST = 3
+LETTERS = 4000
+"""Of a caption that are printed."""
+
+
+def chair(
+    captions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CAPTIONS",
+            help='Captions to score: JSON lines, or one JSON list, of {"image_id": 42, "caption": "…"}. What '
+            "[bold]keepsight caption --json[/bold] prints and [bold]keepsight run[/bold] keeps is read, and so are COCO "
+            "results. An image id may be a number or a COCO file name.",
+        ),
+    ],
+    annotations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="COCO instances, such as instances_val2014.json. Give the option once for each file.",
+        ),
+    ] = None,
+    references: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="COCO captions, such as captions_val2014.json: what people saw in the image is no hallucination. The "
+            "published CHAIR uses both --annotations and --references.",
+        ),
+    ] = None,
+    ground_truth: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--ground-truth",
+            metavar="FILE",
+            help='Instead of COCO files: JSON lines of {"image_id": 42, "objects": ["cat", "sofa"]}, what '
+            "[bold]keepsight truth[/bold] wrote, or a run's items.jsonl.",
+        ),
+    ] = None,
+    family: Annotated[
+        str,
+        typer.Option(
+            help="Which CHAIR: [bold]pattern[/bold], the original of 2018, or [bold]wordnet[/bold], OPERA's and most "
+            "papers' since 2023 (needs NLTK data). Their scores must not be compared.",
+        ),
+    ] = "pattern",
+    synonyms: Synonyms = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help='Score only the captions with this "method" in the file.'),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json", metavar="OUT", help="Write everything, caption by caption, to this JSON file."
+        ),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="OUT",
+            help="Write a page with the figures and every caption, unsupported words marked. It needs no other file.",
+        ),
+    ] = None,
+    per_caption: Annotated[
+        bool,
+        typer.Option(
+            "--per-caption",
+            help=f"Print every caption that has a hallucination, not only the {WORST} with the most.",
+        ),
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Bootstrap resamples of the images for the intervals; 0 for none.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Score captions with CHAIR: how many of the objects they name are not in the image.
+
+    Needs the captions and what is in the images: COCO's annotations, or a list of objects of your own.
+
+        keepsight chair captions.jsonl --annotations instances_val2014.json --references captions_val2014.json
+    """
+    from rich.console import Console
+
+    from keepsight.cli._files import check_outputs
+    from keepsight.eval.annotations import load_truth
+    from keepsight.eval.chair.captions import read_captions_and_failures
+    from keepsight.eval.chair.score import COCO, check_family, score
+    from keepsight.eval.chair.synonyms import read_vocabulary
+    from keepsight.files import as_json, write_whole
+    from keepsight.reports.chair_page import page
+
+    check_family(family)
+    sources = [*(annotations or ()), *(references or ()), *(ground_truth or ())]
+    check_outputs([json_file, html_file], [captions, *sources, *([synonyms] if synonyms else [])])
+    said, failed = read_captions_and_failures(captions, method=method)
+    vocabulary = COCO if synonyms is None else read_vocabulary(synonyms, family)
+    truth = load_truth(sources, [caption.image_id for caption in said], family, vocabulary=vocabulary)
+    report = score(said, truth, family=family, vocabulary=vocabulary, resamples=resamples, seed=seed)
+    alone = bool(annotations) and not references and not ground_truth
+    html = None if html_file is None else page(report, source=captions.name)
+    if json_file is not None:
+        write_whole(json_file, as_json(report.to_json()))
+    if html_file is not None and html is not None:
+        write_whole(html_file, html)
+    console = Console(highlight=False)
+    _print_figures(console, report)
+    if failed:
+        console.print(f"{len(failed)} answers of the file failed and are in no figure.", style="dim")
+    if alone:
+        console.print(
+            "Without --references, what only people saw in an image counts as made up.", style="dim"
+        )
+    _print_captions(console, report, None if per_caption else WORST)
+
+
+def _print_figures(console: Console, report: Report) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from keepsight.reports.chair_page import FIGURES
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("95 %", justify="right", no_wrap=True)
+    table.add_column("")
+    for name, label, scale, gloss in FIGURES:
+        value, bounds = getattr(report, name), report.ci[name]
+        table.add_row(
+            f"[bold]{label}[/bold]",
+            "–" if value is None else f"{scale * value:.1f}",
+            "" if bounds is None else f"{scale * bounds[0]:.1f}–{scale * bounds[1]:.1f}",
+            f"[dim]{gloss}[/dim]",
+        )
+    captions = "1 caption" if report.n == 1 else f"{report.n} captions"
+    own = (
+        ""
+        if report.vocabulary == "coco"
+        else f", vocabulary {report.vocabulary} ({report.vocabulary_sha256[:12]})"
+    )
+    console.print(f"[bold]CHAIR[/bold], family {report.family}{escape(own)}, {captions}")
+    console.print(table)
+
+
+def _print_captions(console: Console, report: Report, most: int | None) -> None:
+    """The captions with hallucinations: all in the file's order, or those with the most of them."""
+    from rich.markup import escape
+    from rich.text import Text
+
+    from keepsight.cli._console import mark
+
+    guilty: list[PerCaption] = [row for row in report.captions if row.hallucinated]
+    shown = guilty if most is None else sorted(guilty, key=lambda row: -len(row.hallucinated))[:most]
+    if not shown:
+        return
+    colour = console.color_system is not None
+    how = "struck" if colour else "in brackets"
+    some = "" if len(shown) == len(guilty) else f"; the {len(shown)} with the most, all with --per-caption"
+    console.print(f"\n{len(guilty)} of {report.n} name what is not there ({how}){some}:", style="dim")
+    for row in shown:
+        named = ", ".join(dict.fromkeys(mention.object for mention in row.hallucinated))
+        console.print(f"\n[bold]{escape(str(row.image_id))}[/bold]  {named}")
+        shown_part = row.caption[:LETTERS]
+        marked = [mention for mention in row.hallucinated if mention.span[1] <= LETTERS]
+        console.print(Text.from_ansi(mark(shown_part, marked, colour=colour)))
+        if more := len(row.caption) - len(shown_part):
+            console.print(f"… and {more} more letters", style="dim")

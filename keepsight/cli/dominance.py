@@ -1,0 +1,270 @@
+"""``keepsight dominance``: does a model attend to the text more than to the picture, and what do methods change?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepsight.cli._options import DeviceMap, Dtype, MaxNewTokens, ModelArgument, Prompt, RawPrompt
+from keepsight.cli.calibrate import find_pictures
+from keepsight.cli.caption import PROMPT
+from keepsight.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from PIL.Image import Image
+
+    from keepsight.eval.modality_dominance.score import Masses, Reading
+
+RESAMPLES = 1000
+SPLIT = "test"
+
+
+def dominance(
+    model: ModelArgument = "demo",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of pictures; demo has drawn ones of its own.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="A method such as [bold]pai:alpha=0.5[/bold] to measure as well and to compare with the plain model;"
+            " several compose.",
+        ),
+    ] = None,
+    prompt: Prompt = PROMPT,
+    raw_prompt: RawPrompt = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most pictures.")] = 32,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Which of the demo world's pictures.", show_default=f"{SPLIT}, for demo alone"),
+    ] = None,
+    text: Annotated[
+        str,
+        typer.Option(
+            metavar="PART+PART…",
+            help="What counts as text: bos (what stands first), special (marks of template and picture), before and"
+            " after (text before and after the picture), own (what the model wrote).",
+        ),
+    ] = "bos+special+before+after",
+    heads: Annotated[
+        str, typer.Option(help="mean: average the attention over heads first. each: average their figures.")
+    ] = "mean",
+    average: Annotated[
+        str,
+        typer.Option(
+            help="samples: mean of each answer's figure. pooled: add up attention and tokens first."
+        ),
+    ] = "samples",
+    group: Annotated[int, typer.Option(help="Layers in each of the groups early, middle, late.")] = 2,
+    max_new_tokens: MaxNewTokens = 128,
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write every figure, by layer and token as well."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the picture's share of attention, token by token; a PNG."),
+    ] = None,
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Measure text dominance: MDI and AEI by groups of layers, and the picture's share of attention token by token.
+
+    The model answers about every picture greedily, once as it is and once under the methods.
+
+    The definition leaves open what counts as text and how to average; figures under other choices are printed as well.
+    """
+    from keepsight.analysis.modality_dominance import measure_all
+    from keepsight.cli._console import progress
+    from keepsight.eval.modality_dominance.score import Reading
+    from keepsight.experiments.environment import hardware, versions
+    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.inference.generation import Generation
+    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.registry import parse
+
+    recipes = [parse(spec) for spec in method or ()]
+    reading = Reading(
+        text=tuple(part.strip() for part in text.split("+")), heads=heads, average=average, group=group
+    )
+    generation = Generation(max_new_tokens=max_new_tokens)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise InputError(f"the plot is a PNG: name {plot.with_suffix('.png')} instead of {plot}")
+    count, shown, source = find_shown(model, images, split, limit)
+    for path in (json_out, plot):
+        if path is not None:
+            check_writable(path)
+
+    quiet_transformers(bars=model != DEMO)
+    if model == DEMO:
+        use_one_thread()
+    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    ways = [[], recipes] if recipes else [[]]
+    answers: list[list[Masses]] = [[] for _ in ways]
+    with progress(count * len(ways), "answering") as advance:
+        for picture in shown:
+            for way, found in zip(ways, answers, strict=True):
+                found += measure_all(
+                    loaded, processor, [picture], prompt, *way, raw=raw_prompt, generation=generation, advance=advance
+                )  # fmt: skip
+    names = [" ".join(recipe.spec for recipe in way) for way in ways]
+    facts = {"model": model, "prompt": prompt, **source, "max_new_tokens": max_new_tokens}
+    if json_out is not None:
+        numbers = as_numbers(names, answers, reading)
+        run_on = {"hardware": hardware(loaded.device), "versions": versions()}
+        write_whole(json_out, as_json({**facts, **numbers, **run_on}))
+    if plot is not None:
+        _draw(plot, names, answers, model=model, prompt=prompt)
+    _show(names, answers, reading, model)
+    for path in (json_out, plot):
+        if path is not None:
+            print(f"written: {path}")
+
+
+def find_shown(
+    model: str, images: Path | None, split: str | None, limit: int
+) -> tuple[int, Iterator[Image], dict[str, Any]]:
+    """How many pictures, the pictures, and where they are from. All files are read once before a model is loaded.
+
+    Raises:
+        InputError: no folder for a model that has no pictures of its own, or a split of a folder.
+        UnknownSplit, BadImage.
+    """
+    from keepsight.inference.loading import DEMO
+    from keepsight.source.images import open_picture
+
+    if images is not None:
+        if split is not None:
+            raise InputError("--split names pictures of the demo world: leave it out, or --images")
+        paths = find_pictures(images)[:limit]
+        for path in paths:
+            open_picture(path)
+        return len(paths), (open_picture(path) for path in paths), {"images": str(images)}
+    if model != DEMO:
+        raise InputError(f"measuring {model} needs pictures: give a folder of them with --images")
+    from keepsight.demo.splits import check_split
+    from keepsight.demo.world import scenes
+
+    split = check_split(split or SPLIT)
+    return limit, (scene.image() for scene in scenes(split, limit)), {"split": split}
+
+
+def as_numbers(names: Sequence[str], answers: Sequence[Sequence[Masses]], reading: Reading) -> dict[str, Any]:
+    """Everything measured as plain data: under ``reading`` by group with intervals and by layer, under others by group.
+
+    Args:
+        names: specs of the ways of decoding, the plain model's empty and first.
+        answers: of each way, to the same pictures.
+    """
+    from keepsight.cli._dominance import figures_json
+    from keepsight.eval.modality_dominance.score import groups
+    from keepsight.eval.modality_dominance.summary import (
+        difference,
+        layer_figures,
+        readings,
+        share_curve,
+        summary,
+    )
+
+    rows = []
+    for name, found in zip(names, answers, strict=True):
+        counts = [one.counts for one in found]
+        row: dict[str, Any] = {
+            "method": name or None,
+            "generated": sum(one.rows for one in found),
+            "counts": {part: sum(count[part] for count in counts) / len(counts) for part in counts[0]},
+            "groups": figures_json(summary(found, reading, resamples=RESAMPLES)),
+            "layers": layer_figures(found, reading),
+            "tokens": share_curve(found),
+            "readings": [
+                {
+                    "name": other,
+                    **chosen.to_json(),
+                    "groups": figures_json(summary(found, chosen, resamples=0)),
+                }
+                for other, chosen in readings(reading).items()
+            ],
+        }
+        if name:
+            row["difference"] = figures_json(difference(answers[0], found, reading, resamples=RESAMPLES))
+        rows.append(row)
+    return {
+        "n": len(answers[0]),
+        "reading": reading.to_json(),
+        "layer_groups": {
+            name: list(layers) for name, layers in groups(answers[0][0].layers, reading.group).items()
+        },
+        "bootstrap": {"resamples": RESAMPLES, "seed": 0, "level": 0.95},
+        "rows": rows,
+    }
+
+
+def _draw(
+    path: Path, names: Sequence[str], answers: Sequence[Sequence[Masses]], *, model: str, prompt: str
+) -> None:
+    from keepsight.cli.attention import save_png
+    from keepsight.eval.modality_dominance.summary import share_curve
+    from keepsight.reports.attention_share_figure import Curve, share_figure
+    from keepsight.reports.pillow_text import AFTER, BEFORE
+
+    curves = []
+    for name, found, colour in zip(names, answers, (BEFORE, AFTER), strict=False):
+        points = share_curve(found)
+        most = sum(2 * point["n"] >= len(found) for point in points)
+        shares = [float(point["image_share"]) for point in points]
+        curves.append(Curve(name or "plain", colour, shares, solid=most))
+    notes = [
+        f"Mean over {len(answers[0])} pictures, all layers and all heads, at the position that predicts each token, the"
+        " end mark included. Pale: fewer than half of the answers are so long, so that the mean is of other pictures."
+    ]
+    save_png(share_figure(curves, heading=f"{model}   ·   {prompt}", notes=notes), path)
+
+
+def _show(names: Sequence[str], answers: Sequence[Sequence[Masses]], reading: Reading, model: str) -> None:
+    from rich.console import Console
+
+    from keepsight.cli import _dominance as terminal
+    from keepsight.eval.modality_dominance.score import groups
+    from keepsight.eval.modality_dominance.summary import difference, readings, share_curve, summary
+
+    console = Console(highlight=False, soft_wrap=True)
+    told = [terminal.short(name) for name in names]
+    summaries = [summary(found, reading, resamples=RESAMPLES) for found in answers]
+    picked = groups(answers[0][0].layers, reading.group)
+    terminal.show_figures(console, list(zip(told, summaries, strict=True)), picked)
+    n = len(answers[0])
+    ways = f"plain and {names[1]}" if len(names) > 1 else "plain"
+    intervals = "; under each figure its 95 % bootstrap interval over pictures" if n > 1 else ""
+    console.print(f"{model}, {ways}, n = {n} pictures{intervals}.", style="dim", markup=False)
+    console.print(terminal.tell_reading(reading, *answers), style="dim")
+    console.print(terminal.LEGEND, style="dim")
+    lacking = {one.n for found in summaries for figures in found.values() for one in figures.values()} - {n}
+    if lacking:
+        console.print(
+            f"Some figures are of {min(lacking)} of the {n} pictures: in the others a denominator is zero.",
+            style="yellow",
+        )
+    for name, found in zip(told[1:], answers[1:], strict=True):
+        console.print()
+        terminal.show_change(console, difference(answers[0], found, reading, resamples=RESAMPLES), name)
+    console.print()
+    other = {
+        label: [summary(found, chosen, resamples=0) for found in answers]
+        for label, chosen in readings(reading).items()
+    }
+    terminal.show_readings(console, other)
+    console.print("\n[bold]the picture's share, token by token[/bold]")
+    curves = [[float(point["image_share"]) for point in share_curve(found)] for found in answers]
+    for name, line in zip(told, terminal.tell_shares(curves), strict=True):
+        console.print(f"  {line}  {name}", markup=False)

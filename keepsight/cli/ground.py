@@ -1,0 +1,346 @@
+"""``keepsight ground``: how much of each object word of a caption the model owes to the picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepsight.cli._options import DeviceMap, Dtype, MaxNewTokens, Model, Prompt, RawPrompt
+from keepsight.cli.attention import read_picture
+from keepsight.cli.caption import PROMPT, with_calibration
+from keepsight.errors import InputError, InvalidParameter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keepsight.grounding import Grounding, Nouns, WordGrounding
+    from keepsight.method import Method
+
+MINUS = "−"
+
+
+def ground(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE…",
+            help="Pictures, or drawn scenes of the demo world such as [bold]test-shifted:3[/bold], of which it is known"
+            " what is in them.",
+        ),
+    ],
+    model: Model = "demo",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="A method that writes the captions (see [bold]keepsight methods[/bold]); several compose. Their words are"
+            " judged by the plain model all the same.",
+        ),
+    ] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Judge this text about the one picture, instead of the model's own."
+        ),
+    ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NOUN,…",
+            help="The nouns to judge, or a file with one on each line.",
+            show_default="the 80 objects of COCO",
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="What a word is judged by, all of it high where a word is supported: [bold]contrast[/bold], "
+            "[bold]difference[/bold], [bold]likelihood[/bold], [bold]entropy[/bold] or [bold]divergence[/bold].",
+            show_default="contrast",
+        ),
+    ] = None,
+    aggregate: Annotated[
+        str | None,
+        typer.Option(
+            help="Over the tokens of a word: first, mean, min or sum.",
+            show_default="mean",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Flag words whose score is below this. The default was chosen on the demo world's val-shifted split: for"
+            " another model choose your own. It holds for the default score and aggregate; with others nothing is flagged"
+            " unless you say where.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What [bold]keepsight calibrate[/bold] found in this model, for the methods that need it (var).",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Prompt = PROMPT,
+    raw_prompt: RawPrompt = False,
+    max_new_tokens: MaxNewTokens = 128,
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON line for each picture as it is done, with all tokens.")
+    ] = False,
+) -> None:
+    """Flag the words of a caption that the picture may not hold, without annotations.
+
+    Captions each picture greedily and reads the caption twice, with the picture and without it.
+
+    A word is flagged if the picture supports it too little.
+    """
+    from keepsight.grounding import AGGREGATE, AGGREGATES, SCORE, SCORES, THRESHOLD, WEIGHT
+    from keepsight.grounding.scores import check_choice
+    from keepsight.inference.generation import Generation
+    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.registry import parse
+
+    recipes = [parse(spec) for spec in method or ()]
+    if calibration is not None:
+        recipes = with_calibration(recipes, calibration)
+    score, aggregate = score or SCORE, aggregate or AGGREGATE
+    check_choice("score", score, SCORES)
+    check_choice("aggregate", aggregate, AGGREGATES)
+    if threshold is not None and not math.isfinite(threshold):
+        raise InvalidParameter(f"--threshold {threshold} must be a finite number")
+    if threshold is None and (score, aggregate) == (SCORE, AGGREGATE):
+        threshold = THRESHOLD
+    if caption is not None and (len(images) > 1 or recipes):
+        raise InputError(
+            "--caption is about one picture and written already: leave out the other pictures and --method"
+        )
+    if caption is not None and not caption.strip():
+        raise InputError("--caption is empty: give a text")
+    nouns = read_nouns(words)
+    generation = Generation(max_new_tokens=max_new_tokens)
+    for name in images:
+        read_picture(name)
+
+    quiet_transformers(bars=model != DEMO)
+    if model == DEMO:
+        use_one_thread()
+    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    for name in images:
+        picture, present = read_picture(name)
+        if nouns is not None:
+            present = None  # what is in a drawn scene is known by COCO's names
+        found = look(loaded, processor, picture, prompt, recipes, caption, raw_prompt, generation)
+        judged = found.words(nouns, score=score, aggregate=aggregate)
+        if as_json:
+            line = {
+                "image_id": _image_id(name),
+                "image": name,
+                "caption": found.text,
+                "method": " ".join(recipe.spec for recipe in recipes) or None,
+                "model": model,
+                "prompt": prompt,
+                "score": score,
+                "aggregate": aggregate,
+                "weight": WEIGHT,
+                "threshold": threshold,
+                **as_numbers(found, judged, threshold, present),
+            }
+            print(json.dumps(line, ensure_ascii=False, allow_nan=False), flush=True)
+        else:
+            _print(name, found, judged, score, threshold, present)
+    if not as_json:
+        _explain(score, threshold)
+
+
+def look(
+    model: Any,
+    processor: Any,
+    picture: Any,
+    prompt: str,
+    recipes: Sequence[Method],
+    caption: str | None,
+    raw: bool,
+    generation: Any,
+) -> Grounding:
+    """The grounding of a given caption, or of the one that the model writes under methods."""
+    from keepsight.api import mitigate
+    from keepsight.grounding import ground as judge
+    from keepsight.grounding import teacher_force
+    from keepsight.grounding.scores import joined
+    from keepsight.inference.detokenizer import until_end
+    from keepsight.source.prompts import prepare
+
+    if caption is not None:
+        return judge(model, processor, picture, prompt, caption, raw=raw)
+    inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
+    with mitigate(model, *recipes):
+        written = model.generate(**inputs, **generation.arguments())
+    ids = until_end(written[0, inputs["input_ids"].shape[1] :].tolist(), model.generation_config.eos_token_id)
+    [[figures]] = teacher_force(model, inputs, [ids])
+    return joined(processor.tokenizer, ids, figures)
+
+
+def read_nouns(text: str | None) -> Nouns | None:
+    """``dog, fire truck`` as nouns, or those of a file of that name, one on each line.
+
+    Raises:
+        BadNoun: there is none, or one is not a word.
+        InputError: the file is not a text.
+    """
+    from keepsight.grounding import Nouns
+
+    if text is None:
+        return None
+    path = Path(text)
+    if "," in text or not path.is_file():
+        return Nouns.of(text.split(","))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--words: cannot read {path} as a text ({error})") from None
+    return Nouns.of(lines)
+
+
+def as_numbers(
+    found: Grounding,
+    judged: Sequence[WordGrounding],
+    threshold: float | None,
+    present: frozenset[str] | None,
+) -> dict[str, Any]:
+    """Tokens and words as plain data, in nats; an infinite figure is null."""
+    return {
+        "tokens": [
+            {
+                "id": token.id,
+                "text": found.text[slice(*token.span)],
+                "span": list(token.span),
+                **{
+                    name: _finite(getattr(token, name))
+                    for name in (
+                        "with_image",
+                        "without_image",
+                        "difference",
+                        "contrast",
+                        "entropy",
+                        "divergence",
+                    )
+                },
+            }
+            for token in found.tokens
+        ],
+        "words": [
+            {
+                "word": word.word,
+                "object": word.object,
+                "span": list(word.span),
+                "tokens": list(word.tokens),
+                "with_image": _finite(word.with_image),
+                "without_image": _finite(word.without_image),
+                "difference": _finite(word.difference),
+                "support": _finite(word.support),
+                "flagged": None if threshold is None else word.support < threshold,
+                "present": None if present is None else word.object in present,
+            }
+            for word in judged
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _image_id(name: str) -> int | str:
+    from keepsight.eval.image_ids import image_id
+
+    return name if not Path(name).exists() else image_id(Path(name).stem)
+
+
+def _print(
+    name: str,
+    found: Grounding,
+    judged: Sequence[WordGrounding],
+    score: str,
+    threshold: float | None,
+    present: frozenset[str] | None,
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text(name, style="bold"))
+    console.print(shade(console, found.text, judged, threshold))
+    if not judged:
+        console.print(Text("no object word", style="dim"))
+        console.print()
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("word", no_wrap=True)
+    for heading in ("with", "without", "difference", *([score] if score != "difference" else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if threshold is not None:
+        table.add_column("flagged", no_wrap=True)
+    if present is not None:
+        table.add_column("in the picture", no_wrap=True)
+    for word in judged:
+        figures = [word.with_image, word.without_image, word.difference]
+        row = [word.word, *(nats(value) for value in figures[:2]), nats(figures[2], sign=True)]
+        if score != "difference":
+            row.append(nats(word.support))
+        if threshold is not None:
+            row.append("flagged" if word.support < threshold else "")
+        if present is not None:
+            row.append("yes" if word.object in present else "no")
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    console.print()
+
+
+def shade(console: Console, text: str, judged: Sequence[WordGrounding], threshold: float | None) -> Any:
+    """The caption: flagged words red, others green; in brackets where there is no colour."""
+    from rich.text import Text
+
+    shown, at = Text(), 0
+    for word in judged:
+        start, end = word.span
+        flagged = threshold is not None and word.support < threshold
+        shown.append(text[at:start])
+        if console.color_system is not None and threshold is not None:
+            shown.append(text[start:end], style="bold red" if flagged else "green")
+        else:
+            shown.append(f"[{text[start:end]}]" if flagged else text[start:end])
+        at = end
+    shown.append(text[at:])
+    return shown
+
+
+def nats(value: float, *, sign: bool = False) -> str:
+    """A figure with two decimals."""
+    return f"{value:{'+' if sign else ''}.2f}".replace("-", MINUS)
+
+
+def _explain(score: str, threshold: float | None) -> None:
+    from rich.console import Console
+
+    from keepsight.grounding import THRESHOLD
+
+    console = Console(highlight=False)
+    console.print(
+        "with, without: log-probability of the word given the picture and without it, in nats.", style="dim"
+    )
+    if threshold is None:
+        console.print(f"No word is flagged: {score} has no default threshold, give --threshold.", style="dim")
+        return
+    own = ", chosen on the demo world; for another model choose your own" if threshold == THRESHOLD else ""
+    console.print(f"Flagged: {score} below {nats(threshold)}{own}.", style="dim")

@@ -1,0 +1,113 @@
+"""``keepsight methods``: what can be chosen, read from the classes themselves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import Field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepsight.errors import InputError
+
+if TYPE_CHECKING:
+    from keepsight.method import Method
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, as the docs hold it.")
+    ] = False,
+) -> None:
+    """Every method: its paper, what it does, its parameters and defaults, what it costs."""
+    from keepsight.files import as_json as dump
+    from keepsight.registry import methods as known
+
+    if as_json and as_markdown:
+        raise InputError("--json and --markdown exclude each other")
+    described = [describe(method) for method in known().values()]
+    if as_json:
+        print(dump(described), end="")
+    elif as_markdown:
+        print(markdown(described), end="")
+    else:
+        _print(described)
+
+
+def describe(method: type[Method]) -> dict[str, Any]:
+    """One method as plain data: name, class, paper, year, title, gist, cost, parameters."""
+    made = method()
+    return {
+        "name": method.name(),
+        "class": method.__name__,
+        "paper": method.paper,
+        "year": method.year,
+        "title": method.title,
+        "gist": method.gist,
+        "cost": method.cost,
+        "parameters": [
+            {
+                "name": item.name,
+                "type": str(item.type),
+                "default": getattr(made, item.name),
+                "range": _range(item),
+                "text": item.metadata["text"],
+            }
+            for item in method.parameters()
+        ],
+    }
+
+
+def markdown(described: list[dict[str, Any]]) -> str:
+    """A table of the methods and one of each method's parameters."""
+    lines = ["| Method | Paper | What it does | Cost |", "|---|---|---|---|"]
+    for one in described:
+        paper = f"[{one['paper']}](https://arxiv.org/abs/{one['paper']}), {one['year']}"
+        lines.append(f"| `{one['name']}` ({one['class']}) | {paper} | {one['gist']} | {one['cost']} |")
+    for one in described:
+        lines += ["", f"**`{one['name']}`**: {one['title']}", ""]
+        lines += ["| Parameter | Default | Range | Meaning |", "|---|---|---|---|"]
+        for item in one["parameters"]:
+            lines.append(
+                f"| `{item['name']}` | {_written(item['default'])} | {item['range']} | {item['text']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _print(described: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for one in described:
+        console.print(f"[bold]{one['name']}[/bold]  [dim]{one['year']}, arXiv {one['paper']}[/dim]")
+        for line in (one["title"], one["gist"], f"cost: {one['cost']}"):
+            console.print(Padding(escape(line), (0, 0, 0, 2)))
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for item in one["parameters"]:
+            limits = f" ({item['range']})" if item["range"] else ""
+            table.add_row(item["name"], _written(item["default"]), escape(item["text"] + limits))
+        console.print(Padding(table, (0, 0, 0, 2)))
+        console.print()
+    console.print(
+        "Write a choice as NAME:parameter=value,…  for example [bold]m3id:decay=0.05,gate=0.9[/bold]"
+    )
+
+
+def _range(item: Field[Any]) -> str:
+    low, high = item.metadata["low"], item.metadata["high"]
+    if math.isinf(low) and math.isinf(high):
+        return ""
+    return f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(str, value)) or "empty"
+    return "none" if value is None else str(value)

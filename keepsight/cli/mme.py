@@ -1,0 +1,97 @@
+"""``keepsight mme``: MME's score for tasks with two questions for each picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keepsight.cli.pope import BootstrapSeed, Resamples
+
+app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def mme(context: typer.Context) -> None:
+    """MME's tasks with two questions for each picture: existence, count, position, color."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def score(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…",
+            help="Answers to a task, such as existence.txt: lines of picture, question, right answer and answer, parted by "
+            "tabs, two lines for each picture. Several files are summed.",
+        ),
+    ],
+    parser: Annotated[
+        str,
+        typer.Option(
+            help="The rule that reads yes or no out of an answer: MME's own, or any that [bold]keepsight pope score[/bold] "
+            "knows, such as strict.",
+        ),
+    ] = "mme",
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Write everything, answer by answer, to this JSON file."),
+    ] = None,
+    resamples: Resamples = 1000,
+    seed: BootstrapSeed = 0,
+) -> None:
+    """Score MME's answers: questions right (acc), pictures with both right (acc+), and 100 · (acc + acc+).
+
+    keepsight mme score existence.txt count.txt position.txt color.txt
+    """
+    from rich.console import Console
+
+    from keepsight.cli._yesno_tables import plain_table, safe, with_interval
+    from keepsight.eval.mme import BEST, read_task, score_task
+    from keepsight.eval.pope.answer_parsers import check_parser
+    from keepsight.files import as_json, check_writable, write_whole
+
+    check_parser(parser)
+    if json_file is not None:
+        check_writable(json_file)
+    reports = [
+        score_task(read_task(path), task=path.stem, parser=parser, resamples=resamples, seed=seed)
+        for path in files
+    ]
+    total = sum(report.score for report in reports)
+    if json_file is not None:
+        result = {
+            "bench": "mme",
+            "parser": parser,
+            "score": total,
+            "best": BEST * len(reports),
+            "tasks": [report.to_json() for report in reports],
+            "resamples": resamples,
+            "seed": seed,
+        }
+        write_whole(json_file, as_json(result))
+    console = Console(highlight=False)
+    table = plain_table("", "acc", "acc+", "score", "n", "pictures", "unparsed")
+    for report in reports:
+        table.add_row(
+            f"[bold]{safe(report.task)}[/bold]",
+            with_interval(report.acc, report.ci["acc"]),
+            with_interval(report.acc_plus, report.ci["acc_plus"]),
+            with_interval(report.score, report.ci["score"], 1),
+            str(report.n),
+            str(report.images),
+            str(report.unparsed),
+        )
+    if len(reports) > 1:
+        table.add_row("[bold]sum[/bold]", "", "", f"{total:.1f}")
+    console.print(f"[bold]MME[/bold], parser {parser}, best {BEST * len(reports)}")
+    console.print(table)
+    brackets = ", with 95 % bootstrap intervals over pictures" if resamples else ""
+    console.print(f"acc and acc+ in %, score = acc + acc+{brackets}.", style="dim")

@@ -1,0 +1,246 @@
+"""``keepsight pope``: builds the questions of POPE, and scores answers to them by a named rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from keepsight.eval.pope.pairing import Joined
+    from keepsight.eval.pope.score import YesNoReport
+
+app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Resamples = Annotated[
+    int, typer.Option(min=0, help="Bootstrap resamples of the pictures for the intervals; 0 for none.")
+]
+BootstrapSeed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+
+
+@app.callback()
+def pope(context: typer.Context) -> None:
+    """Ask about objects that are there and objects that are not: build POPE's questions, score answers."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files; made if it is not there.")],
+    annotations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="COCO instances, such as instances_val2014.json. Give the option once for each file.",
+        ),
+    ] = None,
+    references: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="COCO captions, such as captions_val2014.json: what people saw counts as in the picture, too. The "
+            "published POPE counts it.",
+        ),
+    ] = None,
+    objects: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help='Instead of COCO files: JSON lines of {"image": "a.jpg", "objects": ["cat", "sofa"]}.',
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Pictures to draw.")] = 500,
+    per_image: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Objects that are there to ask about in each picture, and as many that are not."
+        ),
+    ] = 3,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the drawing; it gives the official builder's questions.")
+    ] = 0,
+    name: Annotated[str, typer.Option(help="What the files' names begin with.")] = "coco",
+    image_name: Annotated[
+        str,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="File name of a picture whose file of objects knows only its number, such as COCO_val2014_{:012d}.jpg.",
+        ),
+    ] = "{}",
+) -> None:
+    """Build POPE's questions from what is in the pictures: random, popular and adversarial.
+
+        keepsight pope build --annotations instances_val2014.json --references captions_val2014.json --out questions
+
+    Writes NAME_pope_random.json, NAME_pope_popular.json and
+    NAME_pope_adversarial.json, and the counts they rest on beside them.
+    """
+    from keepsight.eval.pope.build import build as choose
+    from keepsight.eval.pope.object_lists import read_pictures
+    from keepsight.files import CannotWrite, check_writable, write_whole
+
+    if not name or Path(name).name != name:
+        raise CannotWrite(
+            f"--name {name!r} cannot begin a file's name: leave out folders, they belong to --out"
+        )
+    pictures = read_pictures(
+        [*(annotations or ()), *(objects or ())], references=references or (), image_name=image_name
+    )
+    built = choose(pictures, images=images, per_image=per_image, seed=seed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot make the folder {out}: {error.strerror}") from error
+    files = {out / file: text for file, text in built.files(name).items()}
+    for path in files:
+        check_writable(path)
+    for path, text in files.items():
+        write_whole(path, text)
+    print(f"{len(built.images)} of {built.eligible} pictures with {per_image} objects or more, seed {seed}")
+    for kind, questions in built.questions.items():
+        yes = sum(question.label == "yes" for question in questions)
+        print(f"{out / f'{name}_pope_{kind}.json'}: {len(questions)} questions, {yes} yes")
+
+
+@app.command()
+def score(
+    answers: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ANSWERS…",
+            help="Answers, one file for each file of questions in the same order, or one for all: JSON lines with "
+            '"question_id" and "answer" or "text", as POPE, LLaVA and VCD write them, or answers.jsonl of a run.',
+        ),
+    ],
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--questions",
+            "-q",
+            metavar="FILE",
+            help="Questions with their labels, such as coco_pope_random.json, or items.jsonl of a run. Give the option "
+            "once for each file; a file's name says its split. Not needed where the answers hold image, question and label.",
+        ),
+    ] = None,
+    parser: Annotated[
+        str,
+        typer.Option(
+            help="The rule that reads yes or no out of an answer: [bold]strict[/bold], which counts what it cannot read, "
+            "or official, opera, vcd, lmms_eval, vlmevalkit, mme, beaf.",
+        ),
+    ] = "strict",
+    compare_parsers: Annotated[
+        bool, typer.Option("--compare-parsers", help="Also print what every rule makes of these answers.")
+    ] = False,
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Other answers to the same questions: print the paired difference to them. As many files as ANSWERS.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help='Score only the answers with this "method" in the file.'),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Score what was answered, though questions have no answer.")
+    ] = False,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Write everything, answer by answer, to this JSON file."),
+    ] = None,
+    resamples: Resamples = 1000,
+    seed: BootstrapSeed = 0,
+) -> None:
+    """Score answers to POPE's questions: accuracy, precision, recall, F1, and how often yes is said.
+
+    keepsight pope score random.jsonl popular.jsonl -q coco_pope_random.json -q coco_pope_popular.json
+    """
+    from rich.console import Console
+
+    from keepsight.cli._yesno_tables import show_differences, show_parsers, show_score
+    from keepsight.eval.pope.answer_parsers import check_parser
+    from keepsight.eval.pope.compare_parsers import compare_parsers as read_by_all
+    from keepsight.eval.pope.pairing import match_files
+    from keepsight.eval.pope.score import mean
+    from keepsight.files import as_json, check_writable, write_whole
+
+    check_parser(parser)
+    if json_file is not None:
+        check_writable(json_file)
+    joined = match_files(answers, questions or (), method=method, partial=partial)
+    reports = _reports(joined, parser, resamples, seed)
+    over_splits = mean(reports)
+    rows = read_by_all(joined.replies) if compare_parsers else []
+    changes: list[dict[str, Any]] = []
+    if baseline:
+        others = match_files(baseline, questions or (), method=method, partial=partial)
+        changes = _changes(others, joined, parser, resamples, seed)
+    if json_file is not None:
+        result = {
+            "bench": "pope",
+            "parser": parser,
+            "n": over_splits.n,
+            "splits": [_split_json(split, report, joined) for split, report in reports.items()],
+            "mean": over_splits.to_json(),
+            **({"parsers": [row.to_json() for row in rows]} if compare_parsers else {}),
+            **({"difference_to_baseline": changes} if baseline else {}),
+            "resamples": resamples,
+            "seed": seed,
+        }
+        write_whole(json_file, as_json(result))
+    console = Console(highlight=False)
+    show_score(console, reports, over_splits, joined)
+    if changes:
+        show_differences(console, changes)
+    if rows:
+        show_parsers(console, rows, len(reports))
+
+
+def _reports(joined: Joined, parser: str, resamples: int, seed: int) -> dict[str, YesNoReport]:
+    from keepsight.eval.pope.score import score as judge
+
+    return {
+        split: judge(replies, parser, resamples=resamples, seed=seed)
+        for split, replies in joined.replies.items()
+    }
+
+
+def _changes(before: Joined, after: Joined, parser: str, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Paired differences of every figure's mean over splits, on the questions that both answered."""
+    from keepsight.eval.pope.pairing import shared_questions
+    from keepsight.eval.pope.score import METRICS, paired
+
+    first, second = (_reports(side, parser, 0, seed) for side in shared_questions(before, after))
+    n = sum(report.n for report in first.values())
+    found = [paired(first, second, metric, resamples=resamples, seed=seed) for metric in METRICS]
+    return [
+        {
+            "metric": one.metric,
+            "value": one.value,
+            "ci": None if one.low is None else [one.low, one.high],
+            "n": n,
+        }
+        for one in found
+    ]
+
+
+def _split_json(split: str, report: YesNoReport, joined: Joined) -> dict[str, Any]:
+    from keepsight.eval.pope.official_output import published
+
+    figures = published(report)
+    return {
+        "split": split,
+        **report.to_json(),
+        "failed": joined.failed[split],
+        "missing": joined.missing[split],
+        **({} if figures is None else {"published": figures}),
+        "answers": [reply.to_json() for reply in report.replies],
+    }

@@ -1,0 +1,208 @@
+"""``keepsight serve``: one model behind the OpenAI protocol, with each method as a model name."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keepsight.cli._options import DeviceMap, Dtype, ModelArgument
+from keepsight.errors import InvalidParameter
+
+_LIMITS = "Limits"
+_MIB = 1 << 20
+
+
+def serve(
+    model: ModelArgument = "demo",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="SPEC",
+            help="Offer this method, as [bold]MODEL:SPEC[/bold]; join methods by a plus: [bold]vhr+m3id[/bold]. May be"
+            " repeated.",
+            show_default="all that run on the model, at their defaults",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What [bold]keepsight calibrate[/bold] found in this model, for the methods that need it (var).",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    name: Annotated[
+        str | None,
+        typer.Option(help="What the plain model is called.", show_default="MODEL, of a folder its name"),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KEEPSIGHT_API_KEY",
+            help="Answer nobody who does not send this key. Better set in the environment, where no list of processes shows"
+            " it.",
+            show_default=False,
+        ),
+    ] = None,
+    fetch_urls: Annotated[
+        bool,
+        typer.Option(
+            "--fetch-urls",
+            help="Fetch pictures from http(s) addresses of the public internet, not only data URIs.",
+        ),
+    ] = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            metavar="ORIGIN",
+            help="Let web pages of this origin ask, such as [bold]http://localhost:3000[/bold]. May be repeated.",
+            show_default="none",
+        ),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Answers written together.", rich_help_panel=_LIMITS)] = 8,
+    max_queue: Annotated[
+        int, typer.Option(help="Answers that may wait; then 429.", rich_help_panel=_LIMITS)
+    ] = 32,
+    max_tokens: Annotated[
+        int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=_LIMITS)
+    ] = 4096,
+    max_prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest conversation, pictures included.",
+            rich_help_panel=_LIMITS,
+            show_default="what the model takes",
+        ),
+    ] = None,
+    max_messages: Annotated[
+        int, typer.Option(help="Messages of a conversation.", rich_help_panel=_LIMITS)
+    ] = 1000,
+    max_images: Annotated[
+        int, typer.Option(help="Pictures of a conversation; demo takes 1.", rich_help_panel=_LIMITS)
+    ] = 16,
+    max_image_mb: Annotated[
+        float, typer.Option(help="MiB of one picture's file.", rich_help_panel=_LIMITS)
+    ] = 10,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Million pixels of one picture.", rich_help_panel=_LIMITS)
+    ] = 50,
+    max_request_mb: Annotated[float, typer.Option(help="MiB of one request.", rich_help_panel=_LIMITS)] = 20,
+    grace: Annotated[
+        float,
+        typer.Option(help="At the end, seconds for answers that are being written.", rich_help_panel=_LIMITS),
+    ] = 30,
+    device_map: DeviceMap = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Serve a model to chat apps that speak OpenAI's protocol, each method under a model name of its own.
+
+    Point an app's base URL at http://127.0.0.1:8000/v1 and choose demo, demo:m3id, … as its model. Needs the extra
+    [bold]serve[/bold]. Ends at Ctrl-C, when the answers that are being written have ended.
+    """
+    _check_extra()
+    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.serve.addresses import is_loopback, listen
+    from keepsight.serve.batching_engine import Engine
+    from keepsight.serve.limits import Limits
+    from keepsight.serve.model_registry import Menu
+    from keepsight.serve.request_handler import Service, limits_for
+    from keepsight.serve.server import Server
+    from keepsight.serve.startup_checks import check_menu, full_menu
+
+    if api_key is not None and not api_key.strip():
+        raise InvalidParameter("--api-key is empty: give a key, or leave it out")
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise InvalidParameter(
+            "--api-key must be made of letters, digits and signs of ASCII, without a space"
+        )
+    if not 0 <= grace <= 3600:
+        raise InvalidParameter(f"--grace {grace} must be a number of seconds from 0 to 3600")
+    limits = Limits(
+        request_bytes=_whole("--max-request-mb", max_request_mb, _MIB),
+        image_bytes=_whole("--max-image-mb", max_image_mb, _MIB),
+        image_pixels=_whole("--max-megapixels", max_megapixels, 1_000_000),
+        images=max_images,
+        messages=max_messages,
+        prompt_tokens=max_prompt_tokens,
+        tokens=max_tokens,
+        batch=max_batch,
+        queue=max_queue,
+    )
+    origins = tuple(map(_origin, allow_origin or ()))
+    base = name or (Path(model).resolve().name if Path(model).is_dir() else model)
+    found = None if calibration is None else str(calibration)
+    if calibration is not None:
+        from keepsight.calibration.file import Calibration
+
+        Calibration.load(calibration)
+    menu = Menu.of(base, method or (), found)
+    bound = listen(host, port)
+    with bound:
+        quiet_transformers(bars=model != DEMO)
+        if model == DEMO:
+            use_one_thread()
+        loaded, processor = load(model, dtype=dtype, device_map=device_map)
+        if method is None:
+            menu, why_not = full_menu(loaded, processor, base, found)
+            for line in why_not:
+                print(f"not offered: {line}", file=sys.stderr)
+        check_menu(loaded, processor, menu)
+        engine = Engine(loaded, processor, batch=limits.batch, queue=limits.queue)
+        service = Service(
+            engine=engine,
+            menu=menu,
+            limits=limits_for(model, limits),
+            api_key=api_key,
+            fetch_urls=fetch_urls,
+            loopback=is_loopback(bound.getsockname()[0]),
+            host=host,
+            origins=origins,
+        )
+        where = f"[{host}]" if ":" in host else host
+        address = f"http://{where}:{bound.getsockname()[1]}/v1"
+        if api_key is None and not service.loopback:
+            print(
+                f"warning: everybody who reaches {host} may use this server: set --api-key", file=sys.stderr
+            )
+        print(f"models: {', '.join(menu.names)}", flush=True)
+        server = Server(service, grace=grace, ready=lambda: print(f"serving at {address}", flush=True))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ends are the same, and no failure
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[bound])
+
+
+def _check_extra() -> None:
+    from keepsight.serve.errors import MissingExtra
+
+    try:
+        import fastapi  # noqa: F401
+        import openai  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(f"{error.name} is not installed: pip install 'keepsight[serve]'") from None
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]+)?", text):
+        raise InvalidParameter(
+            f"--allow-origin {text!r} is no origin: write it as browsers do, such as http://localhost:3000"
+        )
+    return text
+
+
+def _whole(option: str, value: float, unit: int) -> int:
+    if not 0 < value < 1e9:
+        raise InvalidParameter(f"{option} {value} must be a number above 0")
+    return max(int(value * unit), 1)

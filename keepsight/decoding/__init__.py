@@ -1,0 +1,1 @@
+"""Decoding methods: scores in, scores out. One file per paper."""

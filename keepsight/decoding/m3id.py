@@ -1,0 +1,150 @@
+"""M3ID: mutual-information decoding, against the same prompt without its picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible
+from keepsight.engines.hf.contrast_processor import ContrastMethod
+from keepsight.errors import InvalidParameter
+from keepsight.method import parameter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from keepsight.target import Target
+
+CUTOFF = 0.1
+
+
+def weight(step: int, decay: float, cap: float) -> float:
+    """``exp(decay · step) − 1``, at most ``cap``: how far the text has drifted from the picture after ``step`` tokens.
+
+    With decay 0.02: 0 at step 0, 0.22 at 10, 1.72 at 50, 6.4 at 100.
+    """
+    return cap if decay * step >= math.log1p(cap) else math.expm1(decay * step)
+
+
+def m3id(
+    expert: Tensor, amateur: Tensor, *, weight: float, cutoff: float | None = None, gate: float | None = None
+) -> Tensor:
+    """``log p(y | picture) + weight · (log p(y | picture) − log p(y))`` on ``(batch, vocab)`` scores.
+
+    Args:
+        expert: logits or log-probabilities given the picture; softmaxed here.
+        amateur: the same, given no picture.
+        weight: 0 or more, see ``weight``.
+        cutoff: with a number in [0, 1], tokens less likely than ``cutoff`` times the most likely one get −inf.
+        gate: with a number in [0, 1], a row whose most likely token has at least this probability is returned as it came.
+
+    Returns:
+        Scores up to a constant per row; rows behind a closed gate as given.
+
+    >>> m3id(torch.tensor([[2.0, 1.5, -1.0]]), torch.tensor([[1.0, 2.0, -1.0]]), weight=0.221403)
+    tensor([[-0.3176, -1.1497, -3.5390]])
+    """
+    certain = expert.log_softmax(-1)
+    scores = contrast(certain, amateur.log_softmax(-1), strength=weight)
+    if cutoff is not None:
+        scores = keep_only(scores, plausible(expert, cutoff))
+    return scores if gate is None else torch.where(closed(expert, gate), expert, scores)
+
+
+def closed(expert: Tensor, gate: float) -> Tensor:
+    """``(batch, 1)`` bool: rows whose most likely token has at least probability ``gate``."""
+    return expert.log_softmax(-1).amax(-1, keepdim=True) >= (math.log(gate) if gate > 0 else -math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class M3ID(ContrastMethod):
+    """Multi-Modal Mutual-Information Decoding (Favero et al., CVPR 2024, arXiv 2403.14003). No official code exists.
+
+    The longer a text gets, the less it looks at its picture; M3ID pays that back with a growing weight::
+
+        score = log p(y | picture) + w_t · (log p(y | picture) − log p(y | no picture)),   w_t = exp(decay · t) − 1
+
+    with t the number of tokens generated so far. Two rules decide where it acts, and they are different things:
+
+    * ``gate``, the paper's: a step whose most likely token has probability ``gate`` or more is left as it is; no token
+      is ever ruled out. The paper's value could not be recovered, so there is no default.
+    * ``cutoff``, that of the re-implementations published with AvisC and RITUAL (the figures in circulation): every step is
+      contrasted, and tokens less likely than ``cutoff`` times the most likely one are ruled out.
+
+    ``M3ID()`` is the second with its published settings; ``M3ID(gate=0.9)`` the first; with both, open steps are cut.
+
+    Args:
+        decay: λ, the rate at which the picture is forgotten, 0 or more; 0 turns the contrast off. Re-implementations: 0.02.
+        gate: in [0, 1], or None. 1 is always open, 0 never.
+        cutoff: in [0, 1], or None. Default: 0.1 without a gate, None with one.
+        first: t of the first token. 0 as here defined and in RITUAL; AvisC starts at 1.
+        cap: the largest weight. w grows without bound (22,025 at t = 500 with decay 0.02); from about 100 on, a larger one
+            changes nothing but rounding errors, so it stops there.
+        also_drop: ids of further tokens that belong to the picture in the prompt and must go with it (row separators,
+            tags), where the model's configuration does not name them.
+
+    Departs from the paper: see ``cutoff``, ``first`` and ``cap``. "No picture" means that placeholders and the begin/end
+    markers named in the model's configuration are dropped and positions close up, as if the prompt had been written
+    without a picture. The weight is computed in double, scores in single precision, whatever the model's dtype.
+
+    Cost: a second prefill of the text alone, and one more row in every pass (a second forward per token where passes cannot
+    be shared, see ``mitigate``); the vision tower does not run again and the second cache holds no visual tokens. Answers of
+    one word are hardly touched: w is 0 at the first token.
+
+    Raises:
+        NoImageTokens: the prompt holds no picture.
+    """
+
+    paper: ClassVar[str] = "2403.14003"
+    year: ClassVar[int] = 2024
+    title: ClassVar[str] = "Multi-Modal Hallucination Control by Visual Information Grounding"
+    gist: ClassVar[str] = "adds, more with every token, what the picture says beyond the text alone"
+    cost: ClassVar[str] = "prefill +1 without picture; one more row in every pass"
+
+    decay: float = parameter(0.02, "rate at which the weight grows per token; 0 is off", low=0)
+    gate: float | None = parameter(
+        None, "paper: leave a step whose top probability is at least this", low=0, high=1
+    )
+    cutoff: float | None = parameter(
+        None, f"re-implementations: plausibility cutoff (without a gate: {CUTOFF})", low=0, high=1
+    )
+    first: int = parameter(0, "t of the first token; AvisC: 1", low=0, high=1)
+    cap: float = parameter(100.0, "largest weight", low=0)
+    also_drop: tuple[int, ...] = parameter(
+        (), "token ids to drop with the picture, besides those the model names"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(token < 0 for token in self.also_drop):
+            raise InvalidParameter(f"m3id: also_drop={self.also_drop!r} must hold token ids, 0 or more")
+        if self.gate is None and self.cutoff is None:
+            object.__setattr__(self, "cutoff", CUTOFF)
+
+    def off(self) -> Self:
+        return replace(self, decay=0.0, cutoff=0.0)
+
+    @property
+    def is_off(self) -> bool:
+        return self.decay == 0 and not self.cutoff
+
+    def amateur(self, target: Target) -> dict[str, Any]:
+        return target.without_image(also_drop=self.also_drop)
+
+    def needs_amateur(self, step: int) -> bool:
+        return weight(step + self.first, self.decay, self.cap) > 0
+
+    def decided(self, expert: Tensor, step: int) -> Tensor:
+        alone = torch.zeros_like(expert[:, 0], dtype=torch.bool)
+        if self.cutoff is not None:
+            alone = one_left(expert, self.cutoff)
+        return alone if self.gate is None else alone | closed(expert, self.gate)[:, 0]
+
+    def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
+        strength = 0.0 if amateur is None else weight(step + self.first, self.decay, self.cap)
+        amateur = expert if amateur is None else amateur
+        return m3id(expert, amateur, weight=strength, cutoff=self.cutoff, gate=self.gate)

@@ -1,0 +1,156 @@
+"""VCD: visual contrastive decoding, against the same picture drowned in noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible
+from keepsight.engines.hf.contrast_processor import ContrastMethod
+from keepsight.method import parameter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from keepsight.target import Target
+
+STEPS = 1000
+
+
+def signal_level(step: int) -> float:
+    """How much of the picture is left after ``step + 1`` diffusion steps: ᾱ, between 0 and 1.
+
+    ``β_i = sigmoid(linspace(−6, 6, 1000)_i) · (0.005 − 1e-5) + 1e-5``; ``ᾱ = Π (1 − β_i)`` for i ≤ step.
+    The noised picture is ``√ᾱ · x + √(1 − ᾱ) · ε``: at step 500, 0.863 of the signal with 0.505 of noise.
+    """
+    ramp = torch.linspace(-6, 6, STEPS, dtype=torch.float64)
+    beta = torch.sigmoid(ramp) * (0.005 - 1e-5) + 1e-5
+    return float(torch.cumprod(1 - beta, 0)[step])
+
+
+def add_noise(pixels: Tensor, noise: Tensor, step: int) -> Tensor:
+    """``√ᾱ · pixels + √(1 − ᾱ) · noise`` in float32, returned in the dtype of ``pixels``; same shape."""
+    level = signal_level(step)
+    return (math.sqrt(level) * pixels.float() + math.sqrt(1 - level) * noise).to(pixels.dtype)
+
+
+def draw_noise(inputs: Mapping[str, Any], seed: int) -> Tensor:
+    """Unit Gaussian noise in the shape of ``inputs["pixel_values"]``, the same for a picture whatever its batch.
+
+    Every picture, or tile of a picture, gets the sample that ``seed`` gives for its shape: a row of a batch is
+    then treated exactly as alone, and a result does not depend on the order of the data. Drawn on the CPU, so
+    that it is the same on every device. All-zero tiles, which some processors add as padding and models
+    recognise by being zero, get no noise.
+    """
+    pixels: Tensor = inputs["pixel_values"]
+
+    def sample(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+    grid, sizes = inputs.get("image_grid_thw"), inputs.get("image_sizes")
+    if grid is not None and pixels.ndim == 2:
+        # Qwen-VL: the patches of all pictures in one list, `grid` says how many are whose
+        noise = torch.cat([sample(int(count), pixels.shape[-1]) for count in grid.prod(-1)])
+    elif sizes is not None and pixels.ndim == 4:
+        # Pixtral: pictures padded at the right and the bottom to the largest of the batch
+        noise = torch.zeros(pixels.shape)
+        for i, (height, width) in enumerate(sizes.tolist()):
+            noise[i, :, :height, :width] = sample(pixels.shape[1], height, width)
+    elif pixels.ndim >= 3:
+        noise = sample(*pixels.shape[-3:]).expand(pixels.shape)
+    else:
+        noise = sample(*pixels.shape)
+    noise = noise.to(pixels.device)
+    if pixels.ndim >= 4:
+        noise = noise * (pixels != 0).flatten(-3).any(-1)[..., None, None, None]
+    return noise
+
+
+def vcd(expert: Tensor, amateur: Tensor, *, alpha: float, beta: float) -> Tensor:
+    """``(1 + α) · expert − α · amateur`` where the expert's probability is at least β times its largest, else −inf.
+
+    Args:
+        expert: ``(batch, vocab)`` logits or log-probabilities given the picture.
+        amateur: the same, given the noised picture.
+        alpha: strength, 0 or more.
+        beta: plausibility cutoff in [0, 1].
+
+    >>> vcd(torch.tensor([[2.0, 1.5, -1.0]]), torch.tensor([[1.0, 2.0, -1.0]]), alpha=1.0, beta=0.1)
+    tensor([[3., 1., -inf]])
+    """
+    return keep_only(contrast(expert, amateur, strength=alpha), plausible(expert, beta))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VCD(ContrastMethod):
+    """Visual Contrastive Decoding (Leng et al., 2023, arXiv 2311.16922; official code DAMO-NLP-SG/VCD).
+
+    What the model says about a picture drowned in noise is its language prior; VCD subtracts it::
+
+        score = (1 + alpha) · z(picture) − alpha · z(noised picture),   −inf where p(picture) < beta · max p
+
+    The picture is noised once per generation, after the processor's resizing and normalising, by ``noise_step``
+    steps of a 1,000-step diffusion schedule (``signal_level``).
+
+    Args:
+        alpha: strength; 0 turns the contrast off. Paper and official scripts: 1.
+        beta: plausibility cutoff in [0, 1]; 0 keeps every token, 1 forces the model's own choice. Paper and code: 0.1;
+            the official POPE script passes 0.2.
+        noise_step: 0–999. Paper and official scripts: 500, for CLIP at 336 pixels. Small pictures may need more.
+        seed: of the noise.
+
+    Departs from the paper and its code:
+        The noise is seeded and the same for each picture of one shape (there: unseeded, so that results depend on
+        the order of the data). Scores leave as log-probabilities, which argmax and sampling do not notice and beam
+        search needs. Greedy and beam search are contrasted as well (there: ``sample`` only). The amateur keeps its
+        own cache from the second token on; official code before July 2024 shared the expert's and so stopped contrasting.
+
+    Cost: a second prefill with the vision tower, and one more row in every pass (a second forward per token where passes
+    cannot be shared, see ``mitigate``); a second cache as long as the first.
+
+    Raises:
+        NoImageTokens: the prompt holds no picture, or the inputs no ``pixel_values``.
+    """
+
+    paper: ClassVar[str] = "2311.16922"
+    year: ClassVar[int] = 2023
+    title: ClassVar[str] = (
+        "Mitigating Object Hallucinations in Large Vision-Language Models through Visual Contrastive Decoding"
+    )
+    gist: ClassVar[str] = "subtracts what the model says about the same picture drowned in noise"
+    cost: ClassVar[str] = "prefill +1 with the vision tower; one more row in every pass"
+
+    alpha: float = parameter(1.0, "strength of the contrast; 0 is off", low=0)
+    beta: float = parameter(0.1, "plausibility cutoff, relative to the largest probability", low=0, high=1)
+    noise_step: int = parameter(500, "steps of the noise schedule", low=0, high=STEPS - 1)
+    seed: int = parameter(0, "seed of the noise", low=0)
+
+    def off(self) -> Self:
+        return replace(self, alpha=0.0, beta=0.0)
+
+    @property
+    def is_off(self) -> bool:
+        return self.alpha == 0 and self.beta == 0
+
+    def amateur(self, target: Target) -> dict[str, Any]:
+        inputs = dict(target.model_inputs)
+        inputs["pixel_values"] = add_noise(
+            target.pixel_values, draw_noise(inputs, self.seed), self.noise_step
+        )
+        return inputs
+
+    def needs_amateur(self, step: int) -> bool:
+        return self.alpha > 0
+
+    def decided(self, expert: Tensor, step: int) -> Tensor:
+        return one_left(expert, self.beta)
+
+    def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
+        if amateur is None:
+            return keep_only(expert, plausible(expert, self.beta))
+        return vcd(expert, amateur, alpha=self.alpha, beta=self.beta)

@@ -1,0 +1,259 @@
+"""The second opinion of a contrastive decoder: one branch with a cache of its own, whatever the search.
+
+A logits processor sees ids and scores, never the cache, the beams' parents or the pictures. What it needs it rebuilds:
+prompt inputs come with the recipe, a beam's parent is the earlier row with the longest common prefix, a shorter text than
+last time is a rejected draft. Positions, masks and special cases are the model's own, from its
+``prepare_inputs_for_generation`` and ``_update_model_kwargs_for_generation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+from transformers.utils import ModelOutput
+
+from keepsight.engines.hf.edit_state import alone, elsewhere
+from keepsight.engines.hf.growing_cache import RoomyLayer, growing_cache
+from keepsight.engines.hf.patching import preserving_rope_deltas
+from keepsight.target import IMAGE_KEYS, cache_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Branch:
+    """A model's next-token logits for other prompt inputs than the main ones, followed by the same generated tokens.
+
+    Args:
+        model: the model that also generates.
+        inputs: the branch's prompt, one row for each prompt of the main batch; its own length, mask and pictures.
+        edited: whether what edits the model's main branch edits this one as well.
+    """
+
+    def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Any], *, edited: bool = False) -> None:
+        self._edited = edited
+        self.model: Any = model
+        self._ids: Tensor = inputs["input_ids"]
+        self._inputs = {key: value for key, value in inputs.items() if key != "input_ids"}
+        self._cache: DynamicCache | None = None
+        self._base: dict[str, Any] = {}
+        self._kwargs: dict[str, Any] = {}
+        self._seen: Tensor | None = None
+        self._last: Tensor | None = None
+        self._prompt: Tensor = self._ids
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The branch's prompt."""
+        return {"input_ids": self._ids, **self._inputs}
+
+    @torch.no_grad()
+    def __call__(self, generated: Tensor) -> Tensor:
+        """``(rows, vocab)`` logits after ``generated`` ``(rows, n)``; rows of one prompt are adjacent."""
+        with self._on_its_own():
+            if self._seen is None:
+                self._prefill(generated)
+            self._multiply(generated.shape[0])
+            if not self.knows(generated):
+                self._follow(generated)
+            if generated.shape[1] > self._seen.shape[1]:  # type: ignore[union-attr]
+                self._advance(generated)
+        assert self._last is not None
+        return self._last
+
+    def answers_for(self, other: Branch) -> bool:
+        """Whether both ask the same of the same model."""
+        return (
+            self.model is other.model and self._edited == other._edited and _alike(self.inputs, other.inputs)
+        )
+
+    @property
+    def sees(self) -> bool:
+        """Whether its prompt holds a picture."""
+        return self._inputs.get("pixel_values") is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt is in the cache."""
+        return self._seen is not None
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Read the prompt under whatever edits stand now, one row for each."""
+        with elsewhere(self.model, self), preserving_rope_deltas(self.model):
+            self._prefill(self._ids.new_empty(self._ids.shape[0], 0))
+
+    def knows(self, generated: Tensor) -> bool:
+        """Whether the logits after ``generated`` are at hand."""
+        seen = self._seen
+        return seen is not None and seen.shape == generated.shape and torch.equal(seen, generated)
+
+    @torch.no_grad()
+    def ready(self, generated: Tensor) -> bool:
+        """Whether one pass is left to the logits after ``generated``; where rows must be reordered, that is done here."""
+        if self._seen is None:
+            return generated.shape[1] == 0
+        self._multiply(generated.shape[0])
+        if self.knows(generated):
+            return False
+        with self._on_its_own():
+            self._follow(generated)
+        return True
+
+    @contextmanager
+    def _on_its_own(self) -> Iterator[None]:
+        edits = nullcontext() if self._edited else alone(self.model)
+        with elsewhere(self.model, self), preserving_rope_deltas(self.model), edits:
+            yield
+
+    def _prefill(self, generated: Tensor) -> None:
+        model, ids = self.model, self._ids.to(generated.device)
+        kwargs = {key: _to(value, generated.device) for key, value in self._inputs.items()}
+        if kwargs.get("position_ids") is None and "position_ids" in signature(model.forward).parameters:
+            kwargs["position_ids"] = model._prepare_position_ids_for_generation(ids, kwargs)
+        if bool((kwargs["attention_mask"] == 1).all()):
+            # As generate() does: no mask means no padding, and the kernels know a shorter way
+            kwargs["attention_mask"] = None
+        cache = growing_cache(model.config)
+        name = cache_name(model.prepare_inputs_for_generation, model.forward)
+        kwargs |= {name: cache, "use_cache": True}
+        if model._supports_logits_to_keep():
+            kwargs["logits_to_keep"] = 1
+        prepared = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kwargs)
+        self._last = model(**prepared, return_dict=True).logits[:, -1]
+        # The pictures are in the cache now; what masks them per token (Mllama) goes on
+        kwargs = {
+            key: value
+            for key, value in kwargs.items()
+            if key not in IMAGE_KEYS or key == "cross_attention_mask"
+        }
+        self._base = kwargs
+        self._cache, self._prompt, self._seen = cache, ids, ids[:, :0]
+        self._kwargs = dict(kwargs)
+        self._multiply(generated.shape[0])
+
+    def _multiply(self, rows: int) -> None:
+        """As many rows as the search has, once: rows of one prompt adjacent, as generate() lays them out."""
+        assert self._seen is not None
+        assert self._cache is not None
+        assert self._last is not None
+        each = rows // self._seen.shape[0]
+        if each == 1:
+            return
+        self._base = {key: _repeat(key, value, each) for key, value in self._base.items()}
+        self._cache.batch_repeat_interleave(each)
+        self._last = self._last.repeat_interleave(each, dim=0)
+        self._prompt = self._prompt.repeat_interleave(each, dim=0)
+        self._kwargs = dict(self._base)
+        self._seen = self._prompt[:, :0]
+
+    def _follow(self, generated: Tensor) -> None:
+        """Bring cache and bookkeeping to a prefix of ``generated`` that lacks at least one token."""
+        seen = self._seen
+        assert seen is not None
+        if generated.shape[0] == self._ids.shape[0] and torch.equal(seen, generated[:, : seen.shape[1]]):
+            return  # one row per prompt that goes on from where it was: nothing was reordered or rejected
+        parents, keep = match_prefixes(seen, generated, self._ids.shape[0])
+        if keep < seen.shape[1]:
+            self._rewind(generated, keep)
+        elif not torch.equal(parents, torch.arange(len(parents), device=parents.device)):
+            self._cache.reorder_cache(parents)  # type: ignore[union-attr,arg-type]
+        self._seen = generated[:, :keep]
+
+    def _rewind(self, generated: Tensor, keep: int) -> None:
+        """Back to the first ``keep`` generated tokens: by cropping the cache where that is exact, else from the start."""
+        seen = self._seen
+        assert seen is not None
+        assert self._cache is not None
+        if generated.shape[0] == self._ids.shape[0] and _croppable(self._cache):
+            self._cache.crop(-(seen.shape[1] - keep))
+            self._kwargs = self._grown(self._base, keep)
+            return
+        self._prefill(generated)
+        if keep:
+            self._advance(generated[:, :keep])
+
+    def _advance(self, generated: Tensor) -> None:
+        """One pass over all of ``generated`` that the cache lacks; nothing is noted down unless it succeeds."""
+        assert self._seen is not None
+        new = generated.shape[1] - self._seen.shape[1]
+        kwargs = self._grown(self._kwargs, new)
+        prepared = self.model.prepare_inputs_for_generation(
+            torch.cat([self._prompt, generated], dim=1), next_sequence_length=new, **kwargs
+        )
+        self._last = self.model(**prepared, return_dict=True).logits[:, -1]
+        self._kwargs, self._seen = kwargs, generated
+
+    def _grown(self, kwargs: dict[str, Any], tokens: int) -> dict[str, Any]:
+        kwargs = dict(kwargs)
+        # One token at a time, as in generate(): some models append a different value than their last one
+        for _ in range(tokens):
+            kwargs = self.model._update_model_kwargs_for_generation(
+                ModelOutput(), kwargs, is_encoder_decoder=False
+            )
+        return kwargs
+
+
+def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    if a.keys() != b.keys():
+        return False
+    for key, value in a.items():
+        other = b[key]
+        if isinstance(value, Tensor) and isinstance(other, Tensor):
+            if value.shape != other.shape or not torch.equal(value, other):
+                return False
+        elif value is not other and not (isinstance(value, (bool, int, str)) and value == other):
+            return False
+    return True
+
+
+def match_prefixes(seen: Tensor, generated: Tensor, prompts: int) -> tuple[Tensor, int]:
+    """For each row of ``generated``, the earlier row of the same prompt that it continues, and how much of it.
+
+    Args:
+        seen: ``(rows, m)`` generated tokens of the last call.
+        generated: ``(rows, n)`` generated tokens now; ``n > 0``.
+        prompts: number of prompts; rows of one prompt are adjacent.
+
+    Returns:
+        Parents ``(rows,)``, a row being its own where it can, and the number of tokens, less than n, that every row
+        shares with its parent.
+    """
+    rows, length = generated.shape
+    limit = min(seen.shape[1], length - 1)
+    same = generated[:, None, :limit] == seen[None, :, :limit]
+    common = same.long().cumprod(-1).sum(-1)
+    block = torch.arange(rows, device=generated.device) // (rows // prompts)
+    common = common.masked_fill(block[:, None] != block[None], -1)
+    parents = (2 * common + torch.eye(rows, dtype=torch.long, device=generated.device)).argmax(-1)
+    return parents, int(common.amax(-1).min())
+
+
+def _croppable(cache: DynamicCache) -> bool:
+    """Whether dropping the last tokens from every layer restores an earlier state exactly."""
+    length = cache.get_seq_length()
+    for layer in cache.layers:
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            if layer.get_seq_length() >= layer.sliding_window:
+                return False
+        elif type(layer) is not RoomyLayer or layer.get_seq_length() != length:
+            return False  # state-space layers, or cross-attention whose keys are the picture's
+    return True
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _repeat(key: str, value: Any, times: int) -> Any:
+    """Each row of a tensor ``times`` times."""
+    if not isinstance(value, Tensor):
+        return value
+    # positions of multi-axis rotary embeddings have the batch second
+    return value.repeat_interleave(times, dim=1 if key == "position_ids" and value.ndim == 3 else 0)

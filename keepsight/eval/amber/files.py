@@ -1,0 +1,216 @@
+"""The files AMBER is scored from: annotations, word relations, safe words, responses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from keepsight.eval.chair.captions import parse_json, read_entries, read_text, require
+from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnknownObject
+from keepsight.eval.pope.answer_parsers import Answer
+from keepsight.eval.pope.files import short
+
+TYPES: Mapping[str, str] = {
+    "discriminative-hallucination": "existence",
+    "discriminative-attribute-state": "state",
+    "discriminative-attribute-number": "number",
+    "discriminative-attribute-action": "action",
+    "discriminative-relation": "relation",
+    "relation": "relation",
+}
+"""AMBER's names of its kinds of questions, and what its figures call them; both relation names are one kind."""
+GENERATIVE = "generative"
+
+_FILE_NAME = re.compile(r"(?:.*[/\\])?AMBER_(\d{1,9})(?:\.\w+)?", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What is true of a picture to be described: objects in it, and objects that models tend to imagine in it."""
+
+    id: int
+    truth: tuple[str, ...]
+    hallu: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class YesNo:
+    """A yes-or-no question; `type` is existence, state, number, action or relation."""
+
+    id: int
+    type: str
+    label: Answer
+    where: str
+
+
+Annotation = Description | YesNo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexicon:
+    """AMBER's words.
+
+    Attributes:
+        relations: for every object word, the words that count as the same or as part of it.
+        safe: words that are never judged.
+        known: all words of `relations`, keys and values; other nouns are not objects.
+    """
+
+    relations: Mapping[str, tuple[str, ...]]
+    safe: frozenset[str]
+    known: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """A line of responses; `text` is None where the model failed."""
+
+    id: int
+    text: str | None
+    where: str
+
+
+def read_annotations(path: str | Path) -> dict[int, Annotation]:
+    """AMBER's `annotations.json` by id.
+
+    Raises `EmptyFile`, `MalformedFile` (also for a right answer other than yes or no, or an unknown type), and
+    `DuplicateQuestion` for an id that comes twice; the message names file and entry.
+    """
+    path = Path(path)
+    found: dict[int, Annotation] = {}
+    for where, entry in read_entries(read_text(path), path):
+        one = _annotation(entry, where)
+        if one.id in found:
+            raise DuplicateQuestion(f"{where}: id {one.id} stands in {found[one.id].where} already: keep one")
+        found[one.id] = one
+    if not found:
+        raise EmptyFile(f"{path}: holds no annotation")
+    return found
+
+
+def read_lexicon(relations: str | Path, safe_words: str | Path) -> Lexicon:
+    """AMBER's `relation.json` (a word to a list of words) and `safe_words.txt` (one word a line).
+
+    Raises `MalformedFile`, and `EmptyFile` for relations without a word.
+    """
+    path = Path(relations)
+    content = parse_json(read_text(path), str(path))
+    if not isinstance(content, dict):
+        raise MalformedFile(f"{path}: an object that maps words to lists of words was expected")
+    table = {word: _words(words, f"{path}: {word!r}") for word, words in content.items()}
+    if not table:
+        raise EmptyFile(f"{path}: holds no word")
+    safe = {line.strip() for line in read_text(Path(safe_words)).split("\n")}
+    known = {*table, *(word for words in table.values() for word in words)}
+    return Lexicon(relations=table, safe=frozenset(safe - {""}), known=frozenset(known))
+
+
+def check_words(annotations: Mapping[int, Annotation], lexicon: Lexicon) -> None:
+    """Raises `UnknownObject` for an annotated object that the relations do not hold."""
+    for one in annotations.values():
+        if isinstance(one, Description):
+            for word in (*one.truth, *one.hallu):
+                if word not in lexicon.relations:
+                    raise UnknownObject(
+                        f"{one.where}: the object {word!r} is no word of the relations: are these AMBER's two files?"
+                    )
+
+
+def read_responses(path: str | Path) -> list[Response]:
+    """The responses of a file, in its order.
+
+    Read are a JSON list, or JSON lines, of `id` and `response` (AMBER's form; `answer` will do), a line whose `error`
+    is not null being a failure; and what `keepsight caption --json` writes about pictures called AMBER_7.jpg.
+
+    Raises `EmptyFile`, `MalformedFile`, and `DuplicateQuestion` for an id that comes twice.
+    """
+    path = Path(path)
+    found: dict[int, Response] = {}
+    for where, entry in read_entries(read_text(path), path):
+        one = _response(entry, where)
+        known = found.setdefault(one.id, one)
+        if known is one:
+            continue
+        if known.text is not None and one.text is not None:
+            raise DuplicateQuestion(f"{where}: id {one.id} was answered before ({known.where}): keep one")
+        if known.text is None:  # a failure made good
+            found[one.id] = one
+    if not found:
+        raise EmptyFile(f"{path}: holds no response")
+    return list(found.values())
+
+
+def read_queries(path: str | Path) -> dict[int, str]:
+    """The picture of each id, from AMBER's `query_all.json` or `query_discriminative.json`.
+
+    Raises `EmptyFile`, `MalformedFile`, and `DuplicateQuestion` for an id that comes twice.
+    """
+    path = Path(path)
+    found: dict[int, str] = {}
+    for where, entry in read_entries(read_text(path), path):
+        number = _id(require(entry, "id", where), where)
+        if number in found:
+            raise DuplicateQuestion(f"{where}: id {number} comes twice: keep one")
+        found[number] = _text(require(entry, "image", where), "image", where)
+    if not found:
+        raise EmptyFile(f"{path}: holds no query")
+    return found
+
+
+def _annotation(entry: Any, where: str) -> Annotation:
+    number = _id(require(entry, "id", where), where)
+    kind = require(entry, "type", where)
+    truth = require(entry, "truth", where)
+    if kind == GENERATIVE:
+        hallu = _words(require(entry, "hallu", where), f"{where}: 'hallu'")
+        return Description(id=number, truth=_words(truth, f"{where}: 'truth'"), hallu=hallu, where=where)
+    if not isinstance(kind, str) or kind not in TYPES:
+        known = ", ".join((GENERATIVE, *TYPES))
+        raise MalformedFile(f"{where}: 'type' must be one of {known}, not {short(kind)}")
+    if truth not in ("yes", "no"):
+        raise MalformedFile(f"{where}: 'truth' of a question must be yes or no, not {short(truth)}")
+    return YesNo(id=number, type=TYPES[kind], label=cast(Answer, truth), where=where)
+
+
+def _response(entry: Any, where: str) -> Response:
+    if isinstance(entry, dict) and "id" not in entry and "caption" in entry:
+        image = str(entry.get("image") or entry.get("image_id"))
+        name = _FILE_NAME.fullmatch(image)
+        if name is None:
+            raise MalformedFile(
+                f"{where}: a caption of {short(image)}, which is not called AMBER_7.jpg or the like"
+            )
+        return Response(id=int(name.group(1)), text=_text(entry["caption"], "caption", where), where=where)
+    number = _id(require(entry, "id", where), where)
+    if entry.get("error") is not None:
+        return Response(id=number, text=None, where=where)
+    key = "answer" if "response" not in entry and "answer" in entry else "response"
+    return Response(id=number, text=_text(require(entry, key, where), key, where), where=where)
+
+
+def _id(value: Any, where: str) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedFile(f"{where}: 'id' must be a whole number, not {short(value)}")
+    return value
+
+
+def _words(value: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise MalformedFile(f"{what} must be a list of words, not {short(value)}")
+    return tuple(value)
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise MalformedFile(f"{where}: {key!r} must be a text, not {short(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
+    return value

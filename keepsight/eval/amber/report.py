@@ -1,0 +1,263 @@
+"""What AMBER's score consists of, and how its figures come from sums over responses. `amber` says what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keepsight.eval.chair.report import Interval, divide
+from keepsight.eval.pope.answer_parsers import Decision
+from keepsight.eval.stats.bootstrap import Matrix, combined_interval, joint_intervals
+
+CONVENTIONS = ("exact", "official")
+_EPSILON = 0.001  # what the official script's denominators start from
+GENERATIVE = ("chair", "cover", "hal", "cog")
+DISCRIMINATIVE = ("accuracy", "precision", "recall", "f1")
+TYPES: Mapping[str, tuple[str, ...]] = {
+    "all": ("existence", "state", "number", "action", "relation"),
+    "existence": ("existence",),
+    "attribute": ("state", "number", "action"),
+    "state": ("state",),
+    "number": ("number",),
+    "action": ("action",),
+    "relation": ("relation",),
+}
+"""The rows of the discriminative table, and the types of questions in each."""
+
+Values = Mapping[str, float | None]
+Bounds = Mapping[str, Interval | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """One response: its judged nouns, and which annotated objects they meet.
+
+    Attributes:
+        nouns: the nouns that are words of the relations, in order.
+        hallucinated: those that are not in the picture, in order.
+        covered, marked: for each object in the picture, and for each that models tend to imagine, whether it was met.
+    """
+
+    id: int
+    nouns: tuple[str, ...]
+    hallucinated: tuple[str, ...]
+    covered: tuple[bool, ...]
+    marked: tuple[bool, ...]
+
+    @property
+    def sums(self) -> tuple[tuple[int, int], ...]:
+        """Numerator and denominator of each of `GENERATIVE`."""
+        return (
+            (len(self.hallucinated), len(self.nouns)),
+            (sum(self.covered), len(self.covered)),
+            (int(bool(self.hallucinated)), 1),
+            (sum(self.marked), len(self.marked)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The response's share as JSON can hold it."""
+        return {
+            "id": self.id,
+            "nouns": list(self.nouns),
+            "hallucinated": list(self.hallucinated),
+            "covered": list(self.covered),
+            "marked": list(self.marked),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One answer; `decision` is None where it could not be read."""
+
+    id: int
+    type: str
+    label: str
+    answer: str
+    decision: Decision
+
+    @property
+    def sums(self) -> tuple[tuple[int, int], ...]:
+        """Numerator and denominator of each of `DISCRIMINATIVE`."""
+        said, meant = self.decision == "no", self.label == "no"
+        right = int(said and meant)
+        return (
+            (int(self.decision == self.label), 1),
+            (right, int(said)),
+            (right, int(meant)),
+            (2 * right, int(said) + int(meant)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as JSON can hold it."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "label": self.label,
+            "answer": self.answer,
+            "decision": self.decision,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The figures of one kind of responses; `values` and `ci` by name, fractions in [0, 1]."""
+
+    n: int
+    unparsed: int
+    values: Values
+    ci: Bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmberReport:
+    """A score.
+
+    Attributes:
+        convention, similarity, parser: what it hangs on; `parser` is the rule that read the answers.
+        generative: None without descriptions.
+        discriminative: for each of `TYPES` that has an answer; empty without answers.
+        amber_score, amber_score_ci: None unless both are there; the interval also needs the questions' pictures.
+        described, answered: every scored response, in the order given.
+        total: how many descriptions and questions the annotations hold.
+        failed: how many of each the model failed on; not scored.
+        unit: what the discriminative intervals draw, "image" or, where the pictures are not known, "question".
+    """
+
+    convention: str
+    similarity: str
+    parser: str
+    generative: Part | None
+    discriminative: Mapping[str, Part]
+    amber_score: float | None
+    amber_score_ci: Interval | None
+    described: tuple[Described, ...]
+    answered: tuple[Answered, ...]
+    total: tuple[int, int]
+    failed: tuple[int, int]
+    unit: str
+    resamples: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report as JSON can hold it, responses in the order given."""
+        described, questions = self.total
+        generative = None
+        if self.generative is not None:
+            generative = {
+                "n": self.generative.n,
+                "of": described,
+                "failed": self.failed[0],
+                **self.generative.values,
+                "ci": _listed(self.generative.ci),
+                "responses": [one.to_json() for one in self.described],
+            }
+        discriminative = None
+        if self.discriminative:
+            rows = self.discriminative
+            discriminative = {
+                "parser": self.parser,
+                "n": rows["all"].n,
+                "of": questions,
+                "failed": self.failed[1],
+                "unparsed": rows["all"].unparsed,
+                "unit": self.unit,
+                "types": {
+                    name: {"n": row.n, "unparsed": row.unparsed, **row.values, "ci": _listed(row.ci)}
+                    for name, row in rows.items()
+                },
+                "answers": [one.to_json() for one in self.answered],
+            }
+        return {
+            "bench": "amber",
+            "convention": self.convention,
+            "similarity": self.similarity,
+            "generative": generative,
+            "discriminative": discriminative,
+            "amber_score": self.amber_score,
+            "amber_score_ci": None if self.amber_score_ci is None else list(self.amber_score_ci),
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
+
+
+def part(
+    scored: Sequence[Described] | Sequence[Answered],
+    pictures: Mapping[int, Hashable],
+    *,
+    official: bool = False,
+    kind: str = "all",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Part:
+    """The figures of responses of one sort; `kind` is a row of `TYPES`, whose official F1 are not all made alike."""
+    names = GENERATIVE if isinstance(scored[0], Described) else DISCRIMINATIVE
+    sums = _sums(scored, _places(scored, pictures), pictures)
+    total = [(int(top), int(bottom)) for top, bottom in sums.sum(axis=1)]
+    values = (
+        _official(names, total, kind)
+        if official
+        else {name: divide(*pair) for name, pair in zip(names, total, strict=True)}
+    )
+    bounds = joint_intervals([(pair[:, 0], pair[:, 1]) for pair in sums], resamples=resamples, seed=seed)
+    unparsed = sum(isinstance(one, Answered) and one.decision is None for one in scored)
+    return Part(n=len(scored), unparsed=unparsed, values=values, ci=dict(zip(names, bounds, strict=True)))
+
+
+def score_interval(
+    described: Sequence[Described],
+    answered: Sequence[Answered],
+    pictures: Mapping[int, Hashable],
+    *,
+    resamples: int,
+    seed: int,
+) -> Interval | None:
+    """The interval of the AMBER score, the same pictures drawn for both of its parts."""
+    places = _places([*described, *answered], pictures)
+    chair = _sums(described, places, pictures)[GENERATIVE.index("chair")]
+    f1 = _sums(answered, places, pictures)[DISCRIMINATIVE.index("f1")]
+
+    def combine(ratios: Matrix) -> Matrix:
+        return (1 - ratios[:, 0] + ratios[:, 1]) / 2
+
+    sides = [(chair[:, 0], chair[:, 1]), (f1[:, 0], f1[:, 1])]
+    return combined_interval(sides, combine, resamples=resamples, seed=seed)
+
+
+def _places(scored: Sequence[Described | Answered], pictures: Mapping[int, Hashable]) -> dict[Hashable, int]:
+    """The pictures, numbered in an order that the order of the responses does not change."""
+    return {image: at for at, image in enumerate(sorted({pictures[one.id] for one in scored}, key=str))}
+
+
+def _sums(
+    scored: Sequence[Described] | Sequence[Answered],
+    places: Mapping[Hashable, int],
+    pictures: Mapping[int, Hashable],
+) -> Matrix:
+    """(figures, pictures, 2): numerator and denominator of each figure for each picture."""
+    sums = np.zeros((4, len(places), 2))
+    for one in scored:
+        sums[:, places[pictures[one.id]]] += one.sums
+    return sums
+
+
+def _official(names: Sequence[str], total: Sequence[tuple[int, int]], kind: str) -> dict[str, float | None]:
+    """The figures as the official script rounds them, as fractions. Its F1 comes from the rounded figures."""
+    percent: dict[str, float] = {}
+    for name, (top, bottom) in zip(names, total, strict=True):
+        if name == "hal":  # counted from the other side
+            percent[name] = round(100 - (bottom - top) / (bottom + _EPSILON) * 100, 1)
+        elif name == "f1":
+            p, r = percent["precision"] / 100, percent["recall"] / 100
+            below = 0.001 if kind == "existence" else 0.0001
+            percent[name] = round(2 * p * r / (p + r + below) * 100, 1)
+        else:
+            percent[name] = round(top / (bottom + _EPSILON) * 100, 1)
+    # Rounded once more, since 7.1 / 100 is not the fraction closest to 0.071
+    return {name: round(value / 100, 3) for name, value in percent.items()}
+
+
+def _listed(ci: Bounds) -> dict[str, list[float] | None]:
+    return {name: None if bounds is None else list(bounds) for name, bounds in ci.items()}

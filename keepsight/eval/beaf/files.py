@@ -1,0 +1,205 @@
+"""BEAF's questions, and which answer belongs to which of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from keepsight.eval.chair.captions import read_entries, read_text, require
+from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnmatchedAnswers
+from keepsight.eval.image_ids import ImageId, image_id
+from keepsight.eval.pope.answer_parsers import Answer
+from keepsight.eval.pope.files import Said, short
+
+_ENDING = re.compile(r"(?<=[^./\\\\])\.[^./\\\\]*\Z")
+_EDITED = re.compile(r"(.+)_\d{2}", re.DOTALL)
+
+
+class MissingOriginal(MalformedFile):
+    """An edited picture's original, or the same question about it, is not in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question about an original picture or about one with an object taken out.
+
+    Attributes:
+        id: unique in the file.
+        image: the picture's file name.
+        original: what an original and all its edits share: the original's name without its ending.
+        text: the question.
+        label: the right answer.
+        edited: whether an object was taken out of this picture.
+        removable: whether the object asked about is taken out in some edit of the original ("removed_q").
+        where: file and line.
+    """
+
+    id: ImageId
+    image: str
+    original: str
+    text: str
+    label: Answer
+    edited: bool
+    removable: bool
+    where: str
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a file, in its order.
+
+    Read are BEAF's `beaf_qna.json`, the same as JSON lines, and the `items.jsonl` of a run of Keepsight's: objects of
+    `id`, `image`, `question`, `orig_img`, `removed_q` and `gt` (a run keeps the last three under `truth`, the answer as
+    `label`). An edited picture is called like its original with `_` and two digits before the ending, which may differ.
+
+    Raises:
+        EmptyFile: no question.
+        MalformedFile: not in this form, or a right answer other than yes or no; the message names file and line.
+        DuplicateQuestion: an id, or a question about a picture, comes twice.
+        MissingOriginal: a question about an edited picture is not asked about its original.
+    """
+    path = Path(path)
+    found = [_question(entry, where) for where, entry in read_entries(read_text(path), path)]
+    if not found:
+        raise EmptyFile(f"{path}: holds no question")
+    ids: dict[ImageId, Question] = {}
+    asked: dict[tuple[bool, str, str], Question] = {}
+    for one in found:
+        known = ids.setdefault(one.id, one)
+        if known is not one:
+            raise DuplicateQuestion(
+                f"{one.where}: question {one.id!r} stands in {known.where} already: keep one"
+            )
+        # Originals are known by their name without its ending, which is what their edits refer to
+        known = asked.setdefault((one.edited, one.image if one.edited else one.original, one.text), one)
+        if known is not one:
+            raise DuplicateQuestion(
+                f"{one.where}: {short(one.text)} about {one.image} stands in {known.where} already: keep one"
+            )
+    originals(found)
+    return found
+
+
+def originals(questions: Sequence[Question]) -> Mapping[ImageId, Question]:
+    """For the id of every question about an edited picture the same question about the original.
+
+    Raises `MissingOriginal` where there is none.
+    """
+    asked = {(one.original, one.text): one for one in questions if not one.edited}
+    pictures = {one.original for one in questions if not one.edited}
+    pairs: dict[ImageId, Question] = {}
+    for one in questions:
+        if not one.edited:
+            continue
+        twin = asked.get((one.original, one.text))
+        if twin is None:
+            lacks = (
+                f"the file does not ask {short(one.text)} about its original, {one.original}"
+                if one.original in pictures
+                else f"its original, {one.original}, is not in the file"
+            )
+            raise MissingOriginal(f"{one.where}: {one.image} is an edited picture, but {lacks}")
+        pairs[one.id] = twin
+    return pairs
+
+
+def match(
+    questions: Sequence[Question], answers: Sequence[Said], *, source: str = "answers", partial: bool = False
+) -> Mapping[ImageId, str | None]:
+    """The answer to each question by its id; None where the model failed.
+
+    An answer that repeats its question or names its picture is held to it. With `partial`, questions may lack an
+    answer; otherwise this raises. Raises `UnmatchedAnswers` for that and for an answer to no question of the file.
+    """
+    known = {one.id: one for one in questions}
+    found: dict[ImageId, str | None] = {}
+    for said in answers:
+        if said.question_id is None:
+            raise MalformedFile(f"{said.where}: the key 'id' is missing: BEAF's answers are matched by it")
+        one = known.get(said.question_id)
+        if one is None:
+            raise UnmatchedAnswers(f"{said.where}: there is no question {said.question_id!r} to this answer")
+        names = {image_id(one.image), image_id(_stem(one.image))}
+        if said.image is not None and said.image not in names:
+            raise UnmatchedAnswers(
+                f"{said.where}: answers about image {said.image!r}, but question {one.id!r} ({one.where}) is about"
+                f" {one.image}"
+            )
+        if said.asked is not None and one.text.strip().lower() not in said.asked.lower():
+            raise UnmatchedAnswers(
+                f"{said.where}: answers {short(said.asked)}, but question {one.id!r} ({one.where}) is {short(one.text)}"
+            )
+        found[one.id] = said.answer
+    missing = [one for one in questions if one.id not in found]
+    if missing and not partial:
+        raise UnmatchedAnswers(
+            f"{source}: {len(missing)} of {len(questions)} questions have no answer, first {missing[0].id!r} of"
+            f" {missing[0].where}; to score the rest alone: --partial (partial=True)"
+        )
+    return found
+
+
+def _question(entry: Any, where: str) -> Question:
+    facts = entry.get("truth") if isinstance(entry, dict) else None
+    if isinstance(facts, dict):
+        entry = {**entry, **facts}  # a run's items keep what is true apart
+    number = require(entry, "id", where)
+    image = _text(entry, "image", where)
+    label = entry["gt"] if "gt" in entry else entry.get("label")
+    spoken = label.strip().lower() if isinstance(label, str) else None
+    if spoken not in ("yes", "no"):
+        require(entry, "gt" if "label" not in entry else "label", where)
+        raise MalformedFile(f"{where}: the right answer ('gt') must be yes or no, not {short(label)}")
+    edited = not _flag(entry, "orig_img", where)
+    stem = _stem(image)
+    cut = _EDITED.fullmatch(stem)
+    if edited and cut is None:
+        raise MalformedFile(
+            f"{where}: {short(image)} is an edited picture, but its name does not end in _ and two digits, as in"
+            " photo_00.png for photo.jpg"
+        )
+    return Question(
+        id=_identifier(number, where),
+        image=image,
+        original=cut.group(1) if edited and cut is not None else stem,
+        text=_text(entry, "question", where),
+        label=cast(Answer, spoken),
+        edited=edited,
+        removable=_flag(entry, "removed_q", where),
+        where=where,
+    )
+
+
+def _stem(image: str) -> str:
+    """The name without its ending, folders kept."""
+    return _ENDING.sub("", image)
+
+
+def _identifier(value: Any, where: str) -> ImageId:
+    """As `questions.read_answers` reads an id: whole numbers as int, also if written as text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise MalformedFile(f"{where}: 'id' is a whole number or a text, not {short(value)}")
+    text = value.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+def _text(entry: Any, key: str, where: str) -> str:
+    value = require(entry, key, where)
+    if not isinstance(value, str) or not value.strip():
+        raise MalformedFile(f"{where}: {key!r} must be a text that is not empty, not {short(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
+    return value
+
+
+def _flag(entry: Any, key: str, where: str) -> bool:
+    value = require(entry, key, where)
+    if not isinstance(value, bool):
+        raise MalformedFile(f"{where}: {key!r} must be true or false, not {short(value)}")
+    return value

@@ -1,0 +1,149 @@
+"""Read the captions to score from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keepsight.errors import InputError
+from keepsight.eval.errors import DuplicateImage, EmptyFile, MalformedFile
+from keepsight.eval.image_ids import ImageId, image_id
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text said of an image; `method` tells what made it, `where` is its file and line."""
+
+    image_id: ImageId
+    caption: str
+    method: str | None = None
+    where: str | None = None
+
+
+def read_captions(path: str | Path, *, method: str | None = None) -> list[Caption]:
+    """The captions of a file, in its order: what `read_captions_and_failures` finds, without the failures."""
+    return read_captions_and_failures(path, method=method)[0]
+
+
+def read_captions_and_failures(
+    path: str | Path, *, method: str | None = None
+) -> tuple[list[Caption], list[str]]:
+    """The captions of a file, in its order, and the places of those that could not be made.
+
+    Read are JSON lines and JSON lists (COCO's results) of objects with the keys `image_id` (see
+    `images.image_id`) and `caption`, or, as `keepsight run` writes them, `answer`; further keys are ignored, but
+    for `method`: what made the caption. With `method`, only the captions of that method are kept. An answer that
+    failed (`answer` null, `error` says why) is no caption, and not an empty one either.
+
+    Raises:
+        EmptyFile: the file holds no caption (of that method).
+        MalformedFile: not JSON, not an object, a key missing or of the wrong type; the message names file and
+            line.
+        DuplicateImage: an image is captioned twice, or by several methods and none was chosen.
+    """
+    path = Path(path)
+    found: list[Caption] = []
+    failed: list[str] = []
+    for where, entry in read_entries(read_text(path), path):
+        if isinstance(entry, dict) and entry.get("error") is not None and entry.get("answer") is None:
+            failed += [where] if method in (None, entry.get("method")) else []
+            continue
+        caption = _caption(entry, where)
+        if method is None or caption.method == method:
+            found.append(caption)
+    if not found:
+        of_method = "" if method is None else f" by the method {method!r}"
+        all_failed = f" ({len(failed)} failed)" if failed else ""
+        raise EmptyFile(f"{path}: holds no caption{of_method}{all_failed}")
+    _refuse_duplicates(found, path)
+    return found, failed
+
+
+def read_entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Every entry of a JSON list or of JSON lines with its place ("file:line" or "file, entry 3").
+
+    Empty lines are skipped. Raises `MalformedFile` for what is not JSON.
+    """
+    if text.lstrip().startswith("["):
+        for number, entry in enumerate(parse_json(text, str(path)), start=1):
+            yield f"{path}, entry {number}", entry
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises `InputError` or `MalformedFile` in one line that names the file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MalformedFile(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text. Raises `MalformedFile` naming the place."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        spot = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise MalformedFile(f"{where}: is not JSON ({error.msg}, {spot}column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise MalformedFile(f"{where}: is not JSON that can be read ({error})") from error
+
+
+def require(entry: Any, key: str, where: str) -> Any:
+    """The value of a key. Raises `MalformedFile` when the entry is no object or lacks it."""
+    if not isinstance(entry, dict):
+        raise MalformedFile(f"{where}: an object with {key!r} was expected, not {json.dumps(entry)[:40]}")
+    if key not in entry:
+        keys = ", ".join(map(repr, entry)) or "none"
+        raise MalformedFile(f"{where}: the key {key!r} is missing (keys: {keys})")
+    return entry[key]
+
+
+def read_image_id(entry: Any, where: str) -> ImageId:
+    """The entry's `image_id`. Raises `MalformedFile` naming the place."""
+    try:
+        return image_id(require(entry, "image_id", where))
+    except MalformedFile:
+        raise
+    except InputError as error:
+        raise MalformedFile(f"{where}: {error}") from error
+
+
+def _caption(entry: Any, where: str) -> Caption:
+    image = read_image_id(entry, where)
+    key = "answer" if "answer" in entry and "caption" not in entry else "caption"
+    text = require(entry, key, where)
+    method = entry.get("method")
+    if not isinstance(text, str):
+        raise MalformedFile(f"{where}: {key!r} must be a text, not {json.dumps(text)[:40]}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
+    if method is not None and not isinstance(method, str):
+        raise MalformedFile(f"{where}: 'method' must be a text, not {json.dumps(method)[:40]}")
+    return Caption(image, text, method, where)
+
+
+def _refuse_duplicates(captions: list[Caption], path: Path) -> None:
+    first: dict[ImageId, Caption] = {}
+    for caption in captions:
+        known = first.setdefault(caption.image_id, caption)
+        if known is caption:
+            continue
+        if known.method != caption.method:
+            methods = ", ".join(sorted({str(entry.method) for entry in captions}))
+            raise DuplicateImage(
+                f"{path}: holds captions of several methods ({methods}); choose one with --method (method=)"
+            )
+        raise DuplicateImage(
+            f"{caption.where}: image {caption.image_id} was captioned before ({known.where}): keep one"
+        )

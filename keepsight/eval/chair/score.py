@@ -1,0 +1,310 @@
+"""CHAIR: how many of the objects a caption names are not in the image.
+
+Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018 (arXiv 1809.02156); official code
+LisaAnne/Hallucination, utils/chair.py at 6e4d33c. Two families are in use, and their scores must not be
+compared:
+
+- `pattern`: words are made singular as in 2018. The original, and what POPE's ground truth comes from.
+- `wordnet`: words are tagged and lemmatised by NLTK, as in shikiw/OPERA, chair.py at 61426ef, and its many
+  copies.
+
+With `M` the mentions of a caption (repeats count), `O` the distinct objects among them and `G` the objects of
+its image:
+
+    chair_s   = captions with a mention outside G / captions
+    chair_i   = sum |mentions outside G| / sum |M|
+    recall    = sum |O in G| / sum |G|
+    precision = sum |O in G| / sum |O|
+    f1        = 2 sum |O in G| / (sum |O| + sum |G|)
+    length    = mean number of words and marks, word pairs as one
+
+`chair_s` and `chair_i` are better low; all but `length` and `mentions` are fractions in [0, 1]. Departs from
+the official code: an image without ground truth is an error, not an image without objects; a rate that would
+divide by zero is None; `Mention.index` is right after a dropped "seat" (see `official_indices`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from keepsight.errors import InvalidParameter, did_you_mean
+from keepsight.eval.chair.report import METRICS, Mention, PerCaption, Report, divide
+from keepsight.eval.chair.singular import singularize
+from keepsight.eval.chair.tokens import spans
+from keepsight.eval.chair.vocabulary import COCO, Vocabulary
+from keepsight.eval.errors import EmptyFile, UnknownFamily, UnknownImage, UnknownObject
+from keepsight.eval.image_ids import ImageId, image_id
+from keepsight.eval.stats.bootstrap import intervals
+
+__all__ = [
+    "COCO",
+    "FAMILIES",
+    "Mention",
+    "PerCaption",
+    "Report",
+    "Vocabulary",
+    "Word",
+    "check_family",
+    "mentions",
+    "official_indices",
+    "score",
+    "truncate_mentions",
+    "words",
+]
+
+
+class Word(NamedTuple):
+    """A word of a caption as CHAIR sees it: normalised, pairs joined.
+
+    `token` is the number of its first token, `span` its place in the caption as given.
+    """
+
+    text: str
+    token: int
+    span: tuple[int, int]
+
+
+class CaptionLike(Protocol):
+    """What is scored: an image's id and the text said of it. A `where` ("file:line") is used in errors."""
+
+    @property
+    def image_id(self) -> ImageId: ...
+    @property
+    def caption(self) -> str: ...
+
+
+def _singular(tokens: Sequence[str]) -> list[str]:
+    return [singularize(token) for token in tokens]
+
+
+def _lemmas(tokens: Sequence[str]) -> list[str]:
+    from keepsight.eval.chair.wordnet import lemmatize
+
+    return lemmatize(tokens)
+
+
+FAMILIES: Mapping[str, Callable[[Sequence[str]], list[str]]] = {"pattern": _singular, "wordnet": _lemmas}
+"""How each family brings the lower-cased tokens of a caption to their dictionary form."""
+
+
+def check_family(family: str) -> None:
+    """Raises `UnknownFamily` unless CHAIR has a family of this name."""
+    if family not in FAMILIES:
+        raise UnknownFamily(f"CHAIR has no family {family!r}; {did_you_mean(family, FAMILIES)}")
+
+
+def words(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> tuple[Word, ...]:
+    """The words of a caption: lower-cased, normalised, word pairs joined.
+
+    >>> [word.text for word in words("Two men eat hot dogs.")]
+    ['two', 'man', 'eat', 'hot dog', '.']
+    """
+    return tuple(_join(caption, family, vocabulary).words())
+
+
+def mentions(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> tuple[Mention, ...]:
+    """The objects a caption names, in order, repeats included; beside a toilet, "seat" names none.
+
+    >>> [(m.word, m.object, m.span) for m in mentions("A kitten on a table.")]
+    [('kitten', 'cat', (2, 8)), ('table', 'dining table', (14, 19))]
+    """
+    return _look_up(_join(caption, family, vocabulary), vocabulary)
+
+
+def official_indices(
+    caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO
+) -> tuple[int, ...]:
+    """The token index the official code gives each of `mentions(caption)`.
+
+    It differs from `Mention.index` only after a "seat" that was dropped because of a toilet: the official
+    code then forgets to drop the seat's index, so that every later mention is given its predecessor's.
+    """
+    joined = _join(caption, family, vocabulary).words()
+    kept = _drop(joined, vocabulary)
+    return tuple(
+        shown.token for shown, word in zip(joined, kept, strict=False) if word.text in vocabulary.words
+    )
+
+
+def truncate_mentions(caption: str, k: int, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> str:
+    """The caption cut right after its k-th mention: the control for a method that merely says less.
+
+    A caption of fewer than `k` mentions comes back whole; `k = 0` gives the empty text. The result never
+    holds more than `k` mentions, `InvalidParameter` is raised for a negative `k`.
+
+    >>> truncate_mentions("A dog on a couch near a lamp and a cat.", 2)
+    'A dog on a couch'
+    """
+    if k < 0:
+        raise InvalidParameter(f"k is a number of mentions, 0 or more, not {k}")
+    if k == 0:
+        return ""
+    found = mentions(caption, family=family, vocabulary=vocabulary)
+    if len(found) < k:
+        return caption
+    text = caption[: found[k - 1].span[1]]
+    # A cut can lose the toilet that hid a "seat", or change a tag: then the text holds more than before.
+    while len(found := mentions(text, family=family, vocabulary=vocabulary)) > k:
+        text = text[: found[k - 1].span[1]]
+    return text
+
+
+def score(
+    captions: Sequence[CaptionLike],
+    truth: Mapping[ImageId, Collection[str]],
+    *,
+    family: str = "pattern",
+    vocabulary: Vocabulary = COCO,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Report:
+    """Score captions against the objects of their images.
+
+    Args:
+        captions: anything with `image_id` and `caption`. An image may be captioned more than once; each
+            caption counts.
+        truth: the objects of each image, by the names of the vocabulary (see `annotations.load_truth`).
+        vocabulary: what words name which objects: COCO's, or your own (see `synonyms.read_vocabulary`).
+        family: "pattern" or "wordnet"; the ground truth must have been made with the same one.
+        resamples: bootstrap resamples of the images for the 95 % intervals; 0 for none.
+        seed: of the bootstrap.
+
+    Raises:
+        EmptyFile: there are no captions.
+        UnknownImage: an image has no entry in `truth` (an empty entry is fine: an image without objects).
+        UnknownObject: `truth` names an object that is not in the vocabulary.
+    """
+    check_family(family)
+    if not captions:
+        raise EmptyFile("there are no captions to score")
+    known = {image_id(image): frozenset(objects) for image, objects in truth.items()}
+    _check_truth(known, vocabulary)
+    rows = [_judge(entry, _truth_of(entry, known), family, vocabulary) for entry in captions]
+    figures = {
+        name: divide(sum(map(top, rows)), sum(map(bottom, rows))) for name, (top, bottom) in METRICS.items()
+    }
+    ci = intervals(rows, resamples=resamples, seed=seed)
+    return Report(
+        family=family,
+        n=len(rows),
+        ci=ci,
+        captions=tuple(rows),
+        resamples=resamples,
+        seed=seed,
+        vocabulary=vocabulary.name,
+        vocabulary_sha256=vocabulary.sha256,
+        **figures,
+    )
+
+
+def _truth_of(entry: CaptionLike, known: Mapping[ImageId, frozenset[str]]) -> frozenset[str]:
+    image = image_id(entry.image_id)
+    if image in known:
+        return known[image]
+    where = getattr(entry, "where", None)
+    raise UnknownImage(
+        f"image {entry.image_id}{f' ({where})' if where else ''} is not in the ground truth; "
+        "give the annotations that hold it"
+    )
+
+
+def _judge(entry: CaptionLike, truth: frozenset[str], family: str, vocabulary: Vocabulary) -> PerCaption:
+    spoken = _join(entry.caption, family, vocabulary)
+    found = _look_up(spoken, vocabulary)
+    named = {mention.object for mention in found}
+    return PerCaption(
+        image_id=image_id(entry.image_id),
+        caption=entry.caption,
+        generated=tuple(mention.object for mention in found),
+        hallucinated=tuple(mention for mention in found if mention.object not in truth),
+        named=len(named),
+        correct=len(named & truth),
+        expected=len(truth),
+        length=len(spoken.texts),
+    )
+
+
+class _Joined(NamedTuple):
+    """The normalised words of a caption, pairs made one: of each, its first and its last token's number."""
+
+    texts: Sequence[str]
+    firsts: Sequence[int]
+    lasts: Sequence[int]
+    starts: Sequence[int]
+    ends: Sequence[int]
+    place: Sequence[int] | None
+
+    def word(self, at: int) -> Word:
+        first, last = self.firsts[at], self.lasts[at]
+        start, end = self.starts[first], self.ends[last]
+        if self.place is not None:
+            start, end = self.place[start], self.place[end - 1] + 1
+        return Word(self.texts[at], first, (start, end))
+
+    def words(self) -> list[Word]:
+        return [self.word(at) for at in range(len(self.texts))]
+
+
+def _join(caption: str, family: str, vocabulary: Vocabulary) -> _Joined:
+    """The caption's normalised words, pairs made one from left to right, none used twice."""
+    check_family(family)
+    lowered = caption.lower()
+    tokens, starts, ends = spans(lowered)
+    texts = FAMILIES[family](tokens)
+    place = _places(caption) if len(lowered) != len(caption) else None
+    firsts: Sequence[int] = range(len(texts))
+    lasts = firsts
+    if not vocabulary.openers.keys().isdisjoint(texts):
+        texts, firsts, lasts = _pair(texts, vocabulary)
+    return _Joined(texts, firsts, lasts, starts, ends, place)
+
+
+def _pair(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[list[str], list[int], list[int]]:
+    joined: list[str] = []
+    firsts: list[int] = []
+    lasts: list[int] = []
+    at, count, pairs, openers = 0, len(texts), vocabulary.pairs, vocabulary.openers
+    while at < count:
+        text, last = texts[at], at
+        if text in openers:
+            for length in openers[text]:
+                if at + length <= count and (pair := " ".join(texts[at : at + length])) in pairs:
+                    text, last = pairs[pair], at + length - 1
+                    break
+        joined.append(text)
+        firsts.append(at)
+        lasts.append(last)
+        at = last + 1
+    return joined, firsts, lasts
+
+
+def _places(caption: str) -> list[int]:
+    """For every letter of the lower-cased caption, which letter of the caption it comes from."""
+    return [at for at, letter in enumerate(caption) for _ in letter.lower()]
+
+
+def _drop(joined: Sequence[Word], vocabulary: Vocabulary) -> Sequence[Word]:
+    """The words without those whose companion is present."""
+    if not any(word.text in vocabulary.dropped for word in joined):
+        return joined
+    present = {word.text for word in joined}
+    left_out = {
+        word for word, companion in vocabulary.dropped.items() if word in present and companion in present
+    }
+    return [word for word in joined if word.text not in left_out]
+
+
+def _look_up(joined: _Joined, vocabulary: Vocabulary) -> tuple[Mention, ...]:
+    names = vocabulary.words
+    named = [joined.word(at) for at, text in enumerate(joined.texts) if text in names]
+    return tuple(Mention(w.text, names[w.text], w.token, w.span) for w in _drop(named, vocabulary))
+
+
+def _check_truth(known: Mapping[ImageId, Collection[str]], vocabulary: Vocabulary) -> None:
+    for image, objects in known.items():
+        if unknown := sorted(set(objects) - vocabulary.objects):
+            raise UnknownObject(
+                f"the ground truth of image {image} names {unknown[0]!r}, not an object of the vocabulary; "
+                + vocabulary.hint(unknown[0])
+            )

@@ -1,0 +1,153 @@
+"""Sentences and words of an English text, with where each word stands in it.
+
+The words are those of `nltk.word_tokenize` (NLTK 3.10.1 and later; before, "there'a" was three) on lower-cased text,
+without NLTK's data: sentences come from NLTK's Punkt algorithm fed with nothing but a list of abbreviations, and words
+from `NLTKWordTokenizer`, whose result is remembered for every stretch between two spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+
+class Token(NamedTuple):
+    """A word or mark of a text: `text[start:end]` holds it (double quotes read as `` or '')."""
+
+    text: str
+    start: int
+    end: int
+
+
+def tokenize(text: str) -> list[Token]:
+    """The words and marks of a lower-cased text, in order.
+
+    >>> [token.text for token in tokenize("the dog's bowl. a cat.")]
+    ['the', 'dog', "'s", 'bowl', '.', 'a', 'cat', '.']
+    """
+    return [Token(*token) for token in zip(*spans(text), strict=True)]
+
+
+def spans(text: str) -> tuple[list[str], list[int], list[int]]:
+    """The words and marks of a lower-cased text, where each begins, and where it ends: `tokenize` in columns."""
+    words: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+
+    def take(found: tuple[tuple[str, int, int], ...], at: int) -> None:
+        for word, a, b in found:
+            words.append(word)
+            starts.append(at + a)
+            ends.append(at + b)
+
+    for start, end in split_sentences(text):
+        chunks = [match.span() for match in _CHUNK.finditer(text, start, end)]
+        if not chunks:
+            continue
+        first, last = chunks[-1]
+        if _CLOSERS.fullmatch(text, first, last):
+            # Lone closing marks leave the sentence's last period in an earlier stretch: only the whole will
+            # do.
+            take(_cut(text[start:end], "", True), start)
+            continue
+        for at, until in chunks:
+            chunk = text[at:until]
+            if chunk.isalpha() and chunk.isascii() and chunk not in _PARTED:
+                words.append(chunk)
+                starts.append(at)
+                ends.append(until)
+            else:
+                before = "" if at == start else " " if text[at - 1] == " " else "\n"
+                take(_cut(chunk, before, until == last), at)
+    return words, starts, ends
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Where each sentence of a lower-cased text starts and ends.
+
+    >>> text = "a dog at st. mary's. a cat."
+    >>> [text[start:end] for start, end in split_sentences(text)]
+    ["a dog at st. mary's.", 'a cat.']
+    """
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for match in _TERMINATOR.finditer(text):
+        word, following = match.groups()
+        if following is None or len(word) < 2 or (word in abbreviations() and text[match.end(1)] == "."):
+            return list(_punkt().span_tokenize(text))
+        if match.end() < len(text):
+            spans.append((start, match.end(1) + 1))
+            start = match.end()
+    end = len(text.rstrip())
+    return [*spans, (start, end)] if end > start else spans
+
+
+@lru_cache(maxsize=1)
+def abbreviations() -> frozenset[str]:
+    """Words after which a period does not end a sentence (see the file for the source)."""
+    lines = (
+        files("keepsight.eval.chair").joinpath("abbreviations.txt").read_text(encoding="utf-8").splitlines()
+    )
+    listed = ",".join(line for line in lines if not line.startswith("#")).split(",")
+    return frozenset(word.strip() for word in listed if word.strip())
+
+
+_CHUNK = re.compile(r"\S+")
+_CLOSERS = re.compile(r"[\])}>\"'»”’]+")
+# A period after a plain word and before a plain word (or the end) needs no closer look; all else goes to
+# Punkt.
+_TERMINATOR = re.compile(r"(?<![a-z])([a-z]*)[.?!](\s+(?=[\"'(]?[a-z0-9])|\s*\Z)?")
+
+
+# A plain word, or one before a comma or the sentence's period, needs no tokenizer, but for those it parts.
+_QUICK = re.compile(r"([a-z]+)([,.])")
+_PARTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
+
+
+@lru_cache(maxsize=1 << 17)
+def _cut(chunk: str, before: str, last: bool) -> tuple[tuple[str, int, int], ...]:
+    """The tokens of one stretch with their places in it, given what precedes it and whether the sentence
+    ends.
+
+    The tokenizer's expressions look across a space only to see that it is there, so neighbours are stood in
+    for by a letter.
+    """
+    if (quick := _QUICK.fullmatch(chunk)) and quick[1] not in _PARTED and (quick[2] == "," or last):
+        middle = len(chunk) - 1
+        return (quick[1], 0, middle), (quick[2], middle, len(chunk))
+    text = ("x" + before if before else "") + chunk + ("" if last else " x")
+    words = _word_tokenizer().tokenize(text)
+    found: list[tuple[str, int, int]] = []
+    at = 0
+    for word in words[1 if before else 0 : None if last else -1]:
+        while chunk[at].isspace():
+            at += 1
+        # Only double quotes are rewritten: `` stands for " or '' that opens, '' for " that closes.
+        width = len(word) if chunk.startswith(word, at) else 1 if chunk[at] == '"' else 2
+        found.append((word, at, at + width))
+        at += width
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def _word_tokenizer() -> NLTKWordTokenizer:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    return NLTKWordTokenizer()
+
+
+@lru_cache(maxsize=1)
+def _punkt() -> PunktSentenceTokenizer:
+    # On lower-case text Punkt's statistics of capitals decide the same way almost everywhere (4 words of
+    # 20,365 in NLTK's English model differ), so that the abbreviations are all it needs.
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    parameters = PunktParameters()
+    parameters.abbrev_types.update(abbreviations())
+    return PunktSentenceTokenizer(parameters)

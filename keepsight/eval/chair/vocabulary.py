@@ -1,0 +1,118 @@
+"""Which words name which objects: the tables CHAIR looks words up in."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Words, the objects they name, and the word pairs that are read as one word.
+
+    Attributes:
+        words: word (as the normaliser leaves it) to the object it names. A word of several parts is only found
+            when `pairs` makes it.
+        pairs: neighbouring words (two, or more), joined by spaces, to the word they are read as; where several
+            begin at one word, the longest. A pair may be read as a word that names nothing, to hide one of its
+            parts ("train track" is no train).
+        dropped: word to the companion in whose presence, anywhere in a caption, the word names nothing. Both are
+            words that name objects.
+        name: what scores made with it call it: "coco", or the name of the file it was read from.
+        source_sha256: of the file it was read from, in hexadecimal; empty if it comes from no file.
+    """
+
+    words: Mapping[str, str]
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    name: str = "custom"
+    source_sha256: str = ""
+
+    @cached_property
+    def objects(self) -> frozenset[str]:
+        """The names of all objects."""
+        return frozenset(self.words.values())
+
+    @cached_property
+    def openers(self) -> Mapping[str, tuple[int, ...]]:
+        """The words a pair may begin with, and how many words such pairs have, longest first."""
+        lengths: dict[str, set[int]] = {}
+        for pair in self.pairs:
+            first, *rest = pair.split(" ")
+            lengths.setdefault(first, set()).add(1 + len(rest))
+        return {first: tuple(sorted(found, reverse=True)) for first, found in lengths.items()}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file it was read from, else of all its entries: what tells two vocabularies apart."""
+        if self.source_sha256:
+            return self.source_sha256
+        content = [sorted(table.items()) for table in (self.words, self.pairs, self.dropped)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def hint(self, name: str) -> str:
+        """What an error about an unknown object ends in: the nearest word, if any is near."""
+        near = difflib.get_close_matches(name.lower(), self.words, n=1, cutoff=0.6)
+        return f"did you mean {near[0]!r}?" if near else f"it knows {len(self.objects)} objects"
+
+    @classmethod
+    def from_lines(
+        cls,
+        lines: Iterable[str],
+        pairs: Mapping[str, str] | None = None,
+        dropped: Mapping[str, str] | None = None,
+        name: str = "custom",
+    ) -> Vocabulary:
+        """Read a table of one object a line: "car, sedan, van" (the first word is the object's name).
+
+        Empty lines and lines that start with # are skipped.
+        """
+        words: dict[str, str] = {}
+        for line in lines:
+            entries = line.strip().split(", ")
+            if entries[0] and not line.startswith("#"):
+                words.update(dict.fromkeys(entries, entries[0]))
+        return cls(words, dict(pairs or {}), dict(dropped or {}), name)
+
+
+def _coco_pairs() -> dict[str, str]:
+    """CHAIR's word pairs (LisaAnne/Hallucination, utils/chair.py at 6e4d33c)."""
+    kept = """motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light,
+    fire hydrant,
+        stop sign, parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine
+        glass, hot dog, cell phone, mobile phone, teddy bear, hair drier, potted plant, laptop computer, home
+        plate,
+        train track"""
+    pairs = {pair: pair for pair in (" ".join(entry.split()) for entry in kept.split(","))}
+    young = (
+        "bird",
+        "cat",
+        "dog",
+        "horse",
+        "sheep",
+        "cow",
+        "elephant",
+        "bear",
+        "zebra",
+        "giraffe",
+        "animal",
+        "cub",
+    )
+    pairs |= {f"{age} {animal}": animal for age in ("baby", "adult") for animal in young}
+    # "glass" has lost its last s by the time pairs are read.
+    pairs |= {"passenger jet": "jet", "passenger train": "train", "wine glas": "wine glass"}
+    return pairs | {"bow tie": "tie", "toilet seat": "toilet"}
+
+
+COCO = Vocabulary.from_lines(
+    files("keepsight.eval.chair").joinpath("coco_objects.txt").read_text(encoding="utf-8").splitlines(),
+    pairs=_coco_pairs(),
+    dropped={"seat": "toilet"},
+    name="coco",
+)
+"""The 80 objects of COCO, as the CHAIR of 2018 reads them."""

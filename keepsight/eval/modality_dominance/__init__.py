@@ -1,0 +1,1 @@
+"""How much of a model's attention goes to text and how much to pictures."""

@@ -1,0 +1,254 @@
+"""Reading yes or no out of an answer, by the rules in use: where the scores of POPE differ most between papers.
+
+Every rule is one function from a text to `"yes"`, `"no"` or `None`, which is an answer that cannot be read. Two
+need more than the text: `vcd` looks at the right answer, and `beaf` at its own last decision. `decide` applies a
+rule by name to all the answers of a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from keepsight.errors import InputError, InvalidParameter, did_you_mean
+
+Answer = Literal["yes", "no"]
+Decision = Answer | None
+
+# A word: letters and digits of any script, with single apostrophes or hyphens inside ("isn't", "no-one").
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+# Curly apostrophes, two kinds of hyphen, and the full-width letters of Chinese and Japanese keyboards. Unicode's own
+# normal form would do more: it spells the numero sign "No".
+_PLAIN = str.maketrans(
+    dict(zip("\u2018\u2019\u02bc\u2010\u2011", "'''--", strict=True))
+    | {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)}
+)
+_IDIOM = re.compile(
+    r"no\s+(?:clue|doubts?|idea|information|matter|need|one|problem|question|way|wonder|worries)(?![\w'-])"
+)
+_BE = frozenset({"is", "are", "was", "were"})
+_SHOW = frozenset({"contains", "depicts", "features", "has", "includes", "shows"})
+_PICTURE = frozenset({"image", "photo", "photograph", "picture", "scene"})
+_HEDGES = frozenset({"cannot", "never", "not"})
+
+
+class UnknownParser(InvalidParameter):
+    """No rule for reading answers has this name."""
+
+
+def strict(answer: str) -> Decision:
+    """Keepsight's own rule: an answer is what it says outright, and otherwise cannot be read.
+
+    Letter case, markup and punctuation do not matter; words are whole words ("notebook" holds no "no").
+
+    1. An answer with both words "yes" and "no", or with neither, cannot be read, however plain its meaning:
+       "There is a dog." and "There isn't a dog." are treated alike.
+    2. The one word that is there must be the verdict. It is when it
+
+       - comes first: "Yes, there is a dog.", "**No**", "no dog";
+       - comes last, or right after "answer" or "answer is", with no "not", "never", "cannot" or "…n't"
+         before it: "The answer is no.", "Answer: yes, on the left". So "I am not sure. Yes" cannot be read;
+       - is the "no" of an answer that begins "there is no", "there's no", "there are no", "I see no",
+         "I can see no" or "the image shows no" (or contains, has, depicts, features, includes), after
+         "in the image" or not.
+
+    3. A "no" before "doubt", "idea", "matter", "question", "way" and the like ("No doubt there is a dog", "no
+       one") is no verdict, nor is one elsewhere: "a dog with no collar".
+
+    "Yeah", "nope", "y" and "true" cannot be read: a prompt that asks for yes or no gets it, and the number of
+    unreadable answers is printed beside every score.
+    """
+    text = answer.translate(_PLAIN).lower()
+    words = _WORD.findall(text)
+    said: set[Answer] = {word for word in words if word == "yes" or word == "no"}
+    if len(said) != 1:
+        return None
+    (verdict,) = said
+    at = words.index(verdict)
+    if verdict == "no" and _IDIOM.match(text, _start(text, at)):
+        return None
+    if at == 0 or (verdict == "no" and _begins_with_none(words[:at])):
+        return verdict
+    before = words[:at]
+    hedged = any(word in _HEDGES or word.endswith("n't") for word in before)
+    asked = before[-1] == "answer" or before[-2:] == ["answer", "is"]
+    return verdict if (asked or at == len(words) - 1) and not hedged else None
+
+
+def _start(text: str, at: int) -> int:
+    """Where word number `at` begins."""
+    return next(islice(_WORD.finditer(text), at, None)).start()
+
+
+def _begins_with_none(before: Sequence[str]) -> bool:
+    """Whether these words, all that stand before a "no", make it deny that there is something."""
+    match before:
+        case ["in", "the" | "this", picture, *_] if picture in _PICTURE:
+            before = before[3:]
+    match before:
+        case ["there's"] | ["i", "see"] | ["i", "can", "see"]:
+            return True
+        case ["there", be]:
+            return be in _BE
+        case ["the" | "this", picture, shows]:
+            return picture in _PICTURE and shows in _SHOW
+    return False
+
+
+def official(answer: str) -> Answer:
+    """POPE's own script, and LLaVA's: no if "No", "no" or "not" is a word before the first full stop, else yes.
+
+    Words are what spaces part, once commas are gone; so "NO", "No!", "**No**" and "" all count as yes.
+    """
+    words = answer.split(".", 1)[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def opera(answer: str) -> Answer:
+    """OPERA's rule, also PAI's, RITUAL's and HALC's: no if "No", "no", "NO", "not" or "…n't" is a word, else yes.
+
+    The whole answer is looked at, once full stops and commas are gone. RITUAL's script reads every line of an
+    answer as an answer of its own; here an answer stays one.
+    """
+    words = answer.replace(".", "").replace(",", "").split(" ")
+    negative = any(word in {"No", "no", "NO", "not"} or word.endswith("n't") for word in words)
+    return "no" if negative else "yes"
+
+
+def vcd(answer: str, label: Answer) -> Answer:
+    """VCD's rule, also Deco's, DAMRO's, AGLA's and ClearSight's: an answer is right if it holds the right word.
+
+    A substring counts, so that "another notebook" is right wherever the label is no, and "yes or no" is right
+    for every question. The decision is the label or its opposite, and cannot be had without the label.
+    """
+    other: Answer = "no" if label == "yes" else "yes"
+    return label if label in answer.lower() else other
+
+
+def lmms_eval(answer: str) -> Decision:
+    """lmms-eval's rule: the whole answer is "yes" or "no", in any letter case; "Yes." cannot be read."""
+    text = answer.lower().strip()
+    return _exactly(text)
+
+
+def vlmevalkit(answer: str) -> Decision:
+    """VLMEvalKit's rule, without its judge model: exactly one of the words "yes" and "no", else unreadable.
+
+    Words are what white space parts after the VQA metric's punctuation marks are gone or have become spaces.
+    Asterisks, apostrophes and colons are not among these marks, so "**No**" cannot be read.
+    """
+    words = set(_without_vqa_punctuation(answer.lower()).split())
+    if ("yes" in words) == ("no" in words):
+        return None
+    return "yes" if "yes" in words else "no"
+
+
+def mme(answer: str) -> Decision:
+    """MME's rule: "yes", else "no", within the first four characters; "Nothing" and "Know" count as no."""
+    text = answer.lower()
+    start = text[:4]
+    return "yes" if "yes" in start else "no" if "no" in start else None
+
+
+def beaf(answer: str, before: Decision = None) -> Decision:
+    """BEAF's rule: yes if "yes" is a substring, else no if "no" is, else what the answer before was read as.
+
+    The last is a slip of the published script (a variable that keeps its value), which crashes where the very
+    first answer has neither; that one cannot be read here.
+    """
+    text = answer.lower()
+    return "yes" if "yes" in text else "no" if "no" in text else before
+
+
+_VQA_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_DIGIT_COMMA = re.compile(r"\d,\d")
+_FULL_STOP = re.compile(r"\.(?!\d)")
+# The VQA metric hands a flag to re.sub where the number of replacements is expected: it is 32.
+_FULL_STOPS_REMOVED = int(re.UNICODE)
+
+
+def _without_vqa_punctuation(text: str) -> str:
+    """As the VQA metric does: a mark beside a space anywhere, or any mark where 1,000 is written, goes without a trace."""
+    thousands = _DIGIT_COMMA.search(text) is not None
+    cleaned = text
+    for mark in _VQA_MARKS:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        cleaned = cleaned.replace(mark, "" if beside_space or thousands else " ")
+    return _FULL_STOP.sub("", cleaned, count=_FULL_STOPS_REMOVED)
+
+
+def _exactly(text: str) -> Decision:
+    return "yes" if text == "yes" else "no" if text == "no" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parser:
+    """A rule by name: `read` takes all answers of a file, in its order, and their labels."""
+
+    name: str
+    users: str
+    gist: str
+    read: Callable[[Sequence[str], Sequence[Answer]], list[Decision]]
+
+
+def _alone(rule: Callable[[str], Decision]) -> Callable[[Sequence[str], Sequence[Answer]], list[Decision]]:
+    return lambda answers, labels: [rule(answer) for answer in answers]
+
+
+def _with_label(answers: Sequence[str], labels: Sequence[Answer]) -> list[Decision]:
+    return [vcd(answer, label) for answer, label in zip(answers, labels, strict=True)]
+
+
+def _in_turn(answers: Sequence[str], labels: Sequence[Answer]) -> list[Decision]:
+    decisions: list[Decision] = []
+    for answer in answers:
+        decisions.append(beaf(answer, decisions[-1] if decisions else None))
+    return decisions
+
+
+PARSERS: Mapping[str, Parser] = {
+    parser.name: parser
+    for parser in (
+        Parser(name="strict", users="Keepsight", gist="says yes or no outright", read=_alone(strict)),
+        Parser(
+            name="official",
+            users="POPE, LLaVA, VisAttnSink",
+            gist='"No", "no", "not" in the first sentence, else yes',
+            read=_alone(official),
+        ),
+        Parser(
+            name="opera",
+            users="OPERA, PAI, RITUAL, HALC",
+            gist='"No", "no", "NO", "not", "…n\'t", else yes',
+            read=_alone(opera),
+        ),
+        Parser(
+            name="vcd",
+            users="VCD, Deco, DAMRO, AGLA, ClearSight",
+            gist="right if the label is a substring",
+            read=_with_label,
+        ),
+        Parser(name="lmms_eval", users="lmms-eval", gist="is exactly yes or no", read=_alone(lmms_eval)),
+        Parser(name="vlmevalkit", users="VLMEvalKit", gist="one of the two words", read=_alone(vlmevalkit)),
+        Parser(name="mme", users="MME", gist="within the first four characters", read=_alone(mme)),
+        Parser(name="beaf", users="BEAF", gist="substring, else as the answer before", read=_in_turn),
+    )
+}
+"""All rules by name; `strict` comes first."""
+
+
+def check_parser(name: str) -> Parser:
+    """The rule of this name. Raises `UnknownParser` naming the nearest."""
+    if name not in PARSERS:
+        raise UnknownParser(f"no parser is called {name!r}; {did_you_mean(name, PARSERS)}")
+    return PARSERS[name]
+
+
+def decide(answers: Sequence[str], labels: Sequence[Answer], parser: str = "strict") -> list[Decision]:
+    """What each answer is read as, in order. Raises `UnknownParser`, and `InputError` for unequal lengths."""
+    if len(answers) != len(labels):
+        raise InputError(f"{len(answers)} answers and {len(labels)} labels were given: one label per answer")
+    return check_parser(parser).read(answers, labels)

@@ -1,0 +1,238 @@
+"""Files of yes-or-no questions and files of answers to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from keepsight.errors import InputError, did_you_mean
+from keepsight.eval.chair.captions import read_entries, read_text, require
+from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
+from keepsight.eval.image_ids import ImageId, image_id
+from keepsight.eval.pope.answer_parsers import Answer
+
+KINDS = ("random", "popular", "adversarial")
+"""POPE's three ways of choosing what is asked about; a file with one of them in its name is that split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A yes-or-no question; `split` is what it is scored with, `where` its file and line."""
+
+    question_id: ImageId
+    image: ImageId
+    text: str
+    label: Answer
+    split: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A line of answers.
+
+    Attributes:
+        question_id: None in POPE's own form, which goes by the order of the lines.
+        answer: the text; None where the model failed to answer.
+        asked: the question as the answers' file repeats it, perhaps with a prompt around; None if it does not.
+        image: the picture, where the line names it.
+    """
+
+    question_id: ImageId | None
+    answer: str | None
+    asked: str | None
+    image: ImageId | None
+    method: str | None
+    where: str
+
+
+def read_questions(path: str | Path, split: str | None = None) -> list[Question]:
+    """The questions of a file, in its order.
+
+    Read are JSON lines, or a JSON list, of objects in POPE's form `{"question_id", "image", "text", "label"}`
+    (with "question" instead of "text", as others write it), and the `items.jsonl` of a run of Keepsight's. The
+    split is the line's "split" or "category", else `split`, else it comes from the file's name.
+
+    Raises:
+        EmptyFile: no question.
+        MalformedFile: not in this form, a label other than yes or no; the message names file and line.
+        DuplicateQuestion: a question_id comes twice in a split.
+    """
+    path = Path(path)
+    name = split or split_of(path)
+    found = [_question(entry, where, name) for where, entry in read_entries(read_text(path), path)]
+    if not found:
+        raise EmptyFile(f"{path}: holds no question")
+    first: dict[tuple[str, ImageId], Question] = {}
+    for question in found:
+        known = first.setdefault((question.split, question.question_id), question)
+        if known is not question:
+            raise DuplicateQuestion(
+                f"{question.where}: question {question.question_id!r} stands in {known.where} already: keep one"
+            )
+    return found
+
+
+def read_answers(path: str | Path, *, method: str | None = None) -> list[Said]:
+    """The answers of a file, in its order.
+
+    Read are JSON lines, or a JSON list, of objects with
+
+    - `question_id` and `text` (LLaVA, VCD and what descends from them) or `question_id` and `answer`;
+    - `question` and `answer`, without ids (POPE's own form), which are matched by their order and their text;
+    - `id` and `answer`, as a run of Keepsight's writes them; a line whose `error` is not null is a failure.
+
+    With `method`, only that method's answers are kept. A question that failed and was then answered counts as
+    answered.
+
+    Raises:
+        EmptyFile: no answer (of that method).
+        MalformedFile: not in one of these forms; the message names file and line.
+        DuplicateQuestion: a question is answered twice, or by several methods and none was chosen.
+    """
+    path = Path(path)
+    said = [_said(entry, where) for where, entry in read_entries(read_text(path), path)]
+    found = [one for one in said if method is None or one.method == method]
+    if not said:
+        raise EmptyFile(f"{path}: holds no answer")
+    if not found:
+        methods = sorted({one.method for one in said if one.method is not None})
+        hint = did_you_mean(str(method), methods) if methods else "no line names a method"
+        raise EmptyFile(f"{path}: holds no answer by the method {method!r}; {hint}")
+    return _once(found, path)
+
+
+def split_of(path: Path) -> str:
+    """The one of POPE's kinds that stands in the file's name, else the name without its ending."""
+    kinds = [kind for kind in KINDS if kind in path.stem.lower()]
+    return kinds[0] if len(kinds) == 1 else path.stem
+
+
+def split_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each file's split: as `split_of` where that tells them apart, else stems, else paths."""
+    for names in ([split_of(path) for path in paths], [path.stem for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _question(entry: Any, where: str, split: str) -> Question:
+    facts = entry.get("truth") if isinstance(entry, dict) else None
+    if isinstance(facts, dict):
+        entry = {**facts, **entry}  # a run's items keep what is true apart
+    number = _identifier(_either(entry, "question_id", "id", where), where)
+    image = _either(entry, "image", "image_id", where)
+    # Where both are there, the text is an answer's
+    text = entry["question"] if "question" in entry else require(entry, "text", where)
+    label = require(entry, "label", where)
+    spoken = label.strip().lower() if isinstance(label, str) else None
+    if spoken not in ("yes", "no"):
+        raise MalformedFile(f"{where}: 'label' must be yes or no, not {short(label)}")
+    given = entry.get("split", entry.get("category"))
+    return Question(
+        question_id=number,
+        image=_image(image, where),
+        text=_text(text, "text", where),
+        label=cast(Answer, spoken),
+        split=split if given is None else _text(given, "split", where),
+        where=where,
+    )
+
+
+def _either(entry: Any, key: str, other: str, where: str) -> Any:
+    """The value of `key`, or of what other writers call it."""
+    return (
+        entry[other]
+        if isinstance(entry, dict) and key not in entry and other in entry
+        else require(entry, key, where)
+    )
+
+
+def _said(entry: Any, where: str) -> Said:
+    if not isinstance(entry, dict):
+        raise MalformedFile(
+            f"{where}: an object with 'question_id' and 'answer' was expected, not {short(entry)}"
+        )
+    failed = entry.get("error") is not None
+    is_question = "label" in entry and "answer" not in entry and not {"text", "question"} <= entry.keys()
+    if is_question and not failed:
+        raise MalformedFile(f"{where}: is a question with its label, not an answer: give it with --questions")
+    key = "text" if "text" in entry and "answer" not in entry else "answer"
+    answer = None if failed else _text(require(entry, key, where), key, where)
+    number = entry.get("question_id", entry.get("id"))
+    asked = entry.get("question", entry.get("prompt"))
+    image = entry.get("image", entry.get("image_id"))
+    method = entry.get("method")
+    return Said(
+        question_id=None if number is None else _identifier(number, where),
+        answer=answer,
+        asked=None if asked is None else _text(asked, "question", where),
+        image=None if image is None else _image(image, where),
+        method=None if method is None else _text(method, "method", where),
+        where=where,
+    )
+
+
+def _once(answers: Iterable[Said], path: Path) -> list[Said]:
+    """The answers without the failures that were made good. Raises `DuplicateQuestion` for two answers to a question."""
+    kept: list[Said] = []
+    place: dict[ImageId, int] = {}
+    for said in answers:
+        if said.question_id is None:
+            kept.append(said)
+            continue
+        at = place.setdefault(said.question_id, len(kept))
+        if at == len(kept):
+            kept.append(said)
+            continue
+        known = kept[at]
+        if known.method != said.method:
+            methods = ", ".join(sorted({repr(one.method) for one in (known, said)}))
+            raise DuplicateQuestion(
+                f"{path}: holds answers of several methods ({methods}); choose one with --method (method=)"
+            )
+        if known.answer is not None and said.answer is not None:
+            raise DuplicateQuestion(
+                f"{said.where}: question {said.question_id!r} was answered before ({known.where}): keep one"
+            )
+        if known.answer is None:
+            kept[at] = said
+    return kept
+
+
+def _identifier(value: Any, where: str) -> ImageId:
+    """Whole numbers as int, also if written as text; other texts as they are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    text = _text(value, "question_id", where).strip()
+    if not text:
+        raise MalformedFile(f"{where}: 'question_id' is empty")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+def _image(value: Any, where: str) -> ImageId:
+    try:
+        return image_id(_text(value, "image", where) if isinstance(value, str) else value)
+    except MalformedFile:
+        raise
+    except InputError as error:
+        raise MalformedFile(f"{where}: {error}") from error
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise MalformedFile(f"{where}: {key!r} must be a text, not {short(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
+    return value
+
+
+def short(value: Any) -> str:
+    """A value as an error quotes it, cut if long."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"

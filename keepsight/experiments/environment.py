@@ -1,0 +1,94 @@
+"""What a run hangs on besides its settings: versions, hardware, and the very weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from keepsight.errors import InputError
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def versions() -> dict[str, str]:
+    """Of Keepsight, Python, torch and transformers."""
+    from importlib.metadata import version
+
+    import keepsight
+
+    found = {package: version(package) for package in ("torch", "transformers")}
+    return {"keepsight": keepsight.__version__, "python": platform.python_version(), **found}
+
+
+def hardware(device: object) -> dict[str, Any]:
+    """The processor, its cores and threads, and the device a model is on, with the names of the GPUs there are."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpus": gpus,
+    }
+
+
+def weights(name: str) -> dict[str, str | None]:
+    """What tells one checkpoint from another: its files' SHA-256, or its commit on the Hugging Face Hub.
+
+    Args:
+        name: a folder, a Hugging Face id, or ``demo``.
+
+    Raises:
+        ModelNotLoaded: no such checkpoint.
+        WeightsMissing: the package has no demo checkpoint.
+    """
+    from keepsight.demo.model import checkpoint
+    from keepsight.inference.loading import DEMO, ModelNotLoaded
+
+    folder = checkpoint() if name == DEMO else Path(name)
+    if folder.is_dir():
+        return {"sha256": _digest(folder), "revision": None}
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise ModelNotLoaded(
+            f"cannot load {name} (a folder with a checkpoint, a Hugging Face id, or {DEMO}): {''.join(reason)}"
+        ) from error
+    return {"sha256": None, "revision": getattr(config, "_commit_hash", None)}
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises ``InputError`` where it cannot be read."""
+    found = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return found.hexdigest()
+
+
+def _digest(folder: Path) -> str:
+    """Of the file of weights, or of the digests of several in the order of their names."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
+    digests = [file_digest(path) for path in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

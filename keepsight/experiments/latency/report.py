@@ -1,0 +1,113 @@
+"""Figures as Markdown, for the terminal and for the docs; JSON is the dictionary itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keepsight.experiments.latency.subjects import TEXT
+
+BRANCH = {
+    "fused": "fused", "separate": "separate", "naive": "naive loop", "edit": "", "cfg": "transformers' own",
+    "eager": "peer of released VAR", "static": "plain", "compiled": "plain",
+}  # fmt: skip
+HEADINGS = (
+    "method",
+    "branch",
+    "batch",
+    "prompt + new",
+    "prefill",
+    "per token",
+    "ms per token",
+    "tokens/s",
+    "peak memory",
+)
+
+
+def cells(row: Mapping[str, Any], code: str = "`{}`") -> list[str]:
+    """One row of the table."""
+    memory = row["memory_ratio"]
+    return [
+        code.format(row["method"]) if row["way"] in ("fused", "separate", "naive", "edit") else row["method"],
+        BRANCH[row["way"]],
+        str(row["batch"]),
+        f"{row['prompt_tokens']} + {row['new_tokens']}",
+        _ratio(row, "prefill"),
+        _ratio(row, "decode"),
+        f"{row['plain_token_ms']:.2f} → {row['token_ms']:.2f}",
+        f"{row['plain_tokens_per_second']:.1f} → {row['tokens_per_second']:.1f}",
+        "" if memory is None else f"{memory:.2f}× ({row['plain_peak_mib']:.0f} → {row['peak_mib']:.0f} MiB)",
+    ]
+
+
+def _ratio(row: Mapping[str, Any], part: str) -> str:
+    low, high = row[f"{part}_spread"]
+    return f"{row[f'{part}_ratio']:.2f}× [{low:.2f}, {high:.2f}]"
+
+
+def facts(result: Mapping[str, Any]) -> str:
+    """What the figures hang on, in a sentence."""
+    machine, versions, settings = result["hardware"], result["versions"], result["settings"]
+    where = machine["gpus"][0] if settings["device"] != "cpu" and machine["gpus"] else machine["cpu"]
+    threads = (
+        ""
+        if settings["device"] != "cpu"
+        else f", {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    )
+    clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
+    cache = "" if settings["cache"] == "dynamic" else f", {settings['cache']} cache"
+    before, after = settings.get("text", TEXT)
+    text = (
+        "" if (before, after) == TEXT else f", {before} tokens of text before the picture and {after} after"
+    )
+    return (
+        f"{result['subject']}, {settings['dtype']}{cache}{text}; {where}{threads}; {clock}, median of {settings['repeats']}"
+        f" [min, max]; torch {versions['torch']}, transformers {versions['transformers']}, Keepsight"
+        f" {versions['keepsight']}."
+    )
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The table of a run, and what it hangs on."""
+    lines = _table(HEADINGS, [cells(row) for row in result["rows"]])
+    return "\n".join([*lines, "", facts(result), *_notes(result)]) + "\n"
+
+
+SKIP_HEADINGS = ("method", "skipped steps", "plain", "ask every step", "skip", "fused", "gain of skipping")
+
+
+def skip_cells(row: Mapping[str, Any], code: str = "`{}`") -> list[str]:
+    """One row of the table on skipped steps."""
+    ratio, (low, high) = row["ratio"], row["gain_quartiles"]
+    skipped = "–" if row["skipped"] is None else f"{100 * row['skipped']:.1f} % of {row['steps']}"
+    return [
+        code.format(row["method"]), skipped, f"{row['ms']['plain']:.1f} ms",
+        *(f"{ratio[mode]:.2f}×" for mode in ("every step", "skipping", "fused")),
+        f"{100 * row['gain']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
+    ]  # fmt: skip
+
+
+def skip_markdown(result: Mapping[str, Any]) -> str:
+    """The table on skipped steps, and what it hangs on."""
+    lines = _table(SKIP_HEADINGS, [skip_cells(row) for row in result["skipping"]])
+    return "\n".join([*lines, "", skip_facts(result)]) + "\n"
+
+
+def skip_facts(result: Mapping[str, Any]) -> str:
+    """What the table on skipped steps hangs on, in a sentence."""
+    machine, versions, settings = result["hardware"], result["versions"], result["settings"]
+    clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return (
+        f"Demo model, {settings['pictures']} pictures of split `{settings['split']}` captioned one by one; ratios of total"
+        f" {clock} to plain; brackets are quartiles over pictures; {machine['cpu']}, {threads}, torch"
+        f" {versions['torch']}, transformers {versions['transformers']}, Keepsight {versions['keepsight']}."
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows)]
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    return [f"\n{note}." for note in result["notes"]]

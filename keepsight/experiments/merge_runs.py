@@ -1,0 +1,215 @@
+"""Several run folders as one: checked to be about the same questions to the same model, and who answered what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keepsight.errors import InputError, did_you_mean
+from keepsight.experiments.benchmark import USER, Asked
+from keepsight.experiments.scores import texts
+from keepsight.experiments.store import Run
+
+TUNING = "tuning"
+"""The manifest's key that says what was chosen on a run's questions."""
+_SAME = ("prompt", "raw_prompt", "max_new_tokens", "dtype")
+
+
+class Incomparable(InputError):
+    """Runs that differ in more than the method; the message names what."""
+
+
+class NoBaseline(InputError):
+    """Nothing to compare with, or no such method in the runs."""
+
+
+class TunedOnReported(InputError):
+    """Settings were chosen on the very questions that are to be reported."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A method and the run whose answers stand for it."""
+
+    method: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What is compared: runs in an order of their own, methods with the baseline first, and the questions all answered.
+
+    Attributes:
+        notes: what a reader should know of how the runs were put together.
+    """
+
+    runs: tuple[Run, ...]
+    sources: tuple[Source, ...]
+    ids: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def baseline(self) -> Source:
+        return self.sources[0]
+
+
+def gather(runs: Sequence[Run], baseline: str | None = None) -> Gathered:
+    """Put runs side by side.
+
+    Where several runs hold the same baseline, the answers of the one that was begun first stand for it. The order in
+    which the runs are given does not matter.
+
+    Args:
+        baseline: the method that the others are compared with; None is the runs' own.
+
+    Raises:
+        Incomparable: other questions, another model or other settings; a method that two runs answered differently;
+            a folder given twice.
+        NoBaseline: the runs have none, or different ones, or not the one named.
+    """
+    if not runs:
+        raise Incomparable("there is no run to compare: name a folder that keepsight run --out made")
+    ordered = sorted(runs, key=lambda run: (str(run.manifest.get("created", "")), str(run.folder)))
+    places = [run.folder.resolve() for run in ordered]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise Incomparable(f"{twice} is given twice: name each folder once")
+    for other in ordered[1:]:
+        check_same(ordered[0], other)
+    first = _baseline(ordered, baseline)
+    holders: dict[str, list[Run]] = {first: []}
+    for run in ordered:
+        for method in run.methods:
+            holders.setdefault(method, []).append(run)
+    notes: list[str] = []
+    for method, those in holders.items():
+        notes += _repeated(method, those, method == first)
+    sources = tuple(Source(method, those[0]) for method, those in holders.items())
+    answered = [texts(source.run, source.method).keys() for source in sources]
+    ids = tuple(item.id for item in ordered[0].items if all(item.id in known for known in answered))
+    if not ids:
+        raise Incomparable("there is no question that all methods answered: finish the runs first")
+    return Gathered(tuple(ordered), sources, ids, (*notes, *_machines(ordered)))
+
+
+def check_same(one: Run, other: Run) -> None:
+    """Raises ``Incomparable`` unless two runs asked the same model the same, methods aside."""
+    before, after = dict(_facts(one, other)), dict(_facts(other, one))
+    differ = [name for name in before if before[name] != after[name]]
+    if differ:
+        facts = "; ".join(f"{name}: {_short(before[name])} and {_short(after[name])}" for name in differ[:3])
+        raise Incomparable(
+            f"{one.folder} and {other.folder} differ in more than the method ({facts}): compare runs of one bench, one model"
+            " and one prompt"
+        )
+
+
+def check_not_tuned_on(gathered: Gathered, tunings: Sequence[Run]) -> tuple[str, ...]:
+    """What leaked: one sentence for each run that settings were chosen on and that shares questions with the report.
+
+    Args:
+        tunings: folders of ``keepsight tune`` that chose settings used here, besides those compared.
+    """
+    found = []
+    for run in gathered.runs:
+        if (tuned := run.manifest.get(TUNING)) is not None:
+            found.append(f"{run.folder} is the run on which {_chosen(tuned)} chosen")
+    for run in tunings:
+        if run.folder.resolve() in {one.folder.resolve() for one in gathered.runs}:
+            continue
+        if shared := overlap(gathered.runs[0], run):
+            found.append(
+                f"{run.folder}, on which {_chosen(run.manifest.get(TUNING))} chosen, shares {shared}"
+            )
+    return tuple(found)
+
+
+def overlap(one: Run, other: Run) -> str:
+    """What two runs share, in words; empty for nothing."""
+    splits = one.manifest["bench"]["split"], other.manifest["bench"]["split"]
+    return shared(splits[0], one.items, splits[1], other.items)
+
+
+def shared(split: str, items: Sequence[Asked], other_split: str, others: Sequence[Asked]) -> str:
+    """What two benches share, in words: questions of the demo world's, pictures of the user's; empty for nothing.
+
+    Other questions about the same picture are no new data either. The demo world's pictures are told by the questions'
+    ids, since another seed of the world gives the same image ids to other pictures.
+    """
+    if USER in (split, other_split):
+        found = len({item.image_id for item in items} & {item.image_id for item in others})
+        return _many(found, "picture")
+    found = len({item.id for item in items} & {item.id for item in others})
+    return _many(found, "question")
+
+
+def _many(found: int, what: str) -> str:
+    return f"{found} {what}{'' if found == 1 else 's'}" if found else ""
+
+
+def _chosen(tuned: Mapping[str, Any] | None) -> str:
+    spec = (tuned or {}).get("chosen")
+    return f"{spec} was" if spec else "settings were"
+
+
+def _baseline(runs: Sequence[Run], wanted: str | None) -> str:
+    known = list(dict.fromkeys(method for run in runs for method in run.methods))
+    if wanted is not None:
+        if wanted not in known:
+            raise NoBaseline(f"no method {wanted!r} in these runs: {did_you_mean(wanted, known)}")
+        return wanted
+    own = list(dict.fromkeys(run.baseline for run in runs if run.baseline is not None))
+    if len(own) == 1:
+        return own[0]
+    what = f"different baselines ({', '.join(own)})" if own else "no baseline"
+    raise NoBaseline(f"the runs have {what}: choose one with --baseline, of {', '.join(known)}")
+
+
+def _facts(run: Run, other: Run) -> Iterator[tuple[str, Any]]:
+    bench = run.manifest["bench"]
+    yield "bench", bench["name"]
+    yield "split", bench["split"]
+    yield "questions (digest)", bench["digest"]
+    yield "family", bench.get("family")
+    mine, theirs = (one.manifest.get("weights") or {} for one in (run, other))
+    known = [name for name in ("sha256", "revision") if mine.get(name) and theirs.get(name)]
+    if known:  # one checkpoint may lie in two folders
+        yield "weights", mine[known[0]]
+    else:
+        yield "model", run.manifest.get("model")
+        yield "weights", {name: value for name, value in mine.items() if value}
+    for name in _SAME:
+        yield name, run.manifest.get(name)
+
+
+def _repeated(method: str, runs: Sequence[Run], baseline: bool) -> Iterator[str]:
+    """What to say of a method that several runs hold. Raises ``Incomparable`` where it is not the same."""
+    first = texts(runs[0], method)
+    for other in runs[1:]:
+        again = texts(other, method)
+        both = first.keys() & again.keys()
+        differ = sum(first[one] != again[one] for one in both)
+        if differ and not baseline:
+            raise Incomparable(
+                f"{runs[0].folder} and {other.folder} both hold {method}, with other answers to {differ} of {len(both)}"
+                " questions: leave one of them out"
+            )
+        if differ:
+            yield (
+                f"{method} answered {differ} of {len(both)} questions otherwise in {other.folder} than in {runs[0].folder},"
+                f" whose answers are used; is the difference of machines, batches or seeds as large as a method's?"
+            )
+
+
+def _machines(runs: Sequence[Run]) -> Iterator[str]:
+    for run in runs:
+        sessions = run.manifest.get("sessions") or ()
+        kinds = {json.dumps(one.get("hardware"), sort_keys=True) for one in sessions}
+        if len(kinds) > 1:
+            yield f"{run.folder} ran on {len(kinds)} kinds of hardware: its cost is a mixture of theirs"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 70 else text[:67] + "…"

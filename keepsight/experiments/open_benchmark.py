@@ -1,0 +1,96 @@
+"""Opens a benchmark by name: of the demo world, or of the user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keepsight.experiments.benchmark import USER, Bench, check_name
+from keepsight.experiments.errors import BadBench
+
+if TYPE_CHECKING:
+    pass
+
+
+def demo_bench(name: str, split: str = "test", n: int = 500, seed: int = 0) -> Bench:
+    """A bench over pictures of the demo world.
+
+    - chair: the first ``n`` scenes, "Describe this image.".
+    - pope: the first ``n`` scenes that show three objects or more, as in the paper; six questions for each of the kinds
+      random, popular and adversarial, as ``world.questions`` makes them. 500 scenes give 3,000 questions of each kind.
+    - beaf: the first ``n`` scenes that show two objects or more, and for up to two of their objects the same picture
+      without this one object. Every picture of a scene is asked about all objects of the scene and four absent ones.
+
+    Args:
+        split: val, val-shifted, test or test-shifted.
+        n: scenes, 1 or more.
+        seed: of the world, 0 or more: another seed is another set of pictures from the same distribution.
+
+    Raises:
+        BadBench: no such bench, or n or seed out of range.
+        UnknownSplit: with the nearest name.
+    """
+    from keepsight.demo.splits import check_split
+    from keepsight.experiments import demo_items
+
+    check_name(name)
+    check_split(split)
+    if n < 1 or seed < 0:
+        raise BadBench(f"n={n} must be 1 or more and seed={seed} 0 or more")
+    build = {"chair": demo_items.chair, "pope": demo_items.pope, "beaf": demo_items.beaf}[name]
+    source = f"the demo world, split {split}, {n} scenes, seed {seed}"
+    return Bench(name=check_name(name), split=split, source=source, items=tuple(build(split, n, seed)))
+
+
+def user_bench(
+    name: str,
+    *,
+    images: Path | None,
+    questions: Sequence[Path] = (),
+    truth: Sequence[Path] = (),
+    family: str | None = None,
+    limit: int | None = None,
+) -> Bench:
+    """A bench over the user's pictures.
+
+    - chair: every picture in the folder ``images``, in the order of their names. ``truth``, where given, says what is in
+      them, in any form that ``annotations.load_truth`` reads; without it the answers can be scored later.
+    - pope: the questions of ``questions``, one file for each split, as ``eval.questions.read_questions`` reads them. The
+      split is the one of random, popular and adversarial that is in the file's name, else that name.
+    - beaf: one file of questions, as ``eval.beaf_files.read_questions`` reads it.
+
+    Args:
+        images: the folder with the pictures.
+        family: the CHAIR family in which reference captions among ``truth`` are read.
+        limit: keep the first so many pictures only (beaf: originals), with all questions about them and their edits.
+
+    Raises:
+        BadBench: no pictures, a picture that a question names is not there, an option that this bench does not take.
+        MalformedFile, EmptyFile: of a file of questions or truth, with the line.
+        UnknownImage: ``truth`` does not know a picture.
+    """
+    from keepsight.experiments import user_items
+
+    check_name(name)
+    if images is None:
+        raise BadBench(f"a {name} bench of your own needs the folder with its pictures: --images DIR")
+    if not images.is_dir():
+        raise BadBench(f"no folder of pictures: {images}")
+    if limit is not None and limit < 1:
+        raise BadBench(f"limit={limit} must be 1 or more")
+    if (name == "chair") == bool(questions):
+        raise BadBench(
+            "a chair bench asks one question about every picture: leave --questions out"
+            if questions
+            else f"a {name} bench needs its questions: --questions FILE"
+        )
+    if truth and name != "chair":
+        raise BadBench(f"the questions of a {name} bench hold the truth: leave the annotations out")
+    items = (
+        user_items.chair(images, truth, family, limit)
+        if name == "chair"
+        else (user_items.pope if name == "pope" else user_items.beaf)(images, questions, limit)
+    )
+    source = ", ".join(map(str, [images, *questions, *truth]))
+    return Bench(name=check_name(name), split=USER, source=source, items=tuple(items), family=family)

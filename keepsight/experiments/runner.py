@@ -1,0 +1,306 @@
+"""Runs a plan: batch by batch over the same pictures in every way of decoding, each answer on disk as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keepsight.errors import KeepsightError, NoImageTokens
+from keepsight.experiments import store
+from keepsight.experiments.answer_log import Journal, claimed
+from keepsight.experiments.benchmark import Item
+from keepsight.experiments.decoding_config import Way
+from keepsight.experiments.distributed import World
+from keepsight.experiments.environment import hardware, versions
+from keepsight.experiments.errors import CannotRecord, EverythingFails
+from keepsight.experiments.manifest import Plan, check_same, new_manifest, new_session
+from keepsight.experiments.store import Answer, Run, open_run
+from keepsight.inference.generation import Answers, Generation, answer_batch
+from keepsight.inference.row_sampler import Draw
+from keepsight.source.images import BadImage
+from keepsight.source.prompts import BadPrompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STREAK = 20
+"""So many failures of one way in a row, unreadable pictures aside, and the run stops: something else is wrong."""
+WARM_UP = 2
+"""Tokens."""
+_OF_THE_SAMPLE = (BadImage, BadPrompt, NoImageTokens)
+"""What can be wrong with one question. Any other of our errors is about method, model or settings, and ends the run."""
+
+
+@dataclass
+class Progress:
+    """How far a process is: answers done and to do in its share, failures among them."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+
+
+def execute(
+    plan: Plan,
+    model: Any,
+    processor: Any,
+    folder: Path,
+    *,
+    weights: Mapping[str, str | None],
+    world: World | None = None,
+    retry_failed: bool = False,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> Run:
+    """Run ``plan`` into ``folder``, or go on where an earlier process stopped, and give back the finished run.
+
+    Batches are the same however often a run was resumed and however many processes share it, and sampling draws by
+    question (see ``Draw``), so the answers are those of one undisturbed process, up to rounding in padded batches. Before
+    anything is timed, every way begins to answer the first batch.
+
+    Args:
+        weights: what ``machine.weights`` says of the model.
+        world: the processes that share the run; alone if not given.
+        retry_failed: ask again what failed before.
+        tell: told of every step.
+
+    Raises:
+        RunMismatch, RunInUse, NotARun, DamagedRun: before anything is changed.
+        UnsupportedModel, NeedsCalibration, …: a method cannot run on this model; nothing was begun.
+        EverythingFails: a way fails time after time, or always. What is recorded stays, and can be retried.
+        CannotRecord: the folder cannot be written.
+    """
+    world = world or World()
+    worker = _Worker(plan, model, processor, world.rank, versions(), tell)
+    world.first(lambda: check_folder(folder, plan, weights))
+    worker.warm_up()
+    with ExitStack() as claims:
+
+        def begin() -> None:
+            store.make_folder(folder)
+            claims.enter_context(claimed(folder, 0))
+            session = new_session(world.size, hardware(model.device))
+            if check_folder(folder, plan, weights):  # once more: only now is nobody else at it
+                manifest = store.read_manifest(folder)
+                store.write_manifest(folder, {**manifest, "sessions": [*manifest["sessions"], session]})
+            else:
+                store.create(folder, new_manifest(plan.settings(weights), session), plan.bench.items)
+
+        world.first(begin)
+        if world.rank:
+            if not (folder / store.MANIFEST).is_file():
+                raise CannotRecord(
+                    f"process {world.rank} does not see the run in {folder}: all need the same folder, on a disk they share"
+                )
+            claims.enter_context(claimed(folder, world.rank))
+        batches = _to_do(plan, open_run(folder), retry_failed)
+        world.wait()  # all have read the same before anyone writes
+        with Journal(store.shard(folder, world.rank, world.size)) as journal:
+            worker.work(batches[world.rank :: world.size], journal)
+        world.wait()
+        world.first(lambda: store.merge(open_run(folder)))
+        run = open_run(folder)
+    for method in run.methods:
+        failed = run.failed(method)
+        if len(failed) == len(run.items):
+            raise EverythingFails(
+                f"every answer of {method} failed, the first with: {failed[0].error}; once that is mended, --retry-failed"
+                " asks again"
+            )
+    return run
+
+
+def check_folder(folder: Path, plan: Plan, weights: Mapping[str, str | None]) -> bool:
+    """Whether ``folder`` holds this very run, to be resumed; False where it can begin there. Changes nothing.
+
+    Raises:
+        RunMismatch: a run with other settings.
+        NotARun, DamagedRun: something else.
+        BadCalibration: a method names a file that is none.
+    """
+    settings = plan.settings(weights)
+    if not store.holds_run(folder):
+        return False
+    check_same(store.read_manifest(folder), settings, folder)
+    return True
+
+
+_Batch = tuple[Sequence[Item], Mapping[Way, Sequence[Item]]]
+"""The questions of one batch, and those that each way has yet to answer."""
+
+
+def _to_do(plan: Plan, run: Run, retry_failed: bool) -> list[_Batch]:
+    """The batches in which something is left to do."""
+    done = {
+        way: {answer.id for answer in run.answers(way.name) if not (retry_failed and answer.failed)}
+        for way in plan.ways
+    }
+    found: list[_Batch] = []
+    items = plan.bench.items
+    for start in range(0, len(items), plan.batch):
+        batch = items[start : start + plan.batch]
+        left = {way: [item for item in batch if item.id not in done[way]] for way in plan.ways}
+        if any(left.values()):
+            found.append((batch, {way: asked for way, asked in left.items() if asked}))
+    return found
+
+
+@dataclass
+class _Worker:
+    """One process at its share of the batches."""
+
+    plan: Plan
+    model: Any
+    processor: Any
+    rank: int
+    versions: Mapping[str, str]
+    tell: Callable[[Progress], None]
+
+    def work(self, batches: Sequence[_Batch], journal: Journal) -> None:
+        progress = Progress(sum(len(asked) for _, left in batches for asked in left.values()))
+        self.tell(progress)
+        streaks = dict.fromkeys(self.plan.ways, 0)
+        for number, (batch, left) in enumerate(batches):
+            pictures = _open(batch)
+            ways = list(left)
+            turn = number % len(ways)  # who comes first finds everything cold: each does in its turn
+            for way in ways[turn:] + ways[:turn]:
+                asked = left[way]
+                answers = self._answer_all(way, asked, pictures)
+                journal.add(answers)
+                progress.done += len(answers)
+                progress.failed += sum(answer.failed for answer in answers)
+                self.tell(progress)
+                for answer in answers:
+                    if not isinstance(pictures[answer.id], BadImage):
+                        streaks[way] = streaks[way] + 1 if answer.failed else 0
+                    if streaks[way] >= STREAK and answer.failed:
+                        raise EverythingFails(
+                            f"{way.name} failed {streaks[way]} times in a row, last with: {answer.error}; once that is"
+                            " mended, --retry-failed asks again"
+                        )
+
+    def warm_up(self) -> None:
+        """The first pass through new code is slow and shall not count as any way's cost; and what cannot run says so here.
+
+        Raises:
+            UnsupportedModel, NeedsCalibration, …: a method cannot run on this model.
+        """
+        batch = self.plan.bench.items[: self.plan.batch]
+        pictures = _open(batch)
+        shown = [item for item in batch if not isinstance(pictures[item.id], BadImage)]
+        for way in self.plan.ways if shown else ():
+            try:
+                self._generate(way, shown, pictures, longest=WARM_UP)
+            except Exception as error:
+                if _ends_the_run(error):
+                    raise
+                _free(error)  # it comes again where it is recorded
+
+    def _answer_all(
+        self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
+    ) -> list[Answer]:
+        """One answer for each question, in one batch if that goes, else one by one."""
+        shown = [item for item in asked if not isinstance(pictures[item.id], BadImage)]
+        answered = {answer.id: answer for answer in self._try(way, shown, pictures)}
+        return [
+            answered[item.id] if item.id in answered else self._failure(way, item, pictures[item.id])
+            for item in asked
+        ]
+
+    def _try(self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]) -> list[Answer]:
+        if not asked:
+            return []
+        try:
+            said = self._generate(way, asked, pictures, self.plan.longest)
+        except Exception as error:
+            if _ends_the_run(error):
+                raise
+            if len(asked) == 1:
+                return [self._failure(way, asked[0], error)]
+            failure = error
+        else:
+            return [
+                self._answer(
+                    way,
+                    item,
+                    answer=said.texts[row],
+                    prompt_tokens=said.prompt_lengths[row],
+                    tokens=said.lengths[row],
+                    seconds=said.seconds / len(asked),
+                    batch=len(asked),
+                )
+                for row, item in enumerate(asked)
+            ]
+        # Outside the handler: the traceback would keep the failed batch's tensors in memory
+        _free(failure)
+        return [answer for item in asked for answer in self._try(way, [item], pictures)]
+
+    def _generate(
+        self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Any], longest: int
+    ) -> Answers:
+        decoding = way.decoding
+        last = []
+        if decoding.kind == "sample":
+            keys = [f"{self.plan.seed}/{item.id}" for item in asked]
+            last = [Draw(keys, temperature=decoding.temperature, top_p=decoding.top_p)]
+        return answer_batch(
+            self.model,
+            self.processor,
+            [pictures[item.id] for item in asked],
+            [self.plan.asks(item) for item in asked],
+            *way.methods,
+            raw=self.plan.raw_prompt,
+            generation=Generation(
+                max_new_tokens=longest, num_beams=decoding.num_beams if decoding.kind == "beam" else 1
+            ),
+            last=last,
+        )
+
+    def _failure(self, way: Way, item: Item, error: object) -> Answer:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return self._answer(way, item, error=f"{type(error).__name__}: {reason}")
+
+    def _answer(self, way: Way, item: Item, *, batch: int = 1, **facts: Any) -> Answer:
+        nothing = dict.fromkeys(("answer", "error", "prompt_tokens", "tokens", "seconds"))
+        return Answer(
+            id=item.id,
+            image_id=item.image_id,
+            method=way.name,
+            model=self.plan.model,
+            seed=self.plan.seed,
+            prompt=self.plan.asks(item),
+            batch=batch,
+            rank=self.rank,
+            versions=self.versions,
+            **{**nothing, **facts},
+        )
+
+
+def _open(batch: Sequence[Item]) -> dict[str, Image | BadImage]:
+    """The batch's pictures by question; where one cannot be read, what is wrong with it."""
+    found: dict[str, Image | BadImage] = {}
+    for item in batch:
+        try:
+            found[item.id] = item.picture()
+        except BadImage as error:
+            found[item.id] = error
+    return found
+
+
+def _ends_the_run(error: Exception) -> bool:
+    return isinstance(error, KeepsightError) and not isinstance(error, _OF_THE_SAMPLE)
+
+
+def _free(error: BaseException) -> None:
+    """Let go of what a failed batch held, so that its questions find room one by one."""
+    import gc
+
+    import torch
+
+    error.__traceback__ = None
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()

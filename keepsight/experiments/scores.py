@@ -1,0 +1,311 @@
+"""The scores of a run's answers, and the sums behind them: what the bootstrap of a comparison draws again and again.
+
+Only what was answered is scored. A failed or missing answer is counted, and never an empty answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keepsight.errors import InputError
+from keepsight.eval.beaf import score as beaf
+from keepsight.eval.beaf.files import Question
+from keepsight.eval.chair import score as chair
+from keepsight.eval.chair.captions import Caption
+from keepsight.eval.chair.report import METRICS as CHAIR
+from keepsight.eval.chair.report import Report
+from keepsight.eval.image_ids import ImageId
+from keepsight.eval.pope import score as binary
+from keepsight.eval.pope.answer_parsers import Answer as YesNo
+from keepsight.eval.pope.answer_parsers import check_parser
+from keepsight.experiments.benchmark import Asked
+from keepsight.experiments.store import Run
+
+Truth = Mapping[ImageId, Collection[str]]
+Matrix = NDArray[np.float64]
+Score = Report | Mapping[str, binary.YesNoReport] | beaf.BeafReport
+"""What a bench's scorer says: CHAIR's report, POPE's by split, or BEAF's."""
+
+MEAN = "mean"
+"""The plain mean over POPE's splits."""
+
+
+class NotScorable(InputError):
+    """The answers of a run cannot be scored: nothing was answered, or nobody said what is true."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How many questions of a run a method answered, failed on, and has yet to answer."""
+
+    answered: int
+    failed: int
+    missing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruler:
+    """How answers are judged.
+
+    Args:
+        family: of CHAIR. None is the one in which the run's truth was read, else ``pattern``.
+        parser: reads yes or no; of POPE and BEAF.
+        truth: the objects of each picture, for a CHAIR run that does not know them; it goes before what the run knows.
+    """
+
+    family: str | None = None
+    parser: str = "strict"
+    truth: Truth | None = None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A score as ratios of sums over pictures.
+
+    Attributes:
+        images: the pictures, sorted by their names; BEAF's are originals.
+        columns: the ratios' names.
+        top, bottom: numerators and denominators, (images, columns).
+    """
+
+    images: tuple[ImageId, ...]
+    columns: tuple[str, ...]
+    top: Matrix
+    bottom: Matrix
+
+
+def tally(run: Run, method: str) -> Tally:
+    """How far a method is in a run."""
+    answers = run.answers(method)
+    failed = sum(answer.failed for answer in answers)
+    return Tally(answered=len(answers) - failed, failed=failed, missing=len(run.items) - len(answers))
+
+
+def texts(run: Run, method: str) -> dict[str, str]:
+    """The answers of a method by question; failed and missing ones are not among them."""
+    return {answer.id: answer.answer for answer in run.answers(method) if answer.answer is not None}
+
+
+def family_of(run: Run, ruler: Ruler) -> str:
+    """The CHAIR family that a run is scored in.
+
+    Raises:
+        NotScorable: another than the one in which the run's truth was read.
+        UnknownFamily: there is none of this name.
+    """
+    fixed = None if ruler.truth is not None else run.manifest["bench"].get("family")
+    family = ruler.family or fixed or "pattern"
+    chair.check_family(family)
+    if fixed not in (None, family):
+        raise NotScorable(
+            f"{run.folder}: what is in its pictures was read in the family {fixed}, so {family} cannot score it:"
+            f" leave --family out, or give the annotations again"
+        )
+    return family
+
+
+def score(
+    run: Run,
+    method: str,
+    ruler: Ruler | None = None,
+    *,
+    ids: Collection[str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Score:
+    """Score what a method answered.
+
+    Args:
+        ids: only these questions; a question without an answer is left out.
+        resamples, seed: of the bootstrap over pictures.
+
+    Raises:
+        NotScorable: there is no answer, or nobody said what is in the pictures.
+        UnknownFamily, UnknownParser: no such rule.
+    """
+    answers = texts(run, method)
+    wanted = answers.keys() if ids is None else answers.keys() & set(ids)
+    return score_texts(
+        run, {one: answers[one] for one in wanted}, ruler or Ruler(), method, resamples=resamples, seed=seed
+    )
+
+
+def score_texts(
+    run: Run, answers: Mapping[str, str], ruler: Ruler, who: str, *, resamples: int = 0, seed: int = 0
+) -> Score:
+    """Score answers to a run's questions, whoever gave them; ``who`` is named in errors. Raises as ``score``."""
+    items = [item for item in run.items if item.id in answers]
+    if not items:
+        raise NotScorable(f"{run.folder}: {who} has no answer that could be scored")
+    name = run.manifest["bench"]["name"]
+    if name == "chair":
+        return chair.score(
+            [Caption(item.image_id, answers[item.id]) for item in items],
+            truth_of(run, items, ruler),
+            family=family_of(run, ruler),
+            resamples=resamples,
+            seed=seed,
+        )
+    if name == "pope":
+        check_parser(ruler.parser)
+        splits = dict.fromkeys(item.truth["split"] for item in items)
+        return {
+            split: binary.score(
+                [_reply(item, answers) for item in items if item.truth["split"] == split],
+                ruler.parser,
+                resamples=resamples,
+                seed=seed,
+            )
+            for split in splits
+        }
+    asked = [beaf_question(item) for item in run.items]
+    given: dict[ImageId, str | None] = {one: text for one, text in answers.items()}  # noqa: C416
+    return beaf.score(asked, given, ruler.parser, resamples=resamples, seed=seed)
+
+
+def sums(run: Run, score: Score) -> Sums:
+    """The sums over pictures behind a score."""
+    if isinstance(score, Report):
+        return _chair_sums(score)
+    if isinstance(score, beaf.BeafReport):
+        return _beaf_sums(run, score)
+    return _binary_sums({f"{split}.": report.replies for split, report in score.items()}, binary.METRICS)
+
+
+def figures(columns: Sequence[str], ratios: Matrix) -> dict[str, Matrix]:
+    """The figures that follow from ratios, (draws, columns) -> (draws,) each; NaN where there is nothing to count.
+
+    CHAIR's are the ratios themselves. POPE's are those of each split (``random.f1``) and under the bare name the plain
+    mean over splits. BEAF's harmonic mean of TU and 1 - ID comes after ID.
+    """
+    found = {name: ratios[:, at] for at, name in enumerate(columns)}
+    if "id" in found:
+        tu, firm = found["tu"], 1 - found["id"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            harmonic = np.where(tu + firm == 0, 0.0, 2 * tu * firm / (tu + firm))
+        return {name: {**found, "f1_tu_id": harmonic}[name] for name in beaf.METRICS}
+    splits = list(dict.fromkeys(name.rpartition(".")[0] for name in columns))
+    if splits == [""]:
+        return found
+    means = {name: np.mean([found[f"{split}.{name}"] for split in splits], axis=0) for name in binary.METRICS}
+    return means if len(splits) == 1 else means | found
+
+
+def unparsed(score: Score) -> int | None:
+    """How many answers could not be read as yes or no; None for CHAIR, which reads none."""
+    if isinstance(score, Report):
+        return None
+    if isinstance(score, beaf.BeafReport):
+        return score.counts.unparsed
+    return sum(report.counts.unparsed for report in score.values())
+
+
+def truth_of(run: Run, items: Sequence[Asked], ruler: Ruler) -> Truth:
+    """What is in the pictures of some questions. Raises ``NotScorable`` where nobody said it."""
+    found: dict[ImageId, Collection[str]] = {}
+    for item in items:
+        known = item.truth["objects"]
+        if ruler.truth is not None:
+            known = ruler.truth.get(item.image_id)
+        if known is None:
+            where = "the annotations" if ruler.truth is not None else f"{run.folder}"
+            raise NotScorable(
+                f"{where} do not say what is in picture {item.image_id}: give annotations that do (--annotations,"
+                " --references, --ground-truth)"
+            )
+        found[item.image_id] = known
+    return found
+
+
+def beaf_question(item: Asked) -> Question:
+    """An item of a BEAF run as BEAF's scorer takes it."""
+    image: str = item.truth["image"]
+    stem = image.rpartition(".")[0]
+    edited = not item.truth["orig_img"]
+    return Question(
+        id=item.id,
+        image=image,
+        original=stem[:-3] if edited else stem,
+        text=item.question,
+        label=item.truth["label"],
+        edited=edited,
+        removable=item.truth["removed_q"],
+        where=f"question {item.id}",
+    )
+
+
+def _reply(item: Asked, answers: Mapping[str, str]) -> binary.Reply:
+    return binary.Reply(
+        question_id=item.id,
+        image=item.image_id,
+        label=cast(YesNo, item.truth["label"]),
+        answer=answers[item.id],
+    )
+
+
+def _chair_sums(report: Report) -> Sums:
+    rows = report.captions
+    place = _places(row.image_id for row in rows)
+    at = [place[row.image_id] for row in rows]
+    top, bottom = np.zeros((len(place), len(CHAIR))), np.zeros((len(place), len(CHAIR)))
+    for column, (numerator, denominator) in enumerate(CHAIR.values()):
+        np.add.at(top[:, column], at, [numerator(row) for row in rows])
+        np.add.at(bottom[:, column], at, [denominator(row) for row in rows])
+    return Sums(tuple(place), tuple(CHAIR), top, bottom)
+
+
+def _binary_sums(groups: Mapping[str, Sequence[binary.Judged]], metrics: Collection[str]) -> Sums:
+    """One column for each group and figure, named by the group's prefix."""
+    place = _places(reply.image for replies in groups.values() for reply in replies)
+    columns = [f"{prefix}{name}" for prefix in groups for name in metrics]
+    top, bottom = np.zeros((len(place), len(columns))), np.zeros((len(place), len(columns)))
+    share: dict[tuple[Any, Any], Matrix] = {}
+    for number, replies in enumerate(groups.values()):
+        part = slice(number * len(metrics), (number + 1) * len(metrics))
+        for reply in replies:
+            kind = (reply.label, reply.decision)
+            if kind not in share:
+                one = binary.count([reply])
+                pairs = [binary.METRICS[name] for name in metrics]
+                share[kind] = np.array([[side(one) for side in pair] for pair in pairs], dtype=np.float64).T
+            top[place[reply.image], part] += share[kind][0]
+            bottom[place[reply.image], part] += share[kind][1]
+    return Sums(tuple(place), tuple(columns), top, bottom)
+
+
+def _beaf_sums(run: Run, report: beaf.BeafReport) -> Sums:
+    """BEAF's own scorer, original by original, on what the answers were read as."""
+    names = [name for name in beaf.METRICS if name in binary.METRICS]
+    over_all = _binary_sums({"": report.replies}, names)
+    read = {reply.question_id: str(reply.decision) for reply in report.replies}
+    asked: dict[str, list[Question]] = {}
+    for question in map(beaf_question, run.items):
+        asked.setdefault(question.original, []).append(question)
+    columns = (*beaf.CHANGES, "id")
+    top, bottom = (np.zeros((len(over_all.images), len(columns))) for _ in range(2))
+    for at, original in enumerate(over_all.images):
+        questions = asked[str(original)]
+        answers: dict[ImageId, str | None] = {one.id: read[one.id] for one in questions if one.id in read}
+        alone = beaf.score(questions, answers, resamples=0)
+        bottom[at] = [alone.removed_pairs] * len(beaf.CHANGES) + [alone.other_pairs]
+        top[at] = [
+            round((alone.values[name] or 0) * below) for name, below in zip(columns, bottom[at], strict=True)
+        ]
+    return Sums(
+        over_all.images,
+        (*columns, *over_all.columns),
+        np.hstack([top, over_all.top]),
+        np.hstack([bottom, over_all.bottom]),
+    )
+
+
+def _places(images: Any) -> dict[ImageId, int]:
+    # The order decides which resample draws which picture, so it must not hang on the order of the answers
+    return {
+        image: at for at, image in enumerate(sorted(set(images), key=lambda one: (str(one), str(type(one)))))
+    }

@@ -1,0 +1,236 @@
+"""Choosing a method's settings: every point of a grid on a validation bench, and the best that keeps a floor.
+
+The floor is about the point estimate: a setting passes if its figure is not further below the baseline's than allowed.
+The choice flatters itself on the pictures it was made on, so a report needs others: test splits are refused here, and
+``compare`` refuses the run of a tuning and whatever shares questions with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from keepsight.errors import InputError, InvalidParameter, UnknownParameter, did_you_mean
+from keepsight.eval.stats.bootstrap import Difference
+from keepsight.experiments.benchmark import Bench
+from keepsight.experiments.compare import LOWER_IS_BETTER, Comparison, Row
+from keepsight.experiments.decoding_config import Way, parse_way
+from keepsight.experiments.merge_runs import TUNING, TunedOnReported, shared
+from keepsight.experiments.store import Run
+from keepsight.method import Method, read_value
+
+TEST_SPLITS = ("test", "test-shifted")
+GOALS: Mapping[str, str] = {"chair": "chair_i", "pope": "f1"}
+"""What is brought down (chair) or up (pope)."""
+FLOORS: Mapping[str, tuple[str, ...]] = {
+    "chair": ("chair_s", "chair_i", "recall", "precision", "f1", "length", "mentions"),
+    "pope": ("accuracy", "precision", "recall", "f1", "yes_ratio"),
+}
+"""Figures that a floor can be about."""
+COUNTED = frozenset({"length", "mentions"})
+
+
+class BadGrid(InputError):
+    """A grid or a floor is not written as it should be."""
+
+
+class NothingPasses(InputError):
+    """No setting of the grid keeps the floors."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """How far a figure may fall below the baseline's: ``change`` is a fraction, or a number for length and mentions."""
+
+    figure: str
+    change: float
+
+    @property
+    def text(self) -> str:
+        """As it is written on the command line: ``recall=-1``."""
+        return f"{self.figure}={self.change * (1 if self.figure in COUNTED else 100):g}"
+
+    def keeps(self, difference: Difference) -> bool:
+        """Whether a setting passes; one without a figure does not."""
+        # 1e-12: a loss of exactly one point passes a floor of one point
+        return difference.value is not None and difference.value >= self.change - 1e-12
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting of the grid: its figures, and the floors it breaks."""
+
+    row: Row
+    broken: tuple[Floor, ...]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What ``pick`` found. ``chosen`` is None where every setting breaks a floor."""
+
+    comparison: Comparison
+    goal: str
+    floors: tuple[Floor, ...]
+    points: tuple[Point, ...]
+    chosen: Point | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole curve as JSON can hold it: ``compare``'s, with the choice."""
+        return {
+            "chosen": None if self.chosen is None else self.chosen.row.method,
+            "goal": self.goal,
+            "floors": [{"figure": floor.figure, "change": floor.change} for floor in self.floors],
+            "refused": {
+                point.row.method: [floor.figure for floor in point.broken]
+                for point in self.points
+                if point.broken
+            },
+            **self.comparison.to_json(),
+        }
+
+
+def parse_grid(text: str) -> tuple[str, tuple[str, ...]]:
+    """``lambda=0.01,0.02`` as a name and texts of values. Raises ``BadGrid``."""
+    name, equals, rest = (piece.strip() for piece in text.partition("="))
+    values = tuple(piece.strip() for piece in rest.split(","))
+    if not equals or not name or not all(values):
+        raise BadGrid(f"--grid {text!r}: write parameter=value,value,…")
+    if twice := next((value for value in values if values.count(value) > 1), None):
+        raise BadGrid(f"--grid {text!r}: {twice} is there twice")
+    return name, values
+
+
+def parse_floor(text: str, bench: str) -> Floor:
+    """``recall=-1``: recall may lose one point; of length and mentions, that number. Raises ``BadGrid``."""
+    name, equals, value = (piece.strip() for piece in text.partition("="))
+    known = FLOORS[bench]
+    if not equals:
+        raise BadGrid(f"--floor {text!r}: write figure=points, such as recall=-1")
+    if name not in known:
+        raise BadGrid(f"--floor {text!r}: no figure {name!r} of {bench}; {did_you_mean(name, known)}")
+    try:
+        points = float(value)
+    except ValueError:
+        points = math.nan
+    if not math.isfinite(points):
+        raise BadGrid(f"--floor {text!r}: {value!r} must be a number of points, such as -1")
+    return Floor(name, points if name in COUNTED else points / 100)
+
+
+def settings(spec: str, grid: Sequence[str]) -> tuple[Way, ...]:
+    """Every point of the grid over ``spec``, the last axis fastest.
+
+    Args:
+        spec: a way of decoding with at least one method; what it sets and the grid does not stays.
+        grid: axes as ``parameter=value,value,…``; where several methods have the parameter, ``method.parameter=…``.
+
+    Raises:
+        BadGrid: no axis, an axis twice or malformed, a parameter that several methods have, two equal settings.
+        UnknownMethod, UnknownParameter, InvalidParameter: as ``parse_way``.
+    """
+    way = parse_way(spec)
+    if way.plain:
+        raise BadGrid(f"{spec!r} has nothing to tune: name a method")
+    if not grid:
+        raise BadGrid("there is no grid: give --grid parameter=value,value,…")
+    axes = [(*_owner(way, name), values) for name, values in map(parse_grid, grid)]
+    names = [(at, name) for at, name, _ in axes]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadGrid(f"--grid {twice[1]} is given twice: write all its values in one")
+    found = []
+    for values in product(*(axis[2] for axis in axes)):
+        methods = list(way.methods)
+        chosen: dict[int, dict[str, Any]] = {}
+        for (at, name, _), value in zip(axes, values, strict=True):
+            chosen.setdefault(at, {})[name] = read_value(type(methods[at]), name, value)
+        for at, changes in chosen.items():
+            methods[at] = replace(methods[at], **changes)
+        found.append(Way(way.decoding, tuple(methods)))
+    specs = [one.name for one in found]
+    if same := next((name for name in specs if specs.count(name) > 1), None):
+        raise BadGrid(f"two points of the grid are the same setting, {same}: leave one out")
+    return tuple(found)
+
+
+def check_split(bench: Bench) -> None:
+    """Raises ``TunedOnReported`` for a split of the demo world that reports use."""
+    if bench.split in TEST_SPLITS:
+        raise TunedOnReported(f"{bench.split} is what keepsight compare reports: tune on val or val-shifted")
+
+
+def check_unreported(bench: Bench, reported: Sequence[Run]) -> None:
+    """Raises ``TunedOnReported`` where the bench shares questions, or pictures of the user's, with a reported run."""
+    for run in reported:
+        if found := shared(bench.split, bench.items, run.manifest["bench"]["split"], run.items):
+            raise TunedOnReported(
+                f"{found} of this bench are in {run.folder}, which is reported: tune on others"
+            )
+
+
+def pick(comparison: Comparison, floors: Sequence[Floor]) -> Tuning:
+    """The best setting that keeps every floor: the lowest CHAIR_i or the highest F1; of equals, the higher recall, and
+    then the one that is first in the grid.
+
+    Raises:
+        InvalidParameter: the bench has no goal.
+    """
+    goal = GOALS.get(comparison.bench)
+    if goal is None:
+        raise InvalidParameter(f"settings can be chosen on chair and pope, not on {comparison.bench}")
+    points = tuple(
+        Point(row, tuple(floor for floor in floors if not floor.keeps(row.differences[floor.figure])))
+        for row in comparison.rows
+        if row.differences is not None
+    )
+    sign = 1 if goal in LOWER_IS_BETTER else -1
+
+    def rank(point: Point) -> tuple[float, float]:
+        value, recall = point.row.figures[goal].value, point.row.figures["recall"].value
+        return sign * (value or 0), -(recall or 0)
+
+    able = [point for point in points if not point.broken and point.row.figures[goal].value is not None]
+    return Tuning(comparison, goal, tuple(floors), points, min(able, key=rank) if able else None)
+
+
+def mark(manifest: Mapping[str, Any], tuning: Tuning, spec: str, grid: Sequence[str]) -> dict[str, Any]:
+    """The manifest of the run, with what was chosen on it: ``compare`` looks for that."""
+    return {
+        **manifest,
+        TUNING: {
+            "method": spec,
+            "grid": list(grid),
+            "goal": tuning.goal,
+            "floors": [floor.text for floor in tuning.floors],
+            "chosen": None if tuning.chosen is None else tuning.chosen.row.method,
+        },
+    }
+
+
+def _owner(way: Way, name: str) -> tuple[int, str]:
+    """Which of the way's methods has a parameter, and the parameter's name."""
+    method, dot, parameter = name.rpartition(".")
+    names = [one.name() for one in way.methods]
+    if dot and method not in names:
+        raise UnknownParameter(f"--grid {name}: no method {method!r} here; {did_you_mean(method, names)}")
+    owners = [
+        at
+        for at, one in enumerate(way.methods)
+        if parameter in _parameters(one) and (not dot or names[at] == method)
+    ]
+    if not owners:
+        known = sorted(
+            {each for one in way.methods if not dot or one.name() == method for each in _parameters(one)}
+        )
+        where = method or " ".join(names)
+        raise UnknownParameter(f"{where} has no parameter {parameter!r}: {did_you_mean(parameter, known)}")
+    if len(owners) > 1:
+        several = " and ".join(f"{names[at]}.{parameter}" for at in owners)
+        raise BadGrid(f"--grid {name} is a parameter of several methods: write {several}")
+    return owners[0], parameter
+
+
+def _parameters(method: Method) -> list[str]:
+    return [item.name for item in method.parameters()]

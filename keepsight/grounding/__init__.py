@@ -1,0 +1,57 @@
+"""Grounding: how much of what a model wrote it owes to the picture. Needs no annotation.
+
+Every generated token has two probabilities, one given the picture and one given the same prompt without it::
+
+    difference = log p(y | picture, text) - log p(y | text)
+    contrast   = log softmax((1 + w) log p(. | picture, text) - w log p(. | text))[y]
+    likelihood = log p(y | picture, text)
+    entropy    = sum p log p            (its negative: higher is more certain)
+    divergence = KL(p(. | picture, text) || p(. | text))
+
+All are natural logarithms of the plain model's probabilities, and high where a word is supported. ``difference`` is the
+pointwise mutual information of token and picture; ``contrast`` is the log-probability of the token under the distribution
+that M3ID decodes from, ``likelihood`` and ``entropy`` are baselines that need no second branch. What each is worth,
+as a detector of invented objects, is measured in ``docs/grounding.md``.
+
+``ground`` scores a given text in one pass over each branch; ``GroundingRecorder`` listens while ``generate`` writes.
+"""
+
+from __future__ import annotations
+
+from keepsight.grounding.alignment import BadNoun, CannotTokenize, Nouns
+from keepsight.grounding.recorder import GroundingRecorder, NotRecorded
+from keepsight.grounding.scores import (
+    AGGREGATE,
+    AGGREGATES,
+    SCORE,
+    SCORES,
+    THRESHOLD,
+    WEIGHT,
+    Figures,
+    Grounding,
+    TokenGrounding,
+    WordGrounding,
+    figures,
+)
+from keepsight.grounding.teacher_forcing import ground, teacher_force
+
+__all__ = [
+    "AGGREGATE",
+    "AGGREGATES",
+    "SCORE",
+    "SCORES",
+    "THRESHOLD",
+    "WEIGHT",
+    "BadNoun",
+    "CannotTokenize",
+    "Figures",
+    "Grounding",
+    "GroundingRecorder",
+    "NotRecorded",
+    "Nouns",
+    "TokenGrounding",
+    "WordGrounding",
+    "figures",
+    "ground",
+    "teacher_force",
+]

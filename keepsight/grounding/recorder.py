@@ -1,0 +1,163 @@
+"""Grounding while a model writes: a logits processor that listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from keepsight.engines.hf.assisted_decoding import drafting
+from keepsight.engines.hf.contrast_processor import shared_branch
+from keepsight.engines.hf.edit_state import meeting_of
+from keepsight.engines.hf.fused_pass import fusing
+from keepsight.errors import InputError, ProcessorReused
+from keepsight.grounding.scores import WEIGHT, Figures, Grounding, figures, joined
+from keepsight.inference.detokenizer import until_end
+from keepsight.target import Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class NotRecorded(InputError):
+    """A generation was not, or cannot be, recorded token by token."""
+
+
+class GroundingRecorder(LogitsProcessor):
+    """Listens to one generation and keeps both log-probabilities of every chosen token; scores pass through untouched::
+
+        recorder = GroundingRecorder(model, inputs)
+        written = model.generate(**inputs, logits_processor=[recorder])
+        recorder.read(written, processor)[0].words()
+
+    Methods compose through both doors. The recorder comes first, so that it hears the model and not the contrast:
+    ``logits_processor=[recorder, *processors]`` within ``attached``, ``logits_processor=[recorder]`` within ``mitigate``.
+    With contrastive methods it records what ``ground`` gives. Methods that act inside the model (PAI, VAR, VHR, VSV) change
+    the branch with the picture, and the recorder hears that: use ``ground`` for what the plain model thinks of their text.
+    Likewise generate's own processors (``suppress_tokens``, ``repetition_penalty``, …) act before it; temperature and
+    top-p act after it.
+
+    Greedy search and sampling, one row for each prompt. Beams and several sequences for a prompt are refused by name at
+    the first token: ``ground`` and ``teacher_force`` give the same figures for what such a search returns.
+
+    Args:
+        inputs: the very mapping that goes to ``generate``.
+        weight, also_drop: as for ``teacher_force``.
+        fused: as for ``attached``; acts within ``riding_along``.
+
+    *Cost*: a second prefill of the text alone, and one more forward for each token, as M3ID; where both are in place they
+    share one branch. Within ``with recorder.riding_along():`` it shares the model's own passes.
+
+    Raises:
+        UnsupportedModel, NoImageTokens: as for a contrastive method.
+        NotRecorded: more rows than prompts, or drafts that are taken back.
+        ProcessorReused: it meets a second generation, or another prompt.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        *,
+        weight: float = WEIGHT,
+        also_drop: tuple[int, ...] = (),
+        fused: bool | Literal["auto"] = "auto",
+    ) -> None:
+        target = Target(model, inputs, fused=fused)
+        _ = target.image_mask
+        self._prompt_ids = target.input_ids
+        self._ends = model.generation_config.eos_token_id
+        self._weight = weight
+        self._target = target
+        self._branch = shared_branch(target, target.without_image(also_drop=also_drop))
+        self._heard: Tensor | None = None
+        self._pending: tuple[Tensor, Tensor] | None = None
+        self._figures: list[Figures] = []
+
+    @contextmanager
+    def riding_along(self) -> Iterator[None]:
+        """Around ``generate``: the branch without the picture shares the model's passes wherever that is possible."""
+        with fusing(self._target, self._branch):
+            yield
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if drafting():
+            return scores
+        self._check(input_ids)
+        if self._heard is None and (meeting := meeting_of(self._target.model)) is not None:
+            # A method of the same generation may have the same second opinion
+            self._branch = meeting.alike(self._branch)
+        generated = input_ids[:, self._prompt_ids.shape[1] :]
+        if self._pending is not None:
+            self._figures.append(self._settled(generated[:, -1]))
+        self._heard = generated
+        # A later processor may write into these scores
+        self._pending = scores.float().log_softmax(-1), self._branch(generated)
+        return scores
+
+    def read(self, written: Any, processor: Any) -> list[Grounding]:
+        """The grounding of each row, up to its end mark. ``written`` is what ``generate`` returned.
+
+        Raises:
+            NotRecorded: nothing was generated yet, or ``written`` is another generation's.
+        """
+        return [joined(processor.tokenizer, ids, found) for ids, found in self.rows(written)]
+
+    def rows(self, written: Any) -> list[tuple[list[int], Figures]]:
+        """For each row its token ids up to the end mark, and their figures. Raises as ``read``."""
+        sequences: Tensor = getattr(written, "sequences", written)
+        generated = sequences[:, self._prompt_ids.shape[1] :]
+        if self._heard is None or self._pending is None:
+            raise NotRecorded("nothing was recorded: pass the recorder to generate() as a logits processor")
+        heard = self._heard.to(generated.device)
+        if generated.shape != (heard.shape[0], heard.shape[1] + 1) or not torch.equal(
+            generated[:, :-1], heard
+        ):
+            raise NotRecorded(
+                "these are not the tokens that were recorded: pass what this very generate() returned"
+            )
+        steps = [*self._figures, self._settled(generated[:, -1])]
+        columns = [torch.stack(column, dim=1) for column in zip(*steps, strict=True)]
+        found = []
+        for row, tokens in enumerate(generated.tolist()):
+            ids = until_end(tokens, self._ends)
+            found.append((ids, Figures(*(column[row, : len(ids)] for column in columns))))
+        return found
+
+    def _settled(self, chosen: Tensor) -> Figures:
+        assert self._pending is not None
+        expert, amateur = self._pending
+        return figures(expert, amateur, chosen, weight=self._weight)
+
+    def _check(self, input_ids: Tensor) -> None:
+        rows, length = input_ids.shape
+        prompts, prompt = self._prompt_ids.shape
+        if rows != prompts:
+            raise NotRecorded(
+                f"{rows} rows for {prompts} prompts: beams and several sequences are not recorded; give the finished"
+                " texts to keepsight.ground"
+            )
+        ids = self._prompt_ids.to(input_ids.device)
+        if self._heard is None:
+            if not torch.equal(input_ids, ids):
+                raise ProcessorReused(
+                    f"this recorder was made for a prompt of shape {tuple(ids.shape)} and met another one of shape"
+                    f" {tuple(input_ids.shape)}: build it from the very inputs that go to generate()"
+                )
+        elif length == prompt:
+            raise ProcessorReused(
+                "this recorder has served a generation already: build one for each generate()"
+            )
+        elif length != prompt + self._heard.shape[1] + 1 or not torch.equal(
+            input_ids[:, prompt:-1], self._heard.to(input_ids.device)
+        ):
+            raise NotRecorded(
+                "drafted tokens were taken back: assisted generation is not recorded; give the finished text to"
+                " keepsight.ground"
+            )

@@ -1,0 +1,188 @@
+"""What tokens and words are scored by: pure functions and plain data, the model left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from keepsight.decoding.contrast import contrast
+from keepsight.errors import InvalidParameter, did_you_mean
+from keepsight.grounding.alignment import Nouns, Span, object_words, token_letters, word_tokens
+
+SCORES = ("contrast", "difference", "likelihood", "entropy", "divergence")
+AGGREGATES = ("first", "mean", "min", "sum")
+SCORE = "contrast"
+"""The score that tells invented objects best on the demo world's ``val`` splits (``benchmarks/grounding.py``)."""
+AGGREGATE = "mean"
+"""The aggregate over a word's tokens that does so."""
+WEIGHT = 0.5
+"""The w of ``contrast`` that does so."""
+THRESHOLD = -0.18
+"""Words under it are flagged: the largest F1 on the demo world's ``val-shifted``. For other models choose your own."""
+
+
+class Figures(NamedTuple):
+    """The figures of some tokens: tensors of one shape, float32, in nats."""
+
+    with_image: Tensor
+    without_image: Tensor
+    contrast: Tensor
+    entropy: Tensor
+    divergence: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenGrounding:
+    """One generated token: its id, the letters of the text that it writes, and its figures in nats.
+
+    ``with_image`` and ``without_image`` are log-probabilities, at most 0; ``contrast`` too; ``entropy`` and ``divergence``
+    are those of the distribution it was chosen from, 0 or more.
+    """
+
+    id: int
+    span: Span
+    with_image: float
+    without_image: float
+    contrast: float
+    entropy: float
+    divergence: float
+
+    @property
+    def difference(self) -> float:
+        """``with_image - without_image``: what the picture adds."""
+        return self.with_image - self.without_image
+
+    def support(self, score: str) -> float:
+        """The score of that name, higher for "better supported"."""
+        if score == "likelihood":
+            return self.with_image
+        return -self.entropy if score == "entropy" else float(getattr(self, score))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordGrounding:
+    """One object word of a text.
+
+    ``tokens`` are the numbers of the tokens that write it; ``with_image`` and ``without_image`` the log-probabilities of
+    all of them together, given the text before; ``support`` the chosen score, aggregated as chosen.
+    """
+
+    word: str
+    object: str
+    span: Span
+    tokens: tuple[int, ...]
+    with_image: float
+    without_image: float
+    support: float
+
+    @property
+    def difference(self) -> float:
+        return self.with_image - self.without_image
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """A text, without white space around it, and the grounding of each of its tokens."""
+
+    text: str
+    tokens: tuple[TokenGrounding, ...]
+
+    def words(
+        self, nouns: Nouns | None = None, *, score: str = SCORE, aggregate: str = AGGREGATE
+    ) -> tuple[WordGrounding, ...]:
+        """The object words with their support, in order, repeats included.
+
+        Args:
+            nouns: words to look for. Default: the 80 objects of COCO, as CHAIR finds them.
+            score: one of ``SCORES``.
+            aggregate: over the tokens of a word: the ``first``, their ``mean``, ``min`` (the least supported) or ``sum``.
+
+        Raises:
+            InvalidParameter: no score or aggregate of this name.
+        """
+        check_choice("score", score, SCORES)
+        check_choice("aggregate", aggregate, AGGREGATES)
+        spans = [token.span for token in self.tokens]
+        found = []
+        for word in object_words(self.text, nouns):
+            numbers = word_tokens(spans, word.span)
+            own = [self.tokens[at] for at in numbers]
+            found.append(
+                WordGrounding(
+                    word=word.word,
+                    object=word.object,
+                    span=word.span,
+                    tokens=numbers,
+                    with_image=sum(token.with_image for token in own),
+                    without_image=sum(token.without_image for token in own),
+                    support=aggregated([token.support(score) for token in own], aggregate),
+                )
+            )
+        return tuple(found)
+
+
+def aggregated(supports: Sequence[float], aggregate: str) -> float:
+    """One number of those of a word's tokens: see ``AGGREGATES``.
+
+    >>> [aggregated([-1.0, -4.0, 2.0], way) for way in ("first", "mean", "min", "sum")]
+    [-1.0, -1.0, -4.0, -3.0]
+    """
+    if aggregate == "first":
+        return supports[0]
+    if aggregate == "min":
+        return min(supports)
+    total = sum(supports)
+    return total / len(supports) if aggregate == "mean" else total
+
+
+def check_choice(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises ``InvalidParameter`` unless ``name`` is one of ``known``."""
+    if name not in known:
+        raise InvalidParameter(f"no {what} is called {name!r}: {did_you_mean(name, known)}")
+
+
+def figures(expert: Tensor, amateur: Tensor, chosen: Tensor, *, weight: float = WEIGHT) -> Figures:
+    """The figures of tokens that were chosen from given scores.
+
+    Args:
+        expert: logits given the picture ``(..., vocab)``; softmaxed here, in float32.
+        amateur: logits without it, of the same shape.
+        chosen: ids ``(...)``.
+        weight: the w of ``contrast``, 0 or more.
+
+    Raises:
+        InvalidParameter: the weight is out of its range.
+    """
+    if not 0 <= weight < math.inf:
+        raise InvalidParameter(f"weight={weight} must be a finite number, 0 or more")
+    expert, amateur = expert.float().log_softmax(-1), amateur.to(expert.device).float().log_softmax(-1)
+    moved = contrast(expert, amateur, strength=weight).log_softmax(-1)
+    p = expert.exp()
+    at = chosen.to(expert.device)[..., None]
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.where(p > 0, p * values, 0.0).sum(-1)
+
+    return Figures(
+        expert.gather(-1, at)[..., 0],
+        amateur.gather(-1, at)[..., 0],
+        moved.gather(-1, at)[..., 0],
+        -mean(expert),
+        mean(expert - amateur),
+    )
+
+
+def joined(tokenizer: Any, ids: Sequence[int], found: Figures) -> Grounding:
+    """The text of some tokens and their figures as one ``Grounding``."""
+    text, spans = token_letters(tokenizer, ids)
+    columns = [column.tolist() for column in found]
+    tokens = [
+        TokenGrounding(id=token, span=span, **dict(zip(Figures._fields, row, strict=True)))
+        for token, span, row in zip(ids, spans, zip(*columns, strict=True), strict=True)
+    ]
+    return Grounding(text, tuple(tokens))

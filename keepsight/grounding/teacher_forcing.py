@@ -1,0 +1,133 @@
+"""The grounding of a text that is there already: one pass over it with the picture, one without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from keepsight.engines.hf.branch import Branch
+from keepsight.engines.hf.edit_state import alone
+from keepsight.engines.hf.patching import preserving_rope_deltas
+from keepsight.errors import InputError
+from keepsight.grounding.alignment import answer_ids
+from keepsight.grounding.scores import WEIGHT, Figures, Grounding, figures, joined
+from keepsight.target import Target
+
+if TYPE_CHECKING:
+    from keepsight.grounding import Grounding
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedModel
+
+
+class _Reader(Branch):
+    """A branch that reads a whole answer at once."""
+
+    @torch.no_grad()
+    def predictions(self, answers: Tensor) -> Tensor:
+        """``(rows, n, vocab)`` logits that predict each token of ``answers`` ``(rows, n)``."""
+        with preserving_rope_deltas(self.model), alone(self.model):
+            self._prefill(answers[:, :0])
+            assert self._last is not None
+            fed = answers[:, :-1]
+            if fed.shape[1] == 0:
+                return self._last[:, None]
+            kwargs = self._grown(self._kwargs, fed.shape[1])
+            kwargs.pop("logits_to_keep", None)
+            prepared = self.model.prepare_inputs_for_generation(
+                torch.cat([self._prompt, fed], dim=1), next_sequence_length=fed.shape[1], **kwargs
+            )
+            rest: Tensor = self.model(**prepared, return_dict=True).logits
+        return torch.cat([self._last[:, None], rest], dim=1)
+
+
+def teacher_force(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    answers: Sequence[Sequence[int]],
+    *,
+    weights: Sequence[float] = (WEIGHT,),
+    also_drop: tuple[int, ...] = (),
+) -> list[list[Figures]]:
+    """The figures of given answers: for each row of the batch, for each weight, of each of its tokens.
+
+    Args:
+        inputs: what the model's processor returned, left-padded.
+        answers: token ids for each row, of any lengths from 1 on, end marks included or not.
+        weights: of ``contrast``.
+        also_drop: as for ``M3ID``: ids of tokens that must leave the prompt together with the picture.
+
+    The model answers as it is, also inside a ``mitigate`` block. *Cost*: two prefills, one of them without picture, and
+    each answer once more through either branch; ``2 · rows · tokens · vocabulary`` logits are held at a time.
+
+    Raises:
+        UnsupportedModel, NoImageTokens: as for a contrastive method.
+        InputError: an answer is empty, or there is not one for each row.
+    """
+    target = Target(model, inputs)
+    _ = target.image_mask
+    if len(answers) != target.batch or not all(answers):
+        raise InputError(
+            f"{target.batch} prompts need as many answers of at least one token, not"
+            f" {[len(answer) for answer in answers]}"
+        )
+    longest = max(map(len, answers))
+    rows = [[*answer, *[answer[-1]] * (longest - len(answer))] for answer in answers]
+    ids = torch.tensor(rows, device=target.input_ids.device)
+    expert = _Reader(model, target.model_inputs).predictions(ids)
+    amateur = _Reader(model, target.without_image(also_drop=also_drop)).predictions(ids)
+    return [
+        [
+            figures(expert[row, :length], amateur[row, :length], ids[row, :length], weight=weight)
+            for weight in weights
+        ]
+        for row, length in enumerate(map(len, answers))
+    ]
+
+
+def ground(
+    model: PreTrainedModel,
+    processor: Any,
+    picture: Image,
+    prompt: str,
+    answer: str,
+    *,
+    raw: bool = False,
+    weight: float = WEIGHT,
+    also_drop: tuple[int, ...] = (),
+) -> Grounding:
+    """The grounding of a text about a picture, whoever wrote it: one pass with the picture and one without.
+
+    Args:
+        prompt: the question; the processor's chat template makes the prompt of it, unless it is ``raw``.
+        answer: the text to judge.
+        weight: the w of ``contrast``.
+        also_drop: as for ``teacher_force``, which also tells the cost.
+
+    The text is tokenized as the tokenizer does it, which may part words otherwise than the model that wrote it did.
+
+    Raises:
+        UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
+        InputError: the answer is empty. CannotTokenize: the tokenizer cannot write it.
+    """
+    from keepsight.source.prompts import prepare
+
+    inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
+    ids = answer_ids(processor, prompt, answer, raw=raw)
+    [[found]] = teacher_force(model, inputs, [ids], weights=(weight,), also_drop=also_drop)
+    return joined(processor.tokenizer, ids, found)
+
+
+def judge(model: Any, processor: Any, inputs: Any, ids: Sequence[int]) -> Grounding:
+    """What the plain model thinks of an answer, whichever methods wrote it: see ``keepsight.grounding.teacher_force``.
+
+    The figures are those of ``GroundingRecorder`` on the plain model, at the price of two more prefills instead of one more
+    forward for each token.
+    """
+    [[figures]] = teacher_force(model, inputs, [ids])
+    return joined(processor.tokenizer, ids, figures)

@@ -1,0 +1,95 @@
+"""Loads a checkpoint and its processor, and sets up the libraries for a command-line program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keepsight.errors import InputError, UnsupportedModel, first_line
+
+if TYPE_CHECKING:
+    pass
+
+
+DEMO = "demo"
+
+
+"""The name that stands for the checkpoint inside this package."""
+
+
+class ModelNotLoaded(InputError):
+    """A checkpoint could not be loaded; the message carries the first line of the reason."""
+
+
+def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tuple[Any, Any]:
+    """A checkpoint in evaluation mode and its processor.
+
+    Args:
+        name: a folder, a Hugging Face id, or ``demo``.
+        dtype: ``auto`` takes the checkpoint's own (for ``demo``: float32), else a torch name such as ``bfloat16``.
+        device_map: as transformers takes it (``auto``, ``cuda:1``); None is the CPU.
+
+    Raises:
+        ModelNotLoaded: with the first line of what transformers said.
+        UnsupportedModel: the checkpoint does not take pictures, or has no processor.
+        WeightsMissing: the package has no demo checkpoint.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as CAPTIONERS
+
+    where: str | Path = name
+    if name == DEMO:
+        from keepsight.demo.model import checkpoint
+
+        where, dtype = checkpoint(), "float32" if dtype == "auto" else dtype
+    with _named(f"{name} (a folder with a checkpoint, a Hugging Face id, or {DEMO})"):
+        config = AutoConfig.from_pretrained(where)
+    if type(config) not in CAPTIONERS:
+        raise UnsupportedModel(
+            f"{name} is a {config.model_type} model and takes no pictures: use an image-text-to-text one"
+        )
+    with _named(name):
+        processor = AutoProcessor.from_pretrained(where)
+        if not hasattr(processor, "image_processor"):
+            raise UnsupportedModel(
+                f"{name} comes without a processor for pictures: save the model's processor beside it"
+            )
+        model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, device_map=device_map)
+    return model.eval(), processor
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whatever a library raises while a checkpoint loads, as one line that names the checkpoint."""
+    try:
+        yield
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise ModelNotLoaded(f"cannot load {name}: {first_line(error)}") from error
+
+
+def quiet_transformers(*, bars: bool = False) -> None:
+    """Stop transformers from writing advice between a command's own lines; its errors still surface.
+
+    Args:
+        bars: leave its bars, which tell how far a download is, where stderr is a terminal.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    if not (bars and sys.stderr.isatty()):
+        logging.disable_progress_bar()
+
+
+def use_one_thread() -> None:
+    """For the demo model, on whose tiny tensors a second thread gives nothing and, on a busy machine, waits for its turn.
+
+    Measured beside two other busy processes on two cores: greedy took 1.5 s with one thread and 68 s with two.
+    """
+    import torch
+
+    torch.set_num_threads(1)

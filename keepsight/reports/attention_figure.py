@@ -1,0 +1,331 @@
+"""Draws attention maps: one heat map over the picture for each object word, before and after the methods."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from keepsight.reports.attention_share_figure import HEIGHT, Curve, Mark, strip
+from keepsight.reports.pillow_text import (
+    ABSENT,
+    AFTER,
+    BEFORE,
+    CARD,
+    INK,
+    LINE,
+    PAPER,
+    SMOOTH,
+    SOFT,
+    Piece,
+    font,
+    plain_pieces,
+    shorten,
+    wrap,
+    write,
+    write_pieces,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from keepsight.analysis.attention_maps import AttentionMap, Sink, WordMap
+
+Key = tuple[str, int]
+"""An object and which of its mentions is meant, so that a word stands in one column before and after."""
+
+HEAT = ("#150b37", "#5b1a78", "#b8325f", "#f07c3a", "#fde98c")
+"""Colours of a map from nothing to its largest value; lightness rises all the way."""
+MARGIN, GAP, PANEL = 56, 24, 216
+FEWEST, PER_BAND = 4, 6
+"""Panels side by side: as many as there are words, within these bounds; fewer are larger."""
+WIDTH = 2 * MARGIN + PER_BAND * PANEL + (PER_BAND - 1) * GAP
+OVER, UNDER = 34, 96
+"""Room over a row of panels for its name, and under it for words, shares and bars."""
+
+
+def draw(
+    picture: Image.Image,
+    maps: Sequence[AttentionMap],
+    *,
+    model: str,
+    prompt: str,
+    averaged: str,
+    present: Collection[str] | None = None,
+    remarks: Sequence[str] = (),
+) -> Image.Image:
+    """The whole figure, RGB.
+
+    Args:
+        picture: what the model saw of the picture, and nothing more: the maps are laid over all of it.
+        maps: the plain model's, and that of the methods if there is one.
+        averaged: which layers the maps are the mean of, in words.
+        present: objects known to be in the picture; words for others are struck. None: not known.
+        remarks: more notes for the foot.
+    """
+    picture = picture.convert("RGB")
+    columns = columns_of(maps)
+    bands = [columns[at : at + PER_BAND] for at in range(0, len(columns), PER_BAND)]
+    across = min(max(len(columns), FEWEST), PER_BAND)
+    wide = (WIDTH - 2 * MARGIN - (across - 1) * GAP) // across
+    tall, small = height_of(picture, wide), height_of(picture, PANEL)
+    left = MARGIN + PANEL + 2 * GAP
+    captions = [
+        list(
+            wrap(
+                [Piece(f"{row_name(maps, i)}:", tint(i)), *caption_pieces(one, present)],
+                WIDTH - MARGIN - left,
+                22,
+            )
+        )
+        for i, one in enumerate(maps)
+    ]
+    told = [*explain(maps, averaged, present), *remarks]
+    notes = [line for note in told for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 17)]
+    header = max(small, 122 + sum(30 * len(lines) + 14 for lines in captions))
+    found = [keyed(one) for one in maps]
+    # A row in which none of a band's words is said would be placeholders only
+    shown = [[row for row, words in enumerate(found) if words.keys() & set(keys)] for keys in bands]
+    body = sum(len(rows) * (OVER + tall + UNDER) + 20 for rows in shown)
+    curves = curves_of(maps, present)
+    plot = HEIGHT + 28 if curves else 0
+    canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + header + 36 + body + plot + 24 * len(notes)), PAPER)
+    pen = ImageDraw.Draw(canvas)
+
+    paste_rounded(canvas, picture.resize((PANEL, small), Image.Resampling.LANCZOS), (MARGIN, MARGIN))
+    write(pen, (left, MARGIN - 8), "Where the model looks", 40)
+    write(pen, (left, MARGIN + 50), shorten(f"{model}   ·   {prompt}", WIDTH - MARGIN - left, 19), 19, SOFT)
+    y = MARGIN + 100
+    for lines in captions:
+        for line in lines:
+            write_pieces(pen, (left, y), line, 22)
+            y += 30
+        y += 14
+    legend(canvas, (WIDTH - MARGIN - 300, MARGIN - 2), rings=any(one.sinks for one in maps))
+
+    y = MARGIN + header + 36
+    for keys, rows in zip(bands, shown, strict=True):
+        pen.line([(MARGIN, y - 10), (WIDTH - MARGIN, y - 10)], fill=LINE)
+        for row in rows:
+            write(pen, (MARGIN, y + 4), row_name(maps, row), 17, tint(row))
+            top = y + OVER
+            for place, key in enumerate(keys):
+                at = (MARGIN + place * (wide + GAP), top)
+                if key not in found[row]:
+                    blank(canvas, at, (wide, tall))
+                    continue
+                word = found[row][key]
+                paste_rounded(canvas, heat(picture, word, (wide, tall), maps[row].sinks), at)
+                rings(canvas, maps[row], at, (wide, tall))
+                absent = present is not None and key[0] not in present
+                before = found[0][key].share if row and key in found[0] else None
+                under(pen, (at[0], at[1] + tall), wide, word, before, absent=absent, colour=tint(row))
+            y += OVER + tall + UNDER
+        y += 20
+    if curves:
+        strip(canvas, (MARGIN, y), WIDTH - 2 * MARGIN, curves)
+        y += plot
+    for line in notes:
+        write_pieces(pen, (MARGIN, y), line, 17)
+        y += 24
+    return canvas
+
+
+def curves_of(maps: Sequence[AttentionMap], present: Collection[str] | None) -> list[Curve]:
+    """The picture's share at every generated token, with a dot for each object word; none where no shares are known."""
+    return [
+        Curve(
+            row_name(maps, row),
+            tint(row),
+            one.shares,
+            [
+                Mark(
+                    word.tokens[0],
+                    word.word,
+                    ABSENT if present is not None and word.object not in present else INK,
+                )
+                for word in one.words
+                if word.tokens
+            ],
+        )
+        for row, one in enumerate(maps)
+        if one.shares
+    ]
+
+
+def height_of(picture: Image.Image, wide: int) -> int:
+    """How tall the picture is when drawn ``wide``; what is extremely long or wide is drawn less so."""
+    return min(max(round(wide * picture.height / picture.width), wide // 3), 3 * wide)
+
+
+def columns_of(maps: Sequence[AttentionMap]) -> list[Key]:
+    """Every object mention of the maps once, in the order of the first map, then what only later ones name."""
+    return list(dict.fromkeys(key for one in maps for key in keyed(one)))
+
+
+def keyed(one: AttentionMap) -> dict[Key, WordMap]:
+    """A map's words by object and by which mention of it they are."""
+    met: Counter[str] = Counter()
+    found = {}
+    for word in one.words:
+        found[word.object, met[word.object]] = word
+        met[word.object] += 1
+    return found
+
+
+def heat(
+    picture: Image.Image, word: WordMap, size: tuple[int, int], sinks: Collection[Sink] = ()
+) -> Image.Image:
+    """The picture, paled, under the word's map, which is smoothed between the centres of its tokens.
+
+    The hottest colour is the largest value off the sinks: measured against a sink, all else would look cold.
+    """
+    values = np.asarray(word.attention, dtype=np.float32)
+    clear = np.ones(values.shape, dtype=bool)
+    for sink in sinks:
+        clear[sink.row, sink.column] = False
+    largest = float(values[clear].max()) if clear.any() else float(values.max())
+    values = (values / max(largest, 1e-30)).clip(0, 1)
+    strength = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))[..., None]
+    shown = picture.resize(size, Image.Resampling.LANCZOS)
+    base = np.asarray(Image.blend(shown, shown.convert("L").convert("RGB"), 0.75), dtype=np.float32)
+    opacity = 0.34 + 0.46 * strength
+    mixed = base * (1 - opacity) + colours(strength[..., 0]) * opacity
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def colours(strength: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``(…)`` in [0, 1] to ``(…, 3)`` in [0, 255]."""
+    stops = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in HEAT], dtype=np.float32)
+    at = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(strength, at, stops[:, i]) for i in range(3)], axis=-1).astype(np.float32)
+
+
+def rings(canvas: Image.Image, one: AttentionMap, at: tuple[int, int], size: tuple[int, int]) -> None:
+    """A small ring at the centre of every sink."""
+    rows, columns = one.grid
+    radius = max(4.0, min(size[0] / columns, size[1] / rows) * 0.32)
+    for sink in one.sinks:
+        x = at[0] + (sink.column + 0.5) * size[0] / columns
+        y = at[1] + (sink.row + 0.5) * size[1] / rows
+        ring(canvas, (x, y), radius)
+
+
+def ring(canvas: Image.Image, centre: tuple[float, float], radius: float) -> None:
+    side = int(2 * radius) + 8
+    mask = Image.new("L", (side * SMOOTH, side * SMOOTH), 0)
+    shade = mask.copy()
+    middle, outer = side * SMOOTH / 2, radius * SMOOTH
+    for image, width in ((shade, 4), (mask, 2)):
+        box = [middle - outer - width, middle - outer - width, middle + outer + width, middle + outer + width]
+        ImageDraw.Draw(image).ellipse(box, outline=255, width=width * SMOOTH)
+    corner = (round(centre[0] - side / 2), round(centre[1] - side / 2))
+    for image, colour in ((shade, INK), (mask, "#ffffff")):
+        canvas.paste(
+            Image.new("RGB", (side, side), colour),
+            corner,
+            image.resize((side, side), Image.Resampling.LANCZOS),
+        )
+
+
+def under(
+    pen: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    wide: int,
+    word: WordMap,
+    before: float | None,
+    *,
+    absent: bool,
+    colour: str,
+) -> None:
+    """What stands below a panel: the word, its share of attention, and the share as a bar."""
+    x, y = at
+    name = shorten(word.word, wide, 22)
+    write_pieces(pen, (x, y + 8), [Piece(name, ABSENT if absent else INK, absent)], 22)
+    pen.rectangle([x, y + 42, x + wide - 1, y + 47], fill=LINE)
+    pen.rectangle([x, y + 42, x + max(1, round((wide - 1) * min(word.share, 1))), y + 47], fill=colour)
+    write(pen, (x, y + 54), f"{100 * word.share:.1f} % on the picture", 16, SOFT)
+    if before is not None:
+        change = f"{100 * (word.share - before):+.1f}"
+        write(pen, (x + wide - font(16).getlength(change), y + 54), change, 16, colour)
+
+
+def blank(canvas: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
+    """The place of a word that this caption does not have."""
+    paste_rounded(canvas, Image.new("RGB", size, CARD), at)
+    text = "not said"
+    x = at[0] + (size[0] - font(18).getlength(text)) / 2
+    write(ImageDraw.Draw(canvas), (x, at[1] + size[1] / 2 - 12), text, 18, SOFT)
+
+
+def legend(canvas: Image.Image, at: tuple[int, int], *, rings: bool) -> None:
+    """The colour bar, and what a ring means if there is one."""
+    pen = ImageDraw.Draw(canvas)
+    x, y = at
+    scale = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (14, 1))
+    paste_rounded(canvas, Image.fromarray(colours(scale).round().astype(np.uint8)), (x, y), radius=7)
+    write(pen, (x, y + 20), "no attention", 16, SOFT)
+    most = "most in this map"
+    write(pen, (x + 300 - font(16).getlength(most), y + 20), most, 16, SOFT)
+    if rings:
+        pen.rounded_rectangle([x, y + 48, x + 23, y + 71], 5, fill=HEAT[1])
+        ring(canvas, (x + 12, y + 60), 6)
+        write(pen, (x + 34, y + 51), "a sink among the tokens", 16, SOFT)
+
+
+def explain(maps: Sequence[AttentionMap], averaged: str, present: Collection[str] | None) -> list[str]:
+    """The notes at the foot of the figure."""
+    rows, columns = maps[0].grid
+    counts = [len(one.sinks) for one in maps]
+    largest = "its largest value" + (" off the sinks" if any(counts) else "")
+    notes = [
+        f"A map shows the attention of the position that predicts the word to the picture's {rows} x {columns} tokens, mean"
+        f" over all heads and {averaged}, relative to {largest}. The bar below it is the share of all"
+        " attention that goes to the picture"
+        + ("; beside it, its change in points." if len(maps) > 1 else ".")
+    ]
+    rule = maps[-1].rule
+    needed = f"a score of {rule.tau:.1f} or more" + ("" if rule.dims else " and a massive activation")
+    if any(counts):
+        told = [str(counts[0])] if len(maps) == 1 else [f"{counts[0]} before", f"{counts[1]} after"]
+        notes.append(f"Sinks among the picture's tokens, which have {needed}: {', '.join(told)}.")
+    else:
+        notes.append(f"No sink among the picture's tokens: none has {needed}.")
+    if any(one.shares for one in maps):
+        notes[0] += " The curve gives that share for every generated token, the end mark included."
+    if present is not None:
+        notes[-1] += " Struck words name what is not in the picture."
+    return notes
+
+
+def row_name(maps: Sequence[AttentionMap], row: int) -> str:
+    """What a caption and its row of panels are called."""
+    method = maps[row].method
+    if len(maps) == 1:
+        return method or "Caption"
+    return f"Before ({method or 'no method'})" if row == 0 else f"After {method}"
+
+
+def tint(index: int) -> str:
+    return BEFORE if index == 0 else AFTER
+
+
+def caption_pieces(one: AttentionMap, present: Collection[str] | None) -> list[Piece]:
+    """The caption's words, those for absent objects struck."""
+    wrong = [word.span for word in one.words if present is not None and word.object not in present]
+    pieces, at = [], 0
+    for start, end in [*wrong, (len(one.caption), len(one.caption))]:
+        pieces += plain_pieces(one.caption[at:start], INK)
+        pieces += [Piece(part, ABSENT, True) for part in one.caption[start:end].split()]
+        at = end
+    return pieces
+
+
+def paste_rounded(canvas: Image.Image, image: Image.Image, at: tuple[int, int], radius: int = 10) -> None:
+    large = Image.new("L", (image.width * SMOOTH, image.height * SMOOTH), 0)
+    box = [0, 0, large.width - 1, large.height - 1]
+    ImageDraw.Draw(large).rounded_rectangle(box, radius * SMOOTH, fill=255)
+    canvas.paste(image, at, large.resize(image.size, Image.Resampling.LANCZOS))

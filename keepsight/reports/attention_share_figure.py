@@ -1,0 +1,156 @@
+"""Draws the picture's share of attention, token by token, before and after the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw
+
+from keepsight.reports.pillow_text import (
+    INK,
+    LINE,
+    PAPER,
+    SMOOTH,
+    SOFT,
+    font,
+    plain_pieces,
+    printable,
+    shorten,
+    wrap,
+    write,
+    write_pieces,
+)
+
+TITLE = "The picture's share of attention, token by token"
+HEIGHT = 262
+"""Of a strip, with its title and axis."""
+OVER, UNDER, LEFT = 58, 44, 58
+"""Room around the plot itself: for the title, for the axis, for the scale."""
+WIDTH, MARGIN = 1100, 48
+FEWEST = 2
+"""A line needs as many points; a single token is a dot."""
+
+
+class Mark(NamedTuple):
+    """A token to point at: its number, the word it writes, and the colour of that."""
+
+    token: int
+    word: str
+    colour: str = INK
+
+
+class Curve(NamedTuple):
+    """Shares in [0, 1], one for each generated token. From ``solid`` tokens on the line is pale."""
+
+    name: str
+    colour: str
+    shares: Sequence[float]
+    marks: Sequence[Mark] = ()
+    solid: int | None = None
+
+
+def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[Curve]) -> None:
+    """Draw the curves into ``canvas``, ``wide`` by ``HEIGHT`` pixels from ``at``; the scale runs from 0 to 100 %."""
+    pen = ImageDraw.Draw(canvas)
+    x, y = at
+    write(pen, (x, y), TITLE, 19)
+    _legend(pen, (x + wide, y + 4), curves, wide - font(19).getlength(TITLE) - 40)
+    left, top = x + LEFT, y + OVER
+    across, tall = wide - LEFT - 8, HEIGHT - OVER - UNDER
+    for percent in (0, 50, 100):
+        line = top + tall - tall * percent / 100
+        pen.line([(left, line), (left + across, line)], fill=LINE)
+        label = f"{percent} %"
+        write(pen, (left - 10 - font(15).getlength(label), line - 10), label, 15, SOFT)
+    longest = max(len(curve.shares) for curve in curves)
+    step = across / max(longest - 1, 1)
+    for number in ticks(longest):
+        place = left + (number - 1) * step
+        pen.line([(place, top + tall), (place, top + tall + 4)], fill=SOFT)
+        label = "token 1" if number == 1 else str(number)
+        write(pen, (place - font(15).getlength(label) * (number > 1) / 2, top + tall + 8), label, 15, SOFT)
+    for curve in curves:
+        spots = [
+            (token * step, tall * (1 - min(max(share, 0), 1))) for token, share in enumerate(curve.shares)
+        ]
+        _line(canvas, (left, top), (across, tall), spots, curve)
+    taken: list[tuple[float, float, float, float]] = []
+    for place, curve in reversed(list(enumerate(curves))):
+        for mark in curve.marks:
+            spot = (left + mark.token * step, top + tall * (1 - curve.shares[mark.token]))
+            _word(pen, spot, mark, above=place > 0 or len(curves) == 1, taken=taken)
+
+
+def ticks(longest: int) -> list[int]:
+    """The numbers of the tokens that the axis names: the first, and round ones."""
+    step = next((step for step in (5, 10, 20, 50, 100, 200) if longest / step <= 12), 500)
+    return [1, *range(step, longest + 1, step)]
+
+
+def share_figure(curves: Sequence[Curve], *, heading: str, notes: Sequence[str]) -> Image.Image:
+    """A figure of the curves alone, RGB, with a heading and notes at its foot."""
+    told = [line for note in notes for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 16)]
+    canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + 44 + HEIGHT + 24 + 23 * len(told)), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    write(pen, (MARGIN, MARGIN - 10), shorten(heading, WIDTH - 2 * MARGIN, 24), 24)
+    strip(canvas, (MARGIN, MARGIN + 44), WIDTH - 2 * MARGIN, curves)
+    y = MARGIN + 44 + HEIGHT + 24
+    for line in told:
+        write_pieces(pen, (MARGIN, y), line, 16)
+        y += 23
+    return canvas
+
+
+def _legend(
+    pen: ImageDraw.ImageDraw, right: tuple[float, float], curves: Sequence[Curve], room: float
+) -> None:
+    x, y = right
+    for curve in reversed(curves):
+        name = shorten(curve.name, room / len(curves) - 60, 16)
+        x -= font(16).getlength(name)
+        write(pen, (x, y), name, 16, curve.colour)
+        pen.line([(x - 34, y + 11), (x - 10, y + 11)], fill=curve.colour, width=3)
+        x -= 60
+
+
+def _line(
+    canvas: Image.Image,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+    spots: Sequence[tuple[float, float]],
+    curve: Curve,
+) -> None:
+    edge = 6
+    wide, tall = size[0] + 2 * edge, size[1] + 2 * edge
+    mask = Image.new("L", (wide * SMOOTH, tall * SMOOTH), 0)
+    pen = ImageDraw.Draw(mask)
+    scaled = [((x + edge) * SMOOTH, (y + edge) * SMOOTH) for x, y in spots]
+    solid = len(spots) if curve.solid is None else curve.solid
+    for part, shade in ((scaled[max(solid - 1, 0) :], 90), (scaled[:solid], 255)):
+        if len(part) >= FEWEST:
+            pen.line(part, fill=shade, width=2 * SMOOTH + 2, joint="curve")
+    dots = [mark.token for mark in curve.marks] if len(spots) >= FEWEST else range(len(spots))
+    for x, y in (scaled[token] for token in dots):
+        pen.ellipse([x - 5 * SMOOTH, y - 5 * SMOOTH, x + 5 * SMOOTH, y + 5 * SMOOTH], fill=255)
+    small = mask.resize((wide, tall), Image.Resampling.LANCZOS)
+    canvas.paste(Image.new("RGB", (wide, tall), curve.colour), (corner[0] - edge, corner[1] - edge), small)
+
+
+def _word(
+    pen: ImageDraw.ImageDraw,
+    spot: tuple[float, float],
+    mark: Mark,
+    *,
+    above: bool,
+    taken: list[tuple[float, float, float, float]],
+) -> None:
+    """The word at its dot, above or below; left out where another stands, as the maps name it as well."""
+    size = 15
+    wide = font(size).getlength(printable(mark.word))
+    x, y = spot[0] - wide / 2, spot[1] - 28 if above else spot[1] + 9
+    box = (x - 3, y, x + wide + 3, y + 20)
+    if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+        return
+    taken.append(box)
+    write(pen, (x, y), mark.word, size, mark.colour)

@@ -1,0 +1,1 @@
+"""From pictures and messages to model inputs."""

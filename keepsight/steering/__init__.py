@@ -1,0 +1,1 @@
+"""Methods that steer hidden states. One file per paper."""

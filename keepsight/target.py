@@ -1,0 +1,324 @@
+"""``Target``: what a method may know about a model and its inputs. Read-only; it raises instead of guessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from keepsight.errors import InputError, InvalidParameter, NoImageTokens, UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from keepsight.engines.hf.branch import Branch
+
+TOKEN_KEYS = frozenset(
+    {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
+)
+"""Inputs with one entry per prompt token, ``(batch, prompt)``."""
+
+IMAGE_KEYS = frozenset(
+    {
+        "pixel_values", "pixel_attention_mask", "pixel_mask", "pixel_values_videos", "image_sizes", "image_sizes_videos",
+        "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "aspect_ratio_ids", "aspect_ratio_mask",
+        "cross_attention_mask", "num_local_patches", "high_res_pixel_values", "image_embeds", "image_features",
+        "mm_encoder_outputs", "image_position_ids", "batch_num_images", "spatial_shapes", "vision_feature_layer",
+        "vision_feature_select_strategy", "num_tiles", "target_sizes",
+    }
+)  # fmt: skip
+"""Inputs that exist only because of a picture; a prompt without one goes without them."""
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls a cache: the first from 5.24 on, the second before, and in models that have not followed yet."""
+
+_MARKERS = (
+    "vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id", "boi_token_index", "eoi_token_index",
+    "image_start_token_id", "image_end_token_id", "image_newline_token_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A read-only view of one model and the inputs of one generation.
+
+    Args:
+        model: a decoder-only image-text-to-text model of transformers (a cross-attending one such as Mllama counts).
+        inputs: the arguments of ``generate``: model inputs, and generation options, which are ignored here.
+
+        fused: whether contrast branches ride along in the main generation's passes: wherever that is possible
+            (``"auto"``), or raise where it is not (True), or never (False).
+
+    Raises:
+        UnsupportedModel: not a model this library can drive; the message says which part is missing.
+        InputError: no ``input_ids``, or ids that are not ``(batch, prompt)``.
+    """
+
+    model: PreTrainedModel
+    inputs: Mapping[str, Any] = field(repr=False)
+    fused: bool | Literal["auto"] = "auto"
+    branches: list[Branch] = field(default_factory=list, repr=False)
+    """Second opinions of this generation; methods that need the same one share it."""
+
+    def __post_init__(self) -> None:
+        check_generates(self.model)
+        if self.fused not in (True, False, "auto"):
+            raise InvalidParameter(f"fused={self.fused!r} must be True, False or 'auto'")
+        ids = self.inputs.get("input_ids")
+        if ids is None:
+            got = ", ".join(sorted(str(key) for key in self.inputs)) or "nothing"
+            raise InputError(
+                f"the inputs hold no input_ids (got {got}): pass what the model's processor returned"
+            )
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
+            raise InputError("input_ids must be a tensor of shape (batch, prompt): use return_tensors='pt'")
+        if self.inputs.get("inputs_embeds") is not None:
+            raise InputError("inputs_embeds hide where the picture is: pass input_ids alone")
+        if self.inputs.get("pixel_values_videos") is not None:
+            raise InputError("prompts with video are not supported: pass pictures")
+        for name in CACHE_NAMES:
+            if self.inputs.get(name) is not None:
+                raise InputError(
+                    f"a prefilled {name} cannot be contrasted: pass the whole prompt without one"
+                )
+
+    @property
+    def name(self) -> str:
+        """The model's class, for messages."""
+        return type(self.model).__name__
+
+    @property
+    def input_ids(self) -> Tensor:
+        """``(batch, prompt)``."""
+        ids: Tensor = self.inputs["input_ids"]
+        return ids
+
+    @property
+    def batch(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    @property
+    def prompt(self) -> int:
+        """Length of the padded prompt in tokens."""
+        return int(self.input_ids.shape[1])
+
+    @cached_property
+    def attention_mask(self) -> Tensor:
+        """``(batch, prompt)``, 1 where a token counts; where the inputs have none, inferred as ``generate`` infers it."""
+        mask = self.inputs.get("attention_mask")
+        if mask is not None:
+            return torch.as_tensor(mask)
+        pad, eos = self.option("pad_token_id"), self.option("eos_token_id")
+        ends = eos if isinstance(eos, (list, tuple)) else [eos]
+        if pad is None or pad in ends:
+            return torch.ones_like(self.input_ids)
+        return self.input_ids.ne(pad).long()
+
+    def option(self, name: str) -> Any:
+        """An option of ``generate``: as the call names it, else its ``generation_config``, else the model's."""
+        configs = (self.inputs.get("generation_config"), self.model.generation_config)
+        found = (self.inputs.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in found if value is not None), None)
+
+    @cached_property
+    def model_inputs(self) -> dict[str, Any]:
+        """What of ``inputs`` reaches the model's forward: generation options and empty entries left out."""
+        from transformers import GenerationConfig
+        from transformers.generation import GenerationMixin
+
+        options = set(GenerationConfig().to_dict()) | set(signature(GenerationMixin.generate).parameters)
+        options |= {
+            "tokenizer",
+            "assistant_tokenizer",
+            "use_model_defaults",
+            "logits_to_keep",
+            "output_attentions",
+        }
+        kept = {key: value for key, value in self.inputs.items() if value is not None and key not in options}
+        kept["attention_mask"] = self.attention_mask
+        return kept
+
+    @cached_property
+    def image_token_id(self) -> int:
+        """The id of the placeholder that stands for a piece of the picture.
+
+        Raises:
+            UnsupportedModel: the configuration names none.
+        """
+        for name in ("image_token_id", "image_token_index"):
+            token = getattr(self.model.config, name, None)
+            if isinstance(token, int):
+                return token
+        if getattr(self.model.config, "vision_config", None) is None:
+            raise UnsupportedModel(f"{self.name} is a text-only model: use an image-text-to-text checkpoint")
+        raise UnsupportedModel(
+            f"{self.name} names no image token: set model.config.image_token_id to the id its processor uses"
+        )
+
+    @cached_property
+    def image_mask(self) -> Tensor:
+        """Where the prompt holds the picture, ``(batch, prompt)`` bool.
+
+        Raises:
+            NoImageTokens: a row has no placeholder.
+        """
+        mask = self.input_ids == self.image_token_id
+        empty = (~mask.any(-1)).nonzero().flatten().tolist()
+        if empty:
+            which = "the prompt" if self.batch == 1 else f"row {empty[0]} of the batch"
+            raise NoImageTokens(
+                f"{which} holds no picture (no token {self.image_token_id}): put an image into the prompt,"
+                " or generate without the method"
+            )
+        return mask
+
+    def check_image_in_context(self, method: str) -> None:
+        """The picture must stand among the decoder's own keys.
+
+        Raises:
+            UnsupportedModel: it is reached by cross-attention.
+            NoImageTokens: there is none.
+        """
+        if getattr(self.model.config.get_text_config(decoder=True), "cross_attention_layers", None):
+            raise UnsupportedModel(
+                f"{self.name} sees the picture by cross-attention: {method} edits self-attention to visual tokens, of which"
+                " there are none"
+            )
+        _ = self.image_mask
+
+    @cached_property
+    def marker_ids(self) -> frozenset[int]:
+        """Ids of the tokens that open and close a picture, as far as the configuration names them."""
+        found = (getattr(self.model.config, name, None) for name in _MARKERS)
+        return frozenset(token for token in found if isinstance(token, int))
+
+    @property
+    def pixel_values(self) -> Tensor:
+        """The processed picture, in the model's own layout.
+
+        Raises:
+            NoImageTokens: the prompt or the inputs hold none.
+        """
+        _ = self.image_mask
+        pixels = self.model_inputs.get("pixel_values")
+        if not isinstance(pixels, Tensor):
+            raise NoImageTokens(
+                "the inputs hold no pixel_values: pass everything the model's processor returned"
+            )
+        return pixels
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """The text decoder, the module that owns ``layers``."""
+        module: Any = self.model.get_decoder()
+        for _ in range(3):
+            if isinstance(module, nn.Module) and isinstance(getattr(module, "layers", None), nn.ModuleList):
+                return module
+            module = getattr(module, "model", None) or getattr(module, "decoder", None)
+        raise UnsupportedModel(f"{self.name}: no list of decoder layers under get_decoder()")
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder's blocks, first to last."""
+        layers = self.decoder.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last block and the head."""
+        for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
+            module = getattr(self.decoder, name, None)
+            if isinstance(module, nn.Module):
+                return module
+        raise UnsupportedModel(f"{self.name}: no final norm beside the decoder's layers")
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """The output projection: hidden states to the vocabulary."""
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, nn.Module):
+            raise UnsupportedModel(f"{self.name}: get_output_embeddings() gives no output projection")
+        return head
+
+    def without_image(self, *, also_drop: tuple[int, ...] = ()) -> dict[str, Any]:
+        """The model inputs as if the prompt had been written without its picture.
+
+        Placeholders, the markers in ``marker_ids``, the ids in ``also_drop`` and all padding go; what is left is padded
+        on the left again, so that positions close up. Everything that belongs to the picture alone goes as well.
+
+        Raises:
+            NoImageTokens: a row has no picture.
+            UnsupportedModel: an input that is neither per token nor known to belong to the picture.
+        """
+        drop = self.image_mask.clone()
+        for token in (*self.marker_ids, *also_drop):
+            drop |= self.input_ids == token
+        keep = (self.attention_mask.to(drop.device) != 0) & ~drop
+        lengths = keep.sum(-1).tolist()
+        if min(lengths) == 0:
+            raise InputError("a prompt of pictures alone has no text to contrast with: add a question")
+        padding = self.option("pad_token_id")
+        fill = {"input_ids": padding if isinstance(padding, int) else int(self.input_ids[keep][0])}
+        inputs: dict[str, Any] = {}
+        for key, value in self.model_inputs.items():
+            if key in IMAGE_KEYS or key == "position_ids":
+                continue
+            if key not in TOKEN_KEYS:
+                raise UnsupportedModel(
+                    f"{self.name}: cannot tell whether the input {key!r} belongs to the picture; remove it from the inputs"
+                )
+            rows = [row[kept.to(row.device)] for row, kept in zip(value, keep, strict=True)]
+            short = value.new_full((len(rows), max(lengths)), fill.get(key, 0))
+            for padded, row in zip(short, rows, strict=True):
+                padded[max(lengths) - len(row) :] = row
+            inputs[key] = short
+        return inputs
+
+
+def cache_name(*functions: Callable[..., Any]) -> str:
+    """By which name the first of ``functions`` that takes a cache takes it.
+
+    Raises:
+        UnsupportedModel: none of them names one.
+    """
+    for function in functions:
+        names = signature(function).parameters
+        if found := next((name for name in CACHE_NAMES if name in names), None):
+            return found
+    raise UnsupportedModel(
+        f"{functions[-1].__qualname__} takes its cache neither as {' nor as '.join(CACHE_NAMES)}: this model, or this"
+        " version of transformers, is not one that Keepsight knows"
+    )
+
+
+def cache_among(arguments: Mapping[str, Any]) -> Any:
+    """The cache among keyword arguments, by either name; None without one."""
+    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def check_generates(model: Any) -> None:
+    from transformers import PreTrainedModel
+    from transformers.generation import GenerationMixin
+
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        hint = (
+            "pass model.get_base_model()"
+            if hasattr(model, "get_base_model")
+            else "pass the transformers model itself"
+        )
+        raise UnsupportedModel(f"{name} is not a transformers model: {hint}")
+    if not model.can_generate():
+        raise UnsupportedModel(f"{name} has no language-model head: load it with AutoModelForImageTextToText")
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModel(f"{name} is an encoder-decoder: only decoder-only models are supported")
+    if getattr(type(model), "generate", None) is not GenerationMixin.generate:
+        raise UnsupportedModel(
+            f"{name} has a generate() of its own, which hides the prompt from logits processors: not supported"
+        )

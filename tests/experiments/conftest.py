@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standin import standin
+
+from keepsight.experiments.decoding_config import choose
+from keepsight.experiments.manifest import Plan
+from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.runner import execute
+from keepsight.experiments.store import Run
+
+STRONG = "vcd:alpha=3.0,beta=0.0,noise_step=999"
+WEIGHTS = {"sha256": "of the stand-in", "revision": None}
+
+
+@pytest.fixture(scope="session")
+def model() -> tuple[Any, Any]:
+    return standin()
+
+
+@pytest.fixture(scope="session")
+def plan() -> Plan:
+    """Seven descriptions in batches of three: greedily, drawn, and with a strong method."""
+    return Plan(
+        bench=demo_bench("chair", "val", 7),
+        ways=choose([STRONG, f"sample:temperature=2 {STRONG}"], ["greedy", "sample:temperature=2"]),
+        max_new_tokens=6,
+        batch=3,
+    )
+
+
+@pytest.fixture
+def start(model: tuple[Any, Any], tmp_path: Path) -> Callable[..., Run]:
+    """Run a plan with the stand-in: ``start(plan, "folder")``."""
+
+    def start(plan: Plan, folder: str = "run", **options: Any) -> Run:
+        return execute(plan, *model, tmp_path / folder, **{"weights": WEIGHTS, **options})
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def undisturbed(plan: Plan, model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The plan, run by one process without a pause."""
+    return execute(plan, *model, tmp_path_factory.mktemp("undisturbed") / "run", weights=WEIGHTS)

@@ -1,0 +1,264 @@
+"""What one asker sends, or leaves behind, holds up nobody else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import uvicorn
+from asking import asked
+from starlette.testclient import TestClient
+
+from keepsight.analysis import attention_maps as attention_map
+from keepsight.calibration.file import BadCalibration
+from keepsight.serve import request_body as bodies
+from keepsight.serve.addresses import listen
+from keepsight.serve.page import app as served
+from keepsight.serve.page import request_schema as reading
+from keepsight.serve.page.app import build, refuse
+from keepsight.serve.page.service import Prepared, Studio
+
+Ask = Callable[..., list[Any]]
+PNG = "data:image/png;base64,"
+PIXEL = (
+    PNG + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@contextmanager
+def serving(studio: Studio) -> Iterator[tuple[int, Any]]:
+    """The port of a server, and its desk; ended with the block."""
+    with listen("127.0.0.1", 0) as opened:
+        app = build(studio)
+        settings = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none")
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+        thread.start()
+        try:
+            yield opened.getsockname()[1], app.state.desk
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def send(port: int, path: str, body: bytes, *, stated: int | None = None) -> socket.socket:
+    """A connection with a request on it, whose body is said to be so long."""
+    length = len(body) if stated is None else stated
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def until(true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 5
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
+class Watching(Studio):
+    """Makes maps until it is told to stop."""
+
+    begun: threading.Semaphore
+    stopped: threading.Semaphore
+
+    def maps(self, given: Prepared, say: Callable[[Any], None], stop: threading.Event, lane: int = 0) -> None:
+        self.begun.release()
+        if stop.wait(5):
+            self.stopped.release()
+
+
+def test_who_leaves_makes_no_more_maps(studio: Studio) -> None:
+    watching = Watching(name="demo", model=studio.model, processor=studio.processor, at_once=1)
+    watching.begun, watching.stopped = threading.Semaphore(0), threading.Semaphore(0)
+    body = json.dumps(asked(tokens=None, answer=[1, 2])).encode()
+    with serving(watching) as (port, desk):
+        askers = [send(port, "/api/attention", body) for _ in range(3)]
+        assert watching.begun.acquire(timeout=5)
+        assert until(lambda: desk.pending == 3)
+        for one in askers:
+            one.close()
+        assert watching.stopped.acquire(timeout=2), "the one that was made"
+        assert until(lambda: desk.pending == 0)
+        assert not watching.begun.acquire(blocking=False), "and the others never begin"
+
+
+def test_maps_end_with_the_token_at_which_nobody_wants_them(
+    studio: Studio, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    usual = attention_map.generate_heard
+
+    def note(*arguments: Any, **settings: Any) -> Any:
+        found = usual(*arguments, **settings)
+        lengths.append(len(found))
+        return found
+
+    monkeypatch.setattr(attention_map, "generate_heard", note)
+    ids = ask()[-1]["ids"]
+    given = json.dumps(asked(tokens=None, answer=ids)).encode()
+    prepared = studio.prepare(reading.read(given, studio.limits, vocabulary=studio.vocabulary, again=True))
+    said: list[Any] = []
+    stop = threading.Event()
+    studio.maps(prepared, said.append, stop)
+    stop.set()
+    studio.maps(prepared, said.append, stop)
+    assert lengths == [len(ids), 1]
+    assert len(said) == 1
+
+
+def test_who_leaves_before_the_picture_is_read_is_never_answered(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, begun = threading.Event(), threading.Semaphore(0)
+    usual = reading.open_bytes
+
+    def slow(*arguments: Any) -> Any:
+        begun.release()
+        assert free.wait(10)
+        return usual(*arguments)
+
+    monkeypatch.setattr(reading, "open_bytes", slow)
+    written: list[Any] = []
+    monkeypatch.setattr(Studio, "answer", lambda self, *given: written.append(given))
+    body = json.dumps(asked(picture={"data": PIXEL})).encode()
+    with serving(studio) as (port, desk):
+        askers = [send(port, "/api/answer", body) for _ in range(4)]
+        assert begun.acquire(timeout=5)
+        assert until(lambda: desk.pending == 4)
+        for one in askers:
+            one.close()
+        assert until(lambda: desk.pending == 0), "their places are free at once"
+        free.set()
+    assert not written
+    assert len(list(iter(lambda: begun.acquire(blocking=False), False))) <= 1, "two were read at a time"
+
+
+def test_a_picture_that_is_slow_to_read_takes_no_lane(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, begun = threading.Event(), threading.Event()
+    usual = reading.open_bytes
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert free.wait(10)
+        return usual(*arguments)
+
+    monkeypatch.setattr(reading, "open_bytes", slow)
+    single = replace(studio, at_once=1)
+    with TestClient(build(single), base_url="http://localhost") as client, ThreadPoolExecutor(1) as thread:
+        first = thread.submit(client.post, "/api/answer", json=asked(picture={"data": PIXEL}, tokens=2))
+        try:
+            assert begun.wait(5)
+            second = client.post("/api/answer", json=asked(tokens=2))
+            assert not first.done()
+        finally:
+            free.set()
+        assert all('"done"' in one.text for one in (second, first.result(10)))
+
+
+def test_the_server_answers_while_it_reads_a_request(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, begun = threading.Event(), threading.Event()
+    freed: list[bool] = []
+    usual = served.read
+
+    def slow(*arguments: Any, **settings: Any) -> Any:
+        begun.set()
+        freed.append(free.wait(2))
+        return usual(*arguments, **settings)
+
+    monkeypatch.setattr(served, "read", slow)
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(client.post, "/api/answer", json=asked(tokens=1))
+        assert begun.wait(5)
+        assert client.get("/icon.svg").status_code == 200
+        free.set()
+        assert '"done"' in answer.result(10).text
+    assert freed == [True]
+
+
+def test_bodies_are_bounded_in_time_and_all_together(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(bodies, "TOGETHER", 1)
+    small = replace(studio, limits=replace(studio.limits, request_bytes=1000))
+    with serving(small) as (port, desk):
+        with send(port, "/api/answer", b"a" * 600, stated=700) as late:
+            time.sleep(0.1)
+            with send(port, "/api/answer", b"a" * 600) as more:
+                assert more.recv(4096).startswith(b"HTTP/1.1 429")
+            assert late.recv(4096).startswith(b"HTTP/1.1 408")
+        assert desk.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("ask_for", "path", "host", "status"),
+    [
+        ("GET", "/nowhere", "localhost", 404),
+        ("GET", "/api/answer", "localhost", 405),
+        ("GET", "/", "evil.example", 400),
+        ("GET", "/api/facts/", "localhost", 307),
+        ("GET", "/scene/nope:1.png", "localhost", 400),
+    ],
+)
+def test_refusals_are_guarded_as_everything_is(
+    client: TestClient, ask_for: str, path: str, host: str, status: int
+) -> None:
+    got = client.request(ask_for, path, headers={"Host": host}, follow_redirects=False)
+    assert got.status_code == status
+    for name, value in served.HEADERS.items():
+        assert got.headers[name] == value
+    if status != 307:
+        assert list(got.json()) == ["error"]
+    if status == 405:
+        assert got.headers["allow"] == "POST"
+
+
+def test_what_is_for_the_log_is_not_told(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = refuse(BadCalibration("/home/somebody/sinks.json is broken"))
+    assert hidden.status_code == 500
+    assert json.loads(bytes(hidden.body)) == {"error": "BadCalibration: the server's log tells more"}
+
+    def fail(*arguments: Any, **settings: Any) -> Any:
+        raise FileNotFoundError("/home/somebody/tokenizer.json")
+
+    monkeypatch.setattr(served, "read", fail)
+    with TestClient(build(studio), base_url="http://localhost", raise_server_exceptions=False) as client:
+        got = client.post("/api/answer", json=asked())
+    assert (got.status_code, got.json()) == (500, {"error": "FileNotFoundError: the server's log tells more"})
+    assert got.headers["content-security-policy"] == served.HEADERS["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "127.1"])
+def test_whatever_leads_to_this_machine_alone_is_called_so(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from keepsight.cli.main import app as command
+    from keepsight.serve.page import server
+
+    statuses: list[int] = []
+
+    def run(app: Any, opened: Any) -> None:
+        client = TestClient(app)
+        statuses.extend(
+            client.get("/", headers={"Host": name}).status_code for name in (host, "evil.example")
+        )
+
+    monkeypatch.setattr(server, "run", run)
+    ran = CliRunner().invoke(command, ["ui", "--port", "0", "--at-once", "1", "--host", host])
+    assert (ran.exit_code, ran.stdout.count("\n")) == (0, 1), ran.output
+    assert statuses == [200, 400]
