@@ -29,7 +29,7 @@ IMAGE_KEYS = frozenset(
         "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "aspect_ratio_ids", "aspect_ratio_mask",
         "cross_attention_mask", "num_local_patches", "high_res_pixel_values", "image_embeds", "image_features",
         "mm_encoder_outputs", "image_position_ids", "batch_num_images", "spatial_shapes", "vision_feature_layer",
-        "vision_feature_select_strategy", "num_tiles", "target_sizes",
+        "vision_feature_select_strategy", "num_tiles", "target_sizes", "image_patches",
     }
 )  # fmt: skip
 """Inputs that exist only because of a picture; a prompt without one goes without them."""
