@@ -7,7 +7,7 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow clients apps parity check fix results tables bench train
+.PHONY: demo test slow clients apps parity check fix package release-check results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
 	$(BIN)/keepsight demo
@@ -24,7 +24,7 @@ clients: $(READY)  ## OpenAI's client for JavaScript, the newest that this node 
 
 apps:  ## the example apps under Gradio, Streamlit and Chainlit, in an environment of its own (Gradio holds Pillow back)
 	$(MAKE) VENV=build/apps EXTRAS=dev,apps build/apps/.ready
-	build/apps/bin/python -m pytest tests/test_example_apps.py
+	build/apps/bin/python -m pytest tests/examples/test_example_apps.py
 
 parity: $(READY)  ## every reference file: how many figures were compared with the official ones, how many differ
 	$(BIN)/python tests/parity
@@ -34,6 +34,20 @@ check: $(READY)  ## style, types, and generated tables that are still what the c
 
 fix: $(READY)  ## mend style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# The wheel is installed into an environment of its own and run in another folder, so that nothing comes from the clone
+package:  ## build wheel and source distribution, check what they hold, and run the demo from the installed wheel
+	rm -rf dist
+	$(PYTHON) -m venv --clear build/packaging
+	build/packaging/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	build/packaging/bin/python -m build
+	build/packaging/bin/twine check --strict dist/*
+	build/packaging/bin/python .ci/check_dist.py dist
+	$(PYTHON) -m venv --clear build/installed
+	build/installed/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/installed/bin/python -m pip install --quiet --disable-pip-version-check dist/keepsight-*.whl
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cd "$$scratch" \
+	  && $(CURDIR)/build/installed/bin/keepsight demo --limit 4 --json demo.json --html demo.html
 
 tables: $(READY)  ## write the tables of README and docs anew from benchmarks/results and the code
 	$(BIN)/python benchmarks/tables.py
