@@ -172,7 +172,7 @@ def stale() -> list[str]:
         if [row["method"] for row in result["methods"] if row["method"] not in plain] != tuned:
             found.append(f"benchmarks/results/{path.name} (other settings than chosen)")
     if not set(DEFAULT_METHODS) <= set(choice["chosen"]):
-        found.append("keepsight/demo/compare.py (other defaults than benchmarks/choose.py chose)")
+        found.append("keepsight/demo/splits.py (other defaults than benchmarks/choose.py chose)")
     return found
 
 
