@@ -27,7 +27,9 @@ def check_plots() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise PlotsMissing("plots need matplotlib: pip install 'keepsight[plots]'") from error
+        raise PlotsMissing(
+            "plots need matplotlib; install the extra 'plots': pip install -e '.[plots]' in the clone"
+        ) from error
 
 
 def draw(result: Mapping[str, Any]) -> bytes:

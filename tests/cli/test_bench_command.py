@@ -118,7 +118,7 @@ def test_refuses_a_plot_without_matplotlib(
     refused: Callable[..., str], no_model: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install 'keepsight[plots]'" in refused("bench", "--plot", tmp_path / "x.png")
+    assert "pip install -e '.[plots]'" in refused("bench", "--plot", tmp_path / "x.png")
 
 
 def test_one_output_for_two_things_is_refused(
