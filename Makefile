@@ -82,7 +82,7 @@ bench: $(READY)  ## what each method costs over plain generate (about an hour on
 	$(BENCH) --shape 130m $(CONTRAST) --fused on --peer none --new-tokens 16 --image-tokens 256,576,1152,2880 --repeats 3 --no-memory --json $(COST)-lengths-image-130m-cpu.json
 	$(BENCH) --shape 130m --method vcd --fused on --peer none --new-tokens 64,256,1024 --image-tokens 144 --repeats 3 --no-memory --json $(COST)-lengths-new-130m-cpu.json
 	$(BIN)/python benchmarks/products.py --json benchmarks/results/products-cpu.json
-	$(BENCH) --skipping 100 --json benchmarks/results/skipping-demo-cpu.json
+	$(BIN)/python benchmarks/amateur_skipping.py --clock cpu --json benchmarks/results/skipping-demo-cpu.json
 
 train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 cores)
 	$(BIN)/python -m training.demo.train --out build/demo-model

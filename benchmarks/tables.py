@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import amateur_skipping
 import cost_tables
 import dominance_tables
 import honest_tables
@@ -130,7 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "heads": heads,
     "cost": cost_tables.cost,
     "cost-lengths": cost_tables.lengths,
-    "skipping": cost_tables.skipping,
+    "skipping": lambda: amateur_skipping.table(load("skipping-demo-cpu")),
     "products": lambda: products.table(load("products-cpu")),
 }
 

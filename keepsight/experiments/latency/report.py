@@ -73,38 +73,6 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", facts(result), *_notes(result)]) + "\n"
 
 
-SKIP_HEADINGS = ("method", "skipped steps", "plain", "ask every step", "skip", "fused", "gain of skipping")
-
-
-def skip_cells(row: Mapping[str, Any], code: str = "`{}`") -> list[str]:
-    """One row of the table on skipped steps."""
-    ratio, (low, high) = row["ratio"], row["gain_quartiles"]
-    skipped = "–" if row["skipped"] is None else f"{100 * row['skipped']:.1f} % of {row['steps']}"
-    return [
-        code.format(row["method"]), skipped, f"{row['ms']['plain']:.1f} ms",
-        *(f"{ratio[mode]:.2f}×" for mode in ("every step", "skipping", "fused")),
-        f"{100 * row['gain']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
-    ]  # fmt: skip
-
-
-def skip_markdown(result: Mapping[str, Any]) -> str:
-    """The table on skipped steps, and what it hangs on."""
-    lines = _table(SKIP_HEADINGS, [skip_cells(row) for row in result["skipping"]])
-    return "\n".join([*lines, "", skip_facts(result)]) + "\n"
-
-
-def skip_facts(result: Mapping[str, Any]) -> str:
-    """What the table on skipped steps hangs on, in a sentence."""
-    machine, versions, settings = result["hardware"], result["versions"], result["settings"]
-    clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
-    return (
-        f"Demo model, {settings['pictures']} pictures of split `{settings['split']}` captioned one by one; ratios of total"
-        f" {clock} to plain; brackets are quartiles over pictures; {machine['cpu']}, {threads}, torch"
-        f" {versions['torch']}, transformers {versions['transformers']}, Keepsight {versions['keepsight']}."
-    )
-
-
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows)]
 

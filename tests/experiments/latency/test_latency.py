@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from amateur_skipping import Watched, measure_skipping
 from families import FAMILIES
 
 from keepsight import UnsupportedModel
-from keepsight.decoding.vcd import VCD
 from keepsight.errors import InputError
 from keepsight.experiments.latency.measure import (
     Clock,
@@ -221,27 +219,6 @@ def test_a_peak_too_small_for_a_ratio_has_none() -> None:
     assert over(20.0, 10.0) == 2
     assert over(3.0, 2.0) is None
     assert over(None, 10.0) is None
-
-
-def test_a_watched_method_counts_what_was_asked() -> None:
-    expert = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
-    watched = Watched(VCD(), skipping=False)
-    assert watched.needs_amateur(0)
-    assert not watched.decided(expert, 0).any(), "one plausible token is left, but nothing is to be skipped"
-    assert Watched(VCD(), skipping=True).decided(expert, 0).all()
-    watched.combine(expert, None, 0)
-    watched.combine(expert, expert, 0)
-    assert (watched.steps, watched.asked) == (1, 1)
-
-
-def test_skipping_on_the_demo_model() -> None:
-    (row,) = measure_skipping(["m3id:gate=0.9"], pictures=3, new=24, clock="cpu")
-    assert row["n"] == 3
-    assert 0 < row["skipped"] < 1
-    assert row["same_tokens"]
-    assert row["ratio"]["plain"] == 1
-    with pytest.raises(InputError, match="no second opinion"):
-        measure_skipping(["vhr"], pictures=2, new=8)
 
 
 def result(**changes: Any) -> dict[str, Any]:
