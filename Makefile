@@ -74,14 +74,12 @@ CONTRAST := --method vcd --method m3id
 bench: $(READY)  ## what each method costs over plain generate (about an hour on 2 cores)
 	$(BENCH) --batch 1,2 $(CONTRAST) --method vhr --new-tokens 24 --json $(COST)-demo-cpu.json
 	$(BENCH) --shape 130m $(CONTRAST) --new-tokens 24 --peer naive,cfg --json $(COST)-130m-contrast-cpu.json
-	$(BENCH) --shape 130m $(CONTRAST) --new-tokens 8 --text 35+20 --fused on --peer none --no-memory --json $(COST)-130m-text-cpu.json
 	$(BENCH) --shape 130m $(MIXED) --new-tokens 16 --peer eager --json $(COST)-130m-others-cpu.json
 	$(BENCH) --shape 130m --batch 8 --image-tokens 144 $(CONTRAST) --fused on --new-tokens 16 --peer none --no-memory --json $(COST)-130m-batch8-cpu.json
 	$(BENCH) --shape 1b --image-tokens 64 --new-tokens 8 $(CONTRAST) --fused on --peer none --repeats 3 --no-memory --json $(COST)-1b-cpu.json
 	$(BENCH) --shape 1b --image-tokens 64 --new-tokens 8 $(MIXED) --peer eager --repeats 3 --no-memory --json $(COST)-1b-others-cpu.json
 	$(BENCH) --shape 130m $(CONTRAST) --fused on --peer none --new-tokens 16 --image-tokens 256,576,1152,2880 --repeats 3 --no-memory --json $(COST)-lengths-image-130m-cpu.json
 	$(BENCH) --shape 130m --method vcd --fused on --peer none --new-tokens 64,256,1024 --image-tokens 144 --repeats 3 --no-memory --json $(COST)-lengths-new-130m-cpu.json
-	$(BIN)/python benchmarks/products.py --json benchmarks/results/products-cpu.json
 	$(BIN)/python benchmarks/amateur_skipping.py --clock cpu --json benchmarks/results/skipping-demo-cpu.json
 
 train: $(READY)  ## train the demo model from nothing (at most 40 minutes on 2 cores)

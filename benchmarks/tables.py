@@ -16,7 +16,6 @@ import amateur_skipping
 import cost_tables
 import dominance_tables
 import honest_tables
-import products
 import serve_tables
 
 from keepsight import methods
@@ -132,7 +131,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "cost": cost_tables.cost,
     "cost-lengths": cost_tables.lengths,
     "skipping": lambda: amateur_skipping.table(load("skipping-demo-cpu")),
-    "products": lambda: products.table(load("products-cpu")),
 }
 
 

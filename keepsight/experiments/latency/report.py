@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keepsight.experiments.latency.subjects import TEXT
-
 BRANCH = {
     "fused": "fused", "separate": "separate", "naive": "naive loop", "edit": "", "cfg": "transformers' own",
     "eager": "peer of released VAR", "static": "plain", "compiled": "plain",
@@ -56,12 +54,8 @@ def facts(result: Mapping[str, Any]) -> str:
     )
     clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
     cache = "" if settings["cache"] == "dynamic" else f", {settings['cache']} cache"
-    before, after = settings.get("text", TEXT)
-    text = (
-        "" if (before, after) == TEXT else f", {before} tokens of text before the picture and {after} after"
-    )
     return (
-        f"{result['subject']}, {settings['dtype']}{cache}{text}; {where}{threads}; {clock}, median of {settings['repeats']}"
+        f"{result['subject']}, {settings['dtype']}{cache}; {where}{threads}; {clock}, median of {settings['repeats']}"
         f" [min, max]; torch {versions['torch']}, transformers {versions['transformers']}, Keepsight"
         f" {versions['keepsight']}."
     )

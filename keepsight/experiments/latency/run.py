@@ -74,10 +74,6 @@ def check(source: Source, settings: Settings) -> None:
         raise InvalidParameter(f"dtype {source.dtype!r}: {did_you_mean(source.dtype, ('auto', *DTYPES))}")
     if settings.clock == "cpu" and source.device != "cpu":
         raise InvalidParameter(f"clock 'cpu' does not see what {source.device} does: take 'wall'")
-    if min(source.text) < 1:
-        raise InvalidParameter(
-            f"text={'+'.join(map(str, source.text))} must be 1 token or more before and after the picture"
-        )
     if source.shape is not None:
         for count in settings.image_tokens:
             tiles(count)
@@ -140,7 +136,7 @@ def run(
         "subject": source.model or "random weights",
         "settings": {
             "device": source.device, "dtype": dtype, "repeats": settings.repeats, "cache": settings.cache,
-            "clock": settings.clock, "fused": settings.fused, "peers": list(settings.peers), "text": list(source.text),
+            "clock": settings.clock, "fused": settings.fused, "peers": list(settings.peers),
         },
         "parameters": parameters,
         "weights_mib": weights,

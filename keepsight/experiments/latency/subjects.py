@@ -36,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 PATCH = 14
 TILE = 24
 """Patches along a side of the largest picture, 336 pixels; what needs more comes in several."""
-TEXT = (5, 35)
+TEXT_BEFORE, TEXT_AFTER = 5, 35
 """Text tokens of a random prompt, before and after the picture."""
 IMAGE = 32000
 
@@ -51,7 +51,6 @@ class Source:
         device: ``cpu``, ``cuda``, ``cuda:1``, …
         dtype: a torch name; ``auto`` is the checkpoint's own, float32 for random weights.
         image_tokens: of each random prompt; None for a checkpoint, whose processor decides.
-        text: tokens before and after the picture of a random prompt, 1 or more each.
         prompt: the question put to a checkpoint.
         raw: take ``prompt`` as it is, placeholder of the picture included.
     """
@@ -61,7 +60,6 @@ class Source:
     device: str = "cpu"
     dtype: str = "auto"
     image_tokens: int | None = None
-    text: tuple[int, int] = TEXT
     prompt: str = "Describe this image."
     raw: bool = False
 
@@ -198,10 +196,9 @@ def _random(subject: Subject, batch: int) -> dict[str, Any]:
     count, side = tiles(source.image_tokens)
     generator = torch.Generator().manual_seed(0)
     words = min(source.shape["text"]["vocab_size"], IMAGE)
-    before, after = source.text
-    ids = torch.randint(3, words, (batch, before + after), generator=generator)
+    ids = torch.randint(3, words, (batch, TEXT_BEFORE + TEXT_AFTER), generator=generator)
     picture = torch.full((batch, source.image_tokens), IMAGE)
-    ids = torch.cat([ids[:, :before], picture, ids[:, before:]], dim=1)
+    ids = torch.cat([ids[:, :TEXT_BEFORE], picture, ids[:, TEXT_BEFORE:]], dim=1)
     pixels = torch.randn(batch * count, 3, side * PATCH, side * PATCH, generator=generator)
     inputs = {
         "input_ids": ids,
