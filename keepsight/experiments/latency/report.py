@@ -1,4 +1,4 @@
-"""Figures as Markdown, for the terminal and for the docs; JSON is the dictionary itself."""
+"""The figures of a run as table cells and as Markdown; its JSON is the dictionary itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _ratio(row: Mapping[str, Any], part: str) -> str:
 
 
 def facts(result: Mapping[str, Any]) -> str:
-    """What the figures hang on, in a sentence."""
+    """How the figures were measured, in a sentence: model, precision, hardware, clock, repeats and versions."""
     machine, versions, settings = result["hardware"], result["versions"], result["settings"]
     where = machine["gpus"][0] if settings["device"] != "cpu" and machine["gpus"] else machine["cpu"]
     threads = (
@@ -62,7 +62,7 @@ def facts(result: Mapping[str, Any]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table of a run, and what it hangs on."""
+    """The table of a run, followed by ``facts`` and notes."""
     lines = _table(HEADINGS, [cells(row) for row in result["rows"]])
     return "\n".join([*lines, "", facts(result), *_notes(result)]) + "\n"
 
