@@ -3,8 +3,8 @@
 On the CPU each measurement runs in a fresh process, because an allocator keeps what an earlier generation has freed. In that
 process the C library maps every block of 64 KiB or more separately, and so returns it at once when it is freed. The process
 reads all weights once, runs a short generation for what is loaded at first use, resets the kernel's high-water mark, and
-runs the generation that is measured. The high-water mark minus what was resident before is what that generation needed: caches,
-activations and masks.
+runs the generation that is measured. The high-water mark minus what was resident before is what that generation needed:
+caches, activations and masks.
 """
 
 from __future__ import annotations
