@@ -2,7 +2,7 @@
 
 Never looks at a test split. The rule, fixed before any figure was seen: of a method's settings that lose at most one
 point of recall, the one with the lowest CHAIR_i; a method all of whose settings lose more is left out, by name. Writes
-``benchmarks/results/choose.json``; `make check` compares its choice with the demo's defaults.
+``benchmarks/results/choose.json``; `make release-check` compares its choice with the demo's defaults.
 """
 
 from __future__ import annotations

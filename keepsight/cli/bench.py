@@ -50,15 +50,6 @@ def bench(
             show_default="576",
         ),
     ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N+M",
-            help="Tokens of text before and after the picture, with --shape. What stands before it is read once for both"
-            " prompts of a shared pass.",
-            show_default="5+35",
-        ),
-    ] = None,
     fused: Annotated[
         str,
         typer.Option(
@@ -140,11 +131,10 @@ def bench(
     for spec in method or ():
         parse(spec)
     sizes = None if shape in (None, DEMO) else find_shape(str(shape))
-    for option, given in (("--image-tokens", image_tokens), ("--text", text)):
-        if sizes is None and given is not None:
-            raise InputError(
-                f"{option} is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
-            )
+    if sizes is None and image_tokens is not None:
+        raise InputError(
+            "--image-tokens is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
+        )
     counts = {
         "new_tokens": whole("--new-tokens", new_tokens),
         "batch": whole("--batch", batch),
@@ -166,7 +156,6 @@ def bench(
         shape=sizes,
         device=device,
         dtype=dtype,
-        text=before_after(text),
         prompt=prompt,
         raw=raw_prompt,
     )
@@ -190,19 +179,6 @@ def whole(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option} {text!r} must be whole numbers parted by commas, such as 1,8") from None
-
-
-def before_after(text: str | None) -> tuple[int, int]:
-    """The numbers of ``5+35``. Raises ``InputError`` where it is written otherwise."""
-    from keepsight.experiments.latency.subjects import TEXT
-
-    if text is None:
-        return TEXT
-    try:
-        before, after = map(int, text.split("+"))
-    except ValueError:
-        raise InputError(f"--text {text!r} must be two whole numbers joined by +, such as 35+20") from None
-    return before, after
 
 
 def show(result: Mapping[str, Any]) -> None:

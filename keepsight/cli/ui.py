@@ -54,7 +54,7 @@ def ui(
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise MissingExtra(
-            f"the page needs {error.name}, which is not installed: pip install 'keepsight[ui]'"
+            f"{error.name} is not installed; install the extra 'ui': pip install -e '.[ui]' in the clone"
         ) from None
     from keepsight.cli.caption import with_calibration
     from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
