@@ -105,16 +105,16 @@ def compare(
     from rich.console import Console
 
     from keepsight.cli._compare_tables import show
+    from keepsight.cli._files import check_outputs, silent, write
     from keepsight.experiments.compare import compare as measure
     from keepsight.experiments.scores import Ruler
     from keepsight.experiments.store import open_run
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
     from keepsight.reports.compare_page import page
     from keepsight.reports.compare_tables import markdown
 
-    for file in (json_file, markdown_file, html_file):
-        if file is not None:
-            check_writable(file)
+    outputs = (json_file, markdown_file, html_file)
+    check_outputs(outputs)
     runs = [open_run(folder) for folder in folders]
     ruler = Ruler(family=family, parser=parser)
     if sources := [*(annotations or ()), *(references or ()), *(ground_truth or ())]:
@@ -131,14 +131,16 @@ def compare(
         tunings=[open_run(folder) for folder in tuning or ()],
         allow_tuned=allow_tuned,
     )
-    written: list[tuple[Path, str]] = []
-    if json_file is not None:
-        written.append((json_file, as_json(found.to_json())))
-    if markdown_file is not None:
-        written.append((markdown_file, markdown(found)))
-    if html_file is not None:
-        written.append((html_file, page(found)))
-    show(Console(highlight=False), found)
-    for file, text in written:
-        write_whole(file, text)
-        print(f"wrote {file}")
+    if not silent(*outputs):
+        show(Console(highlight=False), found)
+    # Each text is made before the first is written, so that a fault in one leaves no half of the results
+    texts = [
+        (json_file, as_json(found.to_json()) if json_file is not None else ""),
+        (markdown_file, markdown(found) if markdown_file is not None else ""),
+        (html_file, page(found) if html_file is not None else ""),
+    ]
+    for file, text in texts:
+        if file is not None:
+            write(file, text)
+            if not silent(*outputs):
+                print(f"wrote {file}")
