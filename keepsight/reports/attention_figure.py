@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,10 @@ from keepsight.reports.pillow_text import (
     SMOOTH,
     SOFT,
     Piece,
-    font,
+    notes_on_fonts,
     plain_pieces,
     shorten,
+    text_width,
     wrap,
     write,
     write_pieces,
@@ -83,7 +84,8 @@ def draw(
         )
         for i, one in enumerate(maps)
     ]
-    told = [*explain(maps, averaged, present), *remarks]
+    fonts = notes_on_fonts([model, prompt, *(one.caption for one in maps)])
+    told = [*explain(maps, averaged, present), *remarks, *fonts]
     notes = [line for note in told for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 17)]
     header = max(small, 122 + sum(30 * len(lines) + 14 for lines in captions))
     found = [keyed(one) for one in maps]
@@ -250,14 +252,14 @@ def under(
     write(pen, (x, y + 54), f"{100 * word.share:.1f} % on the picture", 16, SOFT)
     if before is not None:
         change = f"{100 * (word.share - before):+.1f}"
-        write(pen, (x + wide - font(16).getlength(change), y + 54), change, 16, colour)
+        write(pen, (x + wide - text_width(change, 16), y + 54), change, 16, colour)
 
 
 def blank(canvas: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
     """The place of a word that this caption does not have."""
     paste_rounded(canvas, Image.new("RGB", size, CARD), at)
     text = "not said"
-    x = at[0] + (size[0] - font(18).getlength(text)) / 2
+    x = at[0] + (size[0] - text_width(text, 18)) / 2
     write(ImageDraw.Draw(canvas), (x, at[1] + size[1] / 2 - 12), text, 18, SOFT)
 
 
@@ -269,7 +271,7 @@ def legend(canvas: Image.Image, at: tuple[int, int], *, rings: bool) -> None:
     paste_rounded(canvas, Image.fromarray(colours(scale).round().astype(np.uint8)), (x, y), radius=7)
     write(pen, (x, y + 20), "no attention", 16, SOFT)
     most = "most in this map"
-    write(pen, (x + 300 - font(16).getlength(most), y + 20), most, 16, SOFT)
+    write(pen, (x + 300 - text_width(most, 16), y + 20), most, 16, SOFT)
     if rings:
         pen.rounded_rectangle([x, y + 48, x + 23, y + 71], 5, fill=HEAT[1])
         ring(canvas, (x + 12, y + 60), 6)
@@ -315,13 +317,23 @@ def tint(index: int) -> str:
 
 def caption_pieces(one: AttentionMap, present: Collection[str] | None) -> list[Piece]:
     """The caption's words, those for absent objects struck."""
+    caption = one.caption
     wrong = [word.span for word in one.words if present is not None and word.object not in present]
-    pieces, at = [], 0
-    for start, end in [*wrong, (len(one.caption), len(one.caption))]:
-        pieces += plain_pieces(one.caption[at:start], INK)
-        pieces += [Piece(part, ABSENT, True) for part in one.caption[start:end].split()]
+    pieces: list[Piece] = []
+    at = 0
+    for start, end in [*wrong, (len(caption), len(caption))]:
+        pieces += _words(caption, at, start, Piece("", INK))
+        pieces += _words(caption, start, end, Piece("", ABSENT, True))
         at = end
     return pieces
+
+
+def _words(caption: str, start: int, end: int, style: Piece) -> Iterator[Piece]:
+    """The words of a stretch of the caption in the style of a piece."""
+    # An object word may end in the middle of a word, as before a comma or in a script without spaces
+    glued = 0 < start < end and not caption[start - 1].isspace() and not caption[start].isspace()
+    for number, text in enumerate(caption[start:end].split()):
+        yield style._replace(text=text, glued=glued and number == 0)
 
 
 def paste_rounded(canvas: Image.Image, image: Image.Image, at: tuple[int, int], radius: int = 10) -> None:

@@ -13,10 +13,10 @@ from keepsight.reports.pillow_text import (
     PAPER,
     SMOOTH,
     SOFT,
-    font,
+    notes_on_fonts,
     plain_pieces,
-    printable,
     shorten,
+    text_width,
     wrap,
     write,
     write_pieces,
@@ -55,21 +55,21 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
     pen = ImageDraw.Draw(canvas)
     x, y = at
     write(pen, (x, y), TITLE, 19)
-    _legend(pen, (x + wide, y + 4), curves, wide - font(19).getlength(TITLE) - 40)
+    _legend(pen, (x + wide, y + 4), curves, wide - text_width(TITLE, 19) - 40)
     left, top = x + LEFT, y + OVER
     across, tall = wide - LEFT - 8, HEIGHT - OVER - UNDER
     for percent in (0, 50, 100):
         line = top + tall - tall * percent / 100
         pen.line([(left, line), (left + across, line)], fill=LINE)
         label = f"{percent} %"
-        write(pen, (left - 10 - font(15).getlength(label), line - 10), label, 15, SOFT)
+        write(pen, (left - 10 - text_width(label, 15), line - 10), label, 15, SOFT)
     longest = max(len(curve.shares) for curve in curves)
     step = across / max(longest - 1, 1)
     for number in ticks(longest):
         place = left + (number - 1) * step
         pen.line([(place, top + tall), (place, top + tall + 4)], fill=SOFT)
         label = "token 1" if number == 1 else str(number)
-        write(pen, (place - font(15).getlength(label) * (number > 1) / 2, top + tall + 8), label, 15, SOFT)
+        write(pen, (place - text_width(label, 15) * (number > 1) / 2, top + tall + 8), label, 15, SOFT)
     for curve in curves:
         spots = [
             (token * step, tall * (1 - min(max(share, 0), 1))) for token, share in enumerate(curve.shares)
@@ -90,7 +90,11 @@ def ticks(longest: int) -> list[int]:
 
 def share_figure(curves: Sequence[Curve], *, heading: str, notes: Sequence[str]) -> Image.Image:
     """A figure of the curves alone, RGB, with a heading and notes at its foot."""
-    told = [line for note in notes for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 16)]
+    told = [
+        line
+        for note in (*notes, *notes_on_fonts([heading]))
+        for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 16)
+    ]
     canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + 44 + HEIGHT + 24 + 23 * len(told)), PAPER)
     pen = ImageDraw.Draw(canvas)
     write(pen, (MARGIN, MARGIN - 10), shorten(heading, WIDTH - 2 * MARGIN, 24), 24)
@@ -108,7 +112,7 @@ def _legend(
     x, y = right
     for curve in reversed(curves):
         name = shorten(curve.name, room / len(curves) - 60, 16)
-        x -= font(16).getlength(name)
+        x -= text_width(name, 16)
         write(pen, (x, y), name, 16, curve.colour)
         pen.line([(x - 34, y + 11), (x - 10, y + 11)], fill=curve.colour, width=3)
         x -= 60
@@ -147,7 +151,7 @@ def _word(
 ) -> None:
     """The word at its dot, above or below; left out where another stands, as the maps name it as well."""
     size = 15
-    wide = font(size).getlength(printable(mark.word))
+    wide = text_width(mark.word, size)
     x, y = spot[0] - wide / 2, spot[1] - 28 if above else spot[1] + 9
     box = (x - 3, y, x + wide + 3, y + 20)
     if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
