@@ -35,21 +35,25 @@ def demo(
             show_default=" and ".join(DEFAULT_METHODS),
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which pictures: " + ", ".join(SPLITS) + ".")] = "test-shifted",
+    split: Annotated[
+        str, typer.Option(help="Split of the demo world: " + ", ".join(SPLITS) + ".")
+    ] = "test-shifted",
     limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="Only the first N pictures of the split.")
+        int, typer.Option("--limit", metavar="N", min=1, help="Take only the first N pictures.")
     ] = 500,
     seed: Annotated[
         int,
-        typer.Option(min=0, help="Of the drawn world, and of sampling: another seed gives other pictures."),
+        typer.Option(
+            min=0, help="Seed of the drawn world and of sampling. Another seed gives other pictures."
+        ),
     ] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="How many pictures are captioned together.")] = 32,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep the run, with every caption, in this folder for [bold]keepsight compare[/bold]. If the same run"
-            " was stopped there, it goes on where it stopped.",
+            help="Keep the run, with every caption, in this folder for [bold]keepsight compare[/bold]. A run that was"
+            " stopped there is continued.",
             show_default="a temporary folder",
         ),
     ] = None,
@@ -64,16 +68,19 @@ def demo(
     html_file: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="FILE", help="Write one page with the pictures, the captions and the figures."
+            "--html",
+            metavar="FILE",
+            help="Write a page with the pictures, the captions and the figures to this file. The page needs no other file.",
         ),
     ] = None,
 ) -> None:
     """Caption drawn pictures with the packaged model, with and without methods, and count what it invents.
 
-    The model is tiny and really trained; it hallucinates from what usually
-    comes together. By default the pictures are those where that misleads it
-    (test-shifted). The figures say what the methods do to this model, and
-    nothing about any other.
+    The model is tiny, and was really trained. It has learned which objects
+    usually come together, and names them even where they are missing. By
+    default the pictures are those in which that misleads it (test-shifted).
+    The figures say what the methods do to this model, and nothing about
+    any other.
     """
     import tempfile
     from contextlib import ExitStack
