@@ -1,4 +1,4 @@
-"""Draws the picture's share of attention, token by token, before and after the methods."""
+"""Draws the share of attention that goes to the picture at each generated token, before and after the methods."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from keepsight.reports.pillow_text import (
 
 TITLE = "The picture's share of attention, token by token"
 HEIGHT = 262
-"""Of a strip, with its title and axis."""
+"""Of the plot with its title and axis, in pixels."""
 OVER, UNDER, LEFT = 58, 44, 58
-"""Room around the plot itself: for the title, for the axis, for the scale."""
+"""Pixels around the plot area: above it for the title, below it for the axis, left of it for the scale."""
 WIDTH, MARGIN = 1100, 48
+"""Of a figure that holds the plot alone, in pixels."""
 FEWEST = 2
-"""A line needs as many points; a single token is a dot."""
+"""A line needs at least as many points; a single token is drawn as a dot."""
 
 
 class Mark(NamedTuple):
-    """A token to point at: its number, the word it writes, and the colour of that."""
+    """A token that is marked with a dot: its number from 0, the word it begins, and the colour of the word."""
 
     token: int
     word: str
@@ -41,7 +42,12 @@ class Mark(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Shares in [0, 1], one for each generated token. From ``solid`` tokens on the line is pale."""
+    """A line of the plot.
+
+    Args:
+        shares: in [0, 1], one for each generated token.
+        solid: how many tokens are drawn in the full colour; from there on the line is pale. None: all of them.
+    """
 
     name: str
     colour: str
@@ -76,6 +82,7 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
         ]
         _line(canvas, (left, top), (across, tall), spots, curve)
     taken: list[tuple[float, float, float, float]] = []
+    # The last curve is what the methods did: its words get their places first, where there is no room for all
     for place, curve in reversed(list(enumerate(curves))):
         for mark in curve.marks:
             spot = (left + mark.token * step, top + tall * (1 - curve.shares[mark.token]))
@@ -83,13 +90,13 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
 
 
 def ticks(longest: int) -> list[int]:
-    """The numbers of the tokens that the axis names: the first, and round ones."""
+    """The numbers of the tokens, from 1, that the axis names: the first, and at most about twelve round ones."""
     step = next((step for step in (5, 10, 20, 50, 100, 200) if longest / step <= 12), 500)
     return [1, *range(step, longest + 1, step)]
 
 
 def share_figure(curves: Sequence[Curve], *, heading: str, notes: Sequence[str]) -> Image.Image:
-    """A figure of the curves alone, RGB, with a heading and notes at its foot."""
+    """A figure of the curves alone, RGB and `WIDTH` pixels wide, with a heading and with notes at its foot."""
     told = [
         line
         for note in (*notes, *notes_on_fonts([heading]))
@@ -125,6 +132,7 @@ def _line(
     spots: Sequence[tuple[float, float]],
     curve: Curve,
 ) -> None:
+    # Room for the dots of the first and last token, which reach beyond the plot area
     edge = 6
     wide, tall = size[0] + 2 * edge, size[1] + 2 * edge
     mask = Image.new("L", (wide * SMOOTH, tall * SMOOTH), 0)
@@ -149,7 +157,7 @@ def _word(
     above: bool,
     taken: list[tuple[float, float, float, float]],
 ) -> None:
-    """The word at its dot, above or below; left out where another stands, as the maps name it as well."""
+    """Write the word above or below its dot, unless another word stands there: the maps name every word anyway."""
     size = 15
     wide = text_width(mark.word, size)
     x, y = spot[0] - wide / 2, spot[1] - 28 if above else spot[1] + 9

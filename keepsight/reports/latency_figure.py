@@ -1,4 +1,4 @@
-"""The figures as a picture: a dot with its spread for each way, or lines over lengths where several were measured."""
+"""The plot of ``keepsight bench``: a dot with its spread for each variant, or lines where several lengths were measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PlotsMissing(InputError):
 
 
 def check_plots() -> None:
-    """Raises ``PlotsMissing`` now rather than after the measurement."""
+    """Raise ``PlotsMissing`` before the measurement rather than after it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -31,7 +31,7 @@ def check_plots() -> None:
 
 
 def draw(result: Mapping[str, Any]) -> bytes:
-    """A PNG of a run's rows.
+    """A PNG of the rows of a benchmark result.
 
     Raises:
         PlotsMissing: matplotlib is not installed.
