@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -70,10 +70,14 @@ class Steps:
 
 def watch(processor: ContrastProcessor, *, skipping: bool) -> Steps:
     """Let a contrast's processor count its steps. This is the only place that knows how a processor holds its contrast."""
-    held = processor.method
-    steps = Steps(needed=held.needs_amateur, decided=held.decided, combine=held.combine, skipping=skipping)
-    watched = SimpleNamespace(needs_amateur=steps.needed, decided=steps.decided, combine=steps.combine)
-    vars(processor)["method"] = watched
+    held = processor.contrast
+    steps = Steps(
+        needed=held.needed or (lambda step: True),
+        decided=held.decided or (lambda expert, step: torch.zeros_like(expert[:, 0], dtype=torch.bool)),
+        combine=held.combine,
+        skipping=skipping,
+    )
+    processor.contrast = replace(held, needed=steps.needed, decided=steps.decided, combine=steps.combine)
     return steps
 
 

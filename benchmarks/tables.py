@@ -148,12 +148,12 @@ def render(text: str) -> str:
 
 def stale() -> list[str]:
     """What is not as the code and the results say: pages, and results measured on other weights than the shipped ones."""
-    from keepsight.demo.model import WEIGHTS
+    from demo_methods import weights_digest
+
     from keepsight.demo.splits import DEFAULT_METHODS
-    from keepsight.experiments.demo_comparison import digest
 
     found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
-    weights = digest(WEIGHTS / "model.safetensors")
+    weights = weights_digest()
     choice = load("choose")
     for name, result in {
         "choose": choice["val-shifted"],
