@@ -335,7 +335,10 @@ def cache_name(*functions: Callable[..., Any]) -> str:
 
 def cache_among(arguments: Mapping[str, Any]) -> Any:
     """The cache among keyword arguments, by either name; None without one."""
-    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+    for name in CACHE_NAMES:
+        if (cache := arguments.get(name)) is not None:
+            return cache
+    return None
 
 
 def check_generates(model: Any) -> None:
