@@ -83,8 +83,8 @@ def show_readings(console: Console, found: Mapping[str, Sequence[Summary]]) -> N
 
 
 def short(spec: str) -> str:
-    """The names of composed methods without their settings; ``plain`` for none."""
-    return " ".join(part.partition(":")[0] for part in spec.split()) or "plain"
+    """The names of methods that act together, without their settings; ``plain`` for none."""
+    return "+".join(part.partition(":")[0] for part in spec.split("+")) or "plain"
 
 
 def tell_reading(reading: Reading, *ways: Sequence[Masses]) -> str:

@@ -166,12 +166,12 @@ def _cell(cell: Cell) -> str:
 def _named(at: int, spec: str) -> str:
     """A method's number, name and settings."""
     pieces = []
-    for method in spec.split(" "):
+    for method in spec.split("+"):
         name, _, settings = method.partition(":")
         pieces.append(
             escape(name) + (f" <code>{escape(settings.replace(',', ', '))}</code>" if settings else "")
         )
-    return f'<span class="{_way(at)}"><span class="number-of">{at}</span></span>{" ".join(pieces)}'
+    return f'<span class="{_way(at)}"><span class="number-of">{at}</span></span>{" + ".join(pieces)}'
 
 
 def _way(at: int) -> str:

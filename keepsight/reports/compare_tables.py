@@ -309,7 +309,8 @@ def _escaped(text: str) -> str:
 def wrapped(spec: str, width: int) -> Sequence[str]:
     """A spec in lines: broken after a colon or comma, or before a method's name, where it is too long."""
     lines: list[str] = []
-    for method in spec.split(" "):
+    for at, method in enumerate(spec.split("+")):
+        method = "+" + method if at else method
         name, colon, settings = method.partition(":")
         lines.append(name + colon if len(method) > width else method)
         if len(method) <= width:

@@ -76,7 +76,7 @@ def check(source: Source, settings: Settings) -> None:
         raise InvalidParameter(f"clock 'cpu' does not see what {source.device} does: take 'wall'")
     if min(source.text) < 1:
         raise InvalidParameter(
-            f"text={'+'.join(map(str, source.text))} must be 1 token or more before and after the picture"
+            f"text={'/'.join(map(str, source.text))} must be 1 token or more before and after the picture"
         )
     if source.shape is not None:
         for count in settings.image_tokens:
