@@ -69,6 +69,23 @@ def only_one(specs: Sequence[str] | None, command: str) -> str | None:
     return specs[0]
 
 
+def one_recorded(specs: Sequence[str] | None, command: str) -> str | None:
+    """The value of ``--method`` for a command that scores what was recorded under one method.
+
+    Args:
+        command: the command's name, for the message.
+
+    Raises:
+        InvalidParameter: it is given several times.
+    """
+    if specs and len(specs) > 1:
+        raise InvalidParameter(
+            f"keepsight {command} scores one recorded method at a time: give --method once, such as --method"
+            f" {specs[0]}, or compare several with keepsight compare"
+        )
+    return specs[0] if specs else None
+
+
 def joined(recipes: Sequence[Method]) -> str:
     """The recipes as one spec; empty for the plain model."""
     return "+".join(recipe.spec for recipe in recipes)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-DECODING, OWN, OUTPUT = "Decoding", "Your own pictures", "Output"
+DECODING, OWN = "Decoding", "Your own pictures"
 """Headings under which ``--help`` of the longer commands groups options."""
 
 # What is loaded
