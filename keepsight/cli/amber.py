@@ -82,7 +82,8 @@ def score(
 ) -> None:
     """Score AMBER: CHAIR, Cover, Hal and Cog of descriptions; accuracy, precision, recall and F1 of answers.
 
-    keepsight amber score responses.json --annotations annotations.json --relations relation.json --safe-words safe_words.txt
+    keepsight amber score responses.json --annotations annotations.json --relations relation.json
+    --safe-words safe_words.txt
     """
     from rich.console import Console
 
