@@ -44,19 +44,19 @@ results: $(READY)  ## measure everything in benchmarks/results anew (some hours 
 	$(BIN)/python benchmarks/honest.py
 	$(BIN)/python benchmarks/dominance.py
 	$(BIN)/python benchmarks/grounding.py
-	$(BIN)/keepsight attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
+	$(BIN)/keepsight attention demo val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 
 # One thread and CPU seconds: the figures then hang less on what else the machine does
 BENCH := $(BIN)/keepsight bench --threads 1 --clock cpu
 COST := benchmarks/results/cost
-MIXED := --method pai --method pai:gamma=1.0 --method vhr --method vsv --method sla --method var:ratio=0.0,mass=0.0,tau=0.5,dims=0+1
+MIXED := --method pai --method pai:gamma=1.0 --method vhr --method vsv --method sla --method var:ratio=0.0,mass=0.0,tau=0.5,dims=0/1
 CONTRAST := --method vcd --method m3id
 
 bench: $(READY)  ## what each method costs over plain generate (about an hour on 2 cores)
 	$(BENCH) --batch 1,2 $(CONTRAST) --method vhr --new-tokens 24 --json $(COST)-demo-cpu.json
 	$(BENCH) --shape 130m $(CONTRAST) --new-tokens 24 --peer naive,cfg --json $(COST)-130m-contrast-cpu.json
-	$(BENCH) --shape 130m $(CONTRAST) --new-tokens 8 --text 35+20 --fused on --peer none --no-memory --json $(COST)-130m-text-cpu.json
+	$(BENCH) --shape 130m $(CONTRAST) --new-tokens 8 --text 35/20 --fused on --peer none --no-memory --json $(COST)-130m-text-cpu.json
 	$(BENCH) --shape 130m $(MIXED) --new-tokens 16 --peer eager --json $(COST)-130m-others-cpu.json
 	$(BENCH) --shape 130m --batch 8 --image-tokens 144 $(CONTRAST) --fused on --new-tokens 16 --peer none --no-memory --json $(COST)-130m-batch8-cpu.json
 	$(BENCH) --shape 1b --image-tokens 64 --new-tokens 8 $(CONTRAST) --fused on --peer none --repeats 3 --no-memory --json $(COST)-1b-cpu.json
