@@ -59,15 +59,20 @@ def method_option(default: str) -> Any:
     )
 
 
-OneMethod = Annotated[
-    list[str] | None,
-    typer.Option(
+def one_method_option(default: str) -> Any:
+    """``--method`` of the commands that take it once. The list lets them refuse a second one by name.
+
+    Args:
+        default: what happens without the option, in words.
+    """
+    return typer.Option(
         "--method",
         metavar="SPEC",
         help=_METHOD + " This command takes the option once.",
-        show_default="the plain model",
-    ),
-]
+        show_default=default,
+    )
+
+
 RecordedMethod = Annotated[
     list[str] | None,
     typer.Option(

@@ -13,11 +13,11 @@ from keepsight.cli._options import (
     Dtype,
     MaxNewTokens,
     Model,
-    OneMethod,
     Sample,
     SampleSeed,
     Temperature,
     TopP,
+    one_method_option,
 )
 from keepsight.errors import InvalidParameter
 
@@ -33,7 +33,7 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    method: OneMethod = None,
+    method: Annotated[list[str] | None, one_method_option("the plain model")] = None,
     calibration: CalibrationFile = None,
     max_new_tokens: MaxNewTokens = 256,
     sample: Sample = False,

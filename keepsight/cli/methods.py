@@ -107,6 +107,13 @@ def _print(described: list[dict[str, Any]]) -> None:
 
 
 def _range(item: Field[Any]) -> str:
+    """What a parameter may be, in words; empty where any number or text will do."""
+    if choices := item.metadata["choices"]:
+        return "one of " + ", ".join(choices)
+    if str(item.type).startswith("tuple"):
+        return "whole numbers joined with /"
+    if str(item.type).startswith("bool"):
+        return "true or false"
     low, high = item.metadata["low"], item.metadata["high"]
     if math.isinf(low) and math.isinf(high):
         return ""

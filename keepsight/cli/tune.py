@@ -21,12 +21,12 @@ from keepsight.cli._options import (
     ImageFolder,
     JsonFile,
     Model,
-    OneMethod,
     Parser,
     RawPrompt,
     References,
     Resamples,
     limit_option,
+    one_method_option,
     split_option,
 )
 from keepsight.errors import InputError
@@ -45,7 +45,7 @@ def tune(
         ),
     ],
     model: Model = "demo",
-    method: OneMethod = None,
+    method: Annotated[list[str] | None, one_method_option("none: a method is required")] = None,
     bench: Annotated[
         str,
         typer.Option(
