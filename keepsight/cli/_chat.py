@@ -117,7 +117,11 @@ class Chat:
         self.recipes = list(recipes)
 
     def show(self, name: str) -> None:
-        """Take a picture, and forget what was said about another. Raises as ``read_picture``."""
+        """Take a picture, and forget what was said about another.
+
+        Raises:
+            BadImage, WorldError: as ``read_picture``.
+        """
         from keepsight.cli._pictures import read_picture
 
         self.picture, self.present = read_picture(name)

@@ -1,4 +1,4 @@
-"""``keepsight run``: a bench, a model and ways of decoding in, a folder of answers out that survives being killed."""
+"""``keepsight run``: asks a model a benchmark under several methods, into a folder of answers that survives a stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``keepsight tune``: a method and a grid of settings in, the whole curve and the best setting under a floor out."""
+"""``keepsight tune``: tries a grid of a method's settings, and chooses the best that breaks no floor."""
 
 from __future__ import annotations
 

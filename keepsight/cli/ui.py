@@ -22,9 +22,7 @@ def ui(
             help="Address to listen on. The page asks nobody for a password, whoever reaches the address can use it."
         ),
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
-    ] = 7860,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 7860,
     calibration: CalibrationFile = None,
     at_once: Annotated[
         int,
