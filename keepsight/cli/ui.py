@@ -19,7 +19,7 @@ def ui(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on. The page asks nobody for a password, whoever reaches the address can use it."
+            help="Address to listen on. The page asks for no password: whoever reaches the address can use it."
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 7860,
