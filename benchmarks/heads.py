@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from keepsight.attention_mods.layers import last_layers
-from keepsight.attention_mods.vhr import LATE_SHARE, Listen, clean, divergence
-from keepsight.engines.hf.contrast_processor import overhear
+from keepsight.attention_mods.vhr import LATE_SHARE, RecordHeads, clean, divergence
+from keepsight.decoding.views import MainPrompt, NoImage
+from keepsight.engines.hf.engine import HFPasses
 from keepsight.engines.hf.patching import editing
 from keepsight.method import Method, parameter
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext
 from keepsight.target import Target
 
 RESULT = Path(__file__).parent / "results" / "heads.json"
@@ -36,8 +37,8 @@ class Silence(Edit):
     def __init__(self, kept: dict[int, Tensor]) -> None:
         self.layers, self.kept = frozenset(kept), kept
 
-    def heads(self, out: Tensor, site: Site) -> Tensor:
-        return out * self.kept[site.layer].to(out.dtype)[:, None]
+    def head_out(self, out: Tensor, context: HookContext) -> Tensor:
+        return out * self.kept[context.layer].to(out.dtype)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,35 +68,36 @@ class Look(Edit):
         self.massive: dict[int, float] = {}
         self.share: dict[int, tuple[float, float]] = {}
 
-    def enter(self, hidden: Tensor, site: Site) -> None:
+    def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
         x = hidden.float()
         ratio = (x.abs().amax(-1) / x.square().mean(-1).sqrt()).amax()
-        self.massive[site.layer] = max(self.massive.get(site.layer, 0.0), float(ratio))
+        self.massive[context.layer] = max(self.massive.get(context.layer, 0.0), float(ratio))
 
-    def rows(self, site: Site) -> Tensor:
-        return (site.row_numbers() == site.prompt - 1)[None].expand(site.image.shape[0], -1)
+    def rows(self, context: HookContext) -> Tensor:
+        return (context.row_numbers() == context.prompt - 1)[None].expand(context.image.shape[0], -1)
 
-    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+    def attn_pattern(self, probs: Tensor, image: Tensor, context: HookContext) -> Tensor:
         first, picture = probs[..., 0].mean(), (probs * image[:, None, None]).sum(-1).mean()
-        self.share[site.layer] = (float(first), float(picture))
+        self.share[context.layer] = (float(first), float(picture))
         return probs
 
 
 def divergences(target: Target, layers: frozenset[int]) -> dict[int, Tensor]:
     """Cleaned VHD ``(pictures, heads)`` of each layer on the prompt's last token, nothing reinforced."""
-    heard = []
-    for inputs in (target.without_image(), dict(target.model_inputs)):
-        listen = Listen(layers)
-        overhear(target, inputs, listen)
-        heard.append(listen.heard)
-    text, shown = heard
+    seen = []
+    for view in (NoImage(), MainPrompt()):
+        record = RecordHeads(layers)
+        HFPasses(target).prefill(view, record)
+        seen.append(record.seen)
+    text, shown = seen
     return {layer: clean(divergence(shown[layer], text[layer]), text[layer]) for layer in layers}
 
 
 def main() -> None:
-    from keepsight.demo.model import PROMPT, WEIGHTS, load
+    from demo_methods import as_result, compare_methods, weights_digest
+
+    from keepsight.demo.model import PROMPT, load
     from keepsight.demo.world import scenes
-    from keepsight.experiments.demo_comparison import compare, digest
     from keepsight.source.prompts import prepare
 
     parser = argparse.ArgumentParser(
@@ -126,7 +128,7 @@ def main() -> None:
     recipes = [Silenced(which=which) for which in KEPT]
     width = model.config.text_config.hidden_size
     result = {
-        "weights_sha256": digest(WEIGHTS / "model.safetensors"),
+        "weights_sha256": weights_digest(),
         "width": width,
         "layers": layers,
         "vhd": {str(layer): [round(float(v), 4) for v in values] for layer, values in sorted(vhd.items())},
@@ -134,7 +136,9 @@ def main() -> None:
         "share_first_token_and_picture": {
             str(k): [round(x, 4) for x in v] for k, v in sorted(look.share.items())
         },
-        "comparison": compare(model, processor, recipes, split="val-shifted", n=args.images).to_json(),
+        "comparison": as_result(
+            compare_methods(model, processor, recipes, split="val-shifted", n=args.images)
+        ),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"largest |x| / rms by layer (at most sqrt({width}) = {width**0.5:.1f}):", result["massive"])

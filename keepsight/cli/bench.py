@@ -52,14 +52,6 @@ def bench(
             show_default="576",
         ),
     ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N/M",
-            help="With --shape, how many tokens of text stand before and after the picture.",
-            show_default="5/35",
-        ),
-    ] = None,
     fused: Annotated[
         str,
         typer.Option(
@@ -143,11 +135,10 @@ def bench(
         raise InputError(f"the plot is a PNG: name {plot.with_suffix('.png')} instead of {plot}")
     specs = [joined(recipes) for recipes in read_alternatives(method, plain_first=True)[1:]]
     sizes = None if shape is None else find_shape(shape)
-    for option, given in (("--image-tokens", image_tokens), ("--text", text)):
-        if sizes is None and given is not None:
-            raise InputError(
-                f"{option} is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
-            )
+    if sizes is None and image_tokens is not None:
+        raise InputError(
+            "--image-tokens is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
+        )
     counts = {
         "new_tokens": whole("--new-tokens", new_tokens),
         "batch": whole("--batch", batch),
@@ -169,7 +160,6 @@ def bench(
         shape=sizes,
         device=device,
         dtype=dtype,
-        text=before_after(text),
         prompt=prompt,
         raw=raw_prompt,
     )
@@ -199,23 +189,6 @@ def whole(option: str, text: str) -> tuple[int, ...]:
         raise InputError(
             f"{option} {text!r} must be whole numbers separated by commas, such as 1,8"
         ) from None
-
-
-def before_after(text: str | None) -> tuple[int, int]:
-    """The numbers of ``5/35``.
-
-    Raises:
-        InputError: the text is written otherwise.
-    """
-    from keepsight.experiments.latency.subjects import TEXT
-
-    if text is None:
-        return TEXT
-    try:
-        before, after = map(int, text.split("/"))
-    except ValueError:
-        raise InputError(f"--text {text!r} must be two whole numbers joined with /, such as 35/20") from None
-    return before, after
 
 
 def show(result: Mapping[str, Any]) -> None:

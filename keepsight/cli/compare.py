@@ -1,4 +1,4 @@
-"""``keepsight compare``: the methods of one or several runs side by side, with error bars."""
+"""``keepsight compare``: compares the methods of one or several runs, with intervals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def compare(
         bool,
         typer.Option(
             "--allow-tuned",
-            help="Show figures although settings were chosen on these very questions, and say so.",
+            help="Show the figures, under a warning, although settings were chosen on these very questions.",
         ),
     ] = False,
     resamples: Resamples = 10_000,
@@ -84,7 +84,8 @@ def compare(
     from keepsight.reports.compare_page import page
     from keepsight.reports.compare_tables import markdown
 
-    check_outputs([json_file, markdown_file, html_file])
+    outputs = (json_file, markdown_file, html_file)
+    check_outputs(outputs)
     runs = [open_run(folder) for folder in folders]
     ruler = Ruler(family=family, parser=parser)
     if sources := [*(annotations or ()), *(references or ()), *(ground_truth or ())]:
@@ -101,17 +102,16 @@ def compare(
         tunings=[open_run(folder) for folder in tuning or ()],
         allow_tuned=allow_tuned,
     )
-    written: list[tuple[Path, str]] = []
-    if json_file is not None:
-        written.append((json_file, as_json(found.to_json())))
-    if markdown_file is not None:
-        written.append((markdown_file, markdown(found)))
-    if html_file is not None:
-        written.append((html_file, page(found)))
-    quiet = silent(json_file, markdown_file)
-    if not quiet:
+    if not silent(*outputs):
         show(Console(highlight=False), found)
-    for file, text in written:
-        write(file, text)
-        if not quiet:
-            print(f"wrote {file}")
+    # Each text is made before the first is written, so that a fault in one leaves no half of the results
+    texts = [
+        (json_file, as_json(found.to_json()) if json_file is not None else ""),
+        (markdown_file, markdown(found) if markdown_file is not None else ""),
+        (html_file, page(found) if html_file is not None else ""),
+    ]
+    for file, text in texts:
+        if file is not None:
+            write(file, text)
+            if not silent(*outputs):
+                print(f"wrote {file}")

@@ -193,7 +193,9 @@ def _check_extra() -> None:
         import openai  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(f"{error.name} is not installed: pip install 'keepsight[serve]'") from None
+        raise MissingExtra(
+            f"{error.name} is not installed; install the extra 'serve': pip install -e '.[serve]' in the clone"
+        ) from None
 
 
 def _origin(text: str) -> str:

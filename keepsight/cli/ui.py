@@ -46,7 +46,7 @@ def ui(
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise MissingExtra(
-            f"the page needs {error.name}, which is not installed: pip install 'keepsight[ui]'"
+            f"{error.name} is not installed; install the extra 'ui': pip install -e '.[ui]' in the clone"
         ) from None
     from keepsight.calibration.file import Calibration
     from keepsight.cli._model import open_model

@@ -122,8 +122,12 @@ class Comparison:
     def bench(self) -> str:
         return str(self.gathered.runs[0].manifest["bench"]["name"])
 
-    def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON can hold it; rates are fractions in [0, 1], costs plain numbers."""
+    def to_json(self, *, folders: bool = True) -> dict[str, Any]:
+        """The comparison as JSON can hold it; rates are fractions in [0, 1], costs plain numbers.
+
+        Args:
+            folders: whether to say where the runs lie. Without it ``folder`` is None, for runs that are not kept.
+        """
         manifest = self.gathered.runs[0].manifest
         return {
             "bench": dict(manifest["bench"]),
@@ -138,10 +142,10 @@ class Comparison:
             "baseline": self.rows[0].method,
             "bootstrap": {"resamples": self.resamples, "seed": self.seed, "level": 0.95, "unit": "picture"},
             "warnings": [*self.leaks, *self.gathered.notes],
-            "methods": [_row(row) for row in self.rows],
+            "methods": [_row(row, folders=folders) for row in self.rows],
             "runs": [
                 {
-                    "folder": str(run.folder),
+                    "folder": str(run.folder) if folders else None,
                     **{
                         name: run.manifest.get(name)
                         for name in ("methods", "baseline", "created", "seed", "batch", "versions")
@@ -308,10 +312,10 @@ def better(change: Difference) -> bool | None:
     return (change.value < 0) == (name in LOWER_IS_BETTER)
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, *, folders: bool) -> dict[str, Any]:
     return {
         "method": row.method,
-        "folder": str(row.source.run.folder),
+        "folder": str(row.source.run.folder) if folders else None,
         "answered": row.tally.answered,
         "failed": row.tally.failed,
         "missing": row.tally.missing,

@@ -36,7 +36,7 @@ from keepsight.analysis.image_grid import NoTokenGrid, seen_box, token_grid
 from keepsight.attention_mods.var import redistribute, scaled_tau, sink_score
 from keepsight.demo.world import scenes
 from keepsight.inference.generation import Generation
-from keepsight.parts import Site
+from keepsight.parts import HookContext
 from keepsight.reports.attention_figure import (
     HEAT,
     MARGIN,
@@ -50,7 +50,7 @@ from keepsight.reports.attention_figure import (
     heat,
 )
 from keepsight.reports.attention_share_figure import HEIGHT
-from keepsight.reports.pillow_text import ABSENT, INK, printable, shorten, wrap
+from keepsight.reports.pillow_text import ABSENT, INK, shorten, wrap
 from keepsight.source.prompts import prepare
 
 LARGE = 336
@@ -149,9 +149,9 @@ def test_the_first_pass_over_a_row_counts() -> None:
     """An amateur that ran under the edits would come after the model itself."""
     watch = Watch([0])
     image = torch.tensor([[False, True, True]])
-    site = Site(layer=0, first=0, rows=3, prompt=3, image=image)
+    context = HookContext(0, 0, 3, 3, image, torch.ones_like(image))
     for probs in ([0.2, 0.5, 0.3], [0.9, 0.05, 0.05]):
-        watch.probabilities(torch.tensor([[[probs], [[1.0, 0.0, 0.0]]]]), image, site)
+        watch.attn_pattern(torch.tensor([[[probs], [[1.0, 0.0, 0.0]]]]), image, context)
     assert watch.mean(2, 1).tolist() == [[pytest.approx(0.25), pytest.approx(0.15)]]
 
 
@@ -413,6 +413,7 @@ def test_words_for_absent_objects_are_struck() -> None:
     assert not any(piece.struck for piece in caption_pieces(one, {"cat"}))
     assert not any(piece.struck for piece in caption_pieces(one, None))
     assert "".join(piece.text for piece in caption_pieces(one, {"dog"})) == "adogandacat."
+    assert [piece.text for piece in caption_pieces(one, {"dog"}) if piece.glued] == ["."]
 
 
 def test_text_fits() -> None:
@@ -422,7 +423,6 @@ def test_text_fits() -> None:
     assert [piece for line in lines for piece in line] == pieces
     assert shorten("short", 200, 20) == "short"
     assert shorten("a very long name indeed", 80, 20).endswith("…")
-    assert printable("café – 8×8 “x” 猫") == "cafe - 8x8 “x” ?"
 
 
 def test_look_on_a_model_with_words() -> None:

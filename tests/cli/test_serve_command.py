@@ -57,7 +57,7 @@ def test_the_extra_is_named(refused: Callable[..., str], monkeypatch: pytest.Mon
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install 'keepsight[serve]'" in refused("serve")
+    assert "pip install -e '.[serve]'" in refused("serve")
 
 
 def test_a_method_that_does_not_run(refused: Callable[..., str], demo_model: Path) -> None:

@@ -75,6 +75,29 @@ class TestByHand:
         assert row.control.differences["chair_i"].value == 0
         assert row.warnings == ("says_less",)
 
+    def test_the_control_is_cut_picture_by_picture(self, tmp_path: Path) -> None:
+        """Greedy: 3 of 5 mentions invented; cut to (2, 1) mentions: 1 of 3. The method: 0 of 3."""
+        said = {
+            "greedy": ["A cat and a dog and a dog.", "A cat and a dog."],
+            "vcd": ["A cat and a cat.", "A cat."],
+        }
+        found = compare([made(tmp_path / "run", TWO, said)])
+        greedy, vcd = found.rows
+        assert (greedy.figures["chair_i"].value, greedy.figures["mentions"].value) == (3 / 5, 2.5)
+        assert (vcd.figures["chair_i"].value, vcd.figures["mentions"].value) == (0.0, 1.5)
+        assert vcd.control is not None
+        assert vcd.control.figures["chair_i"].value == pytest.approx(1 / 3)
+        assert vcd.control.differences["chair_i"].value == pytest.approx(-1 / 3)
+        # Each end of the interval draws one picture twice: 2 of 3 invented in the first, 1 of 2 in the second
+        assert changes(found)["chair_i"]["ci"] == [pytest.approx(-2 / 3), pytest.approx(-1 / 2)]
+
+    def test_who_names_nothing_has_no_rate_and_valid_json(self, tmp_path: Path) -> None:
+        run = made(tmp_path / "run", TWO, {"greedy": ["Nothing.", ""], "vcd": ["", ""]})
+        found = compare([run])
+        assert [row.figures["chair_i"].value for row in found.rows] == [None, None]
+        assert changes(found)["chair_i"] == {"value": None, "ci": None, "verdict": None}
+        json.dumps(found.to_json(), allow_nan=False)
+
     def test_who_says_as_much_but_better_is_not_accused(self, tmp_path: Path) -> None:
         items = described({1: ["cat", "bird"], 2: ["cat", "bird"]})
         run = made(
