@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "chat": ("chat", "demo"),
     "serve": ("serve", "demo"),
     "bench": ("bench", "demo"),
+    "demo": ("demo",),
     "run": ("run", "demo", "--bench", "chair", "--out", "run"),
     "tune": ("tune", "demo", "--grid", "decay=0.1", "--out", "tuned"),
 }
@@ -77,7 +78,9 @@ def test_a_second_method_where_one_is_wanted(refused: Refused, command: str) -> 
 
 
 @pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize("command", ["caption", "ground", "attention", "dominance", "serve", "bench", "run"])
+@pytest.mark.parametrize(
+    "command", ["caption", "ground", "attention", "dominance", "serve", "bench", "run", "demo"]
+)
 def test_an_alternative_given_twice(refused: Refused, command: str) -> None:
     message = refused(*COMMANDS[command], "--method", "m3id+vhr", "--method", "m3id+vhr")
     assert "m3id+vhr is given twice" in message or "m3id+vhr is listed twice" in message
@@ -246,12 +249,11 @@ def every_option() -> dict[str, dict[str, Any]]:
     return found
 
 
-# The demo command is rewritten elsewhere
-OTHERS = {name: items for name, items in every_option().items() if name != "demo"}
+OPTIONS = every_option()
 
 
 def test_old_forms_are_gone() -> None:
-    for name, items in OTHERS.items():
+    for name, items in OPTIONS.items():
         flags = {flag for item in items.values() for flag in item.opts}
         assert not flags & {"--model", "--device-map", "--n", "--methods"}, name
         if (given := items.get("json_file")) is not None:
@@ -260,7 +262,7 @@ def test_old_forms_are_gone() -> None:
         if "dtype" in items:
             assert {"model", "device", "dtype"} <= items.keys(), name
             assert items["model"].param_type_name == "argument"
-    assert {name for name, items in OTHERS.items() if "dtype" in items} == {
+    assert {name for name, items in OPTIONS.items() if "dtype" in items} == {
         "caption", "ground", "attention", "dominance", "chat", "ui", "serve", "inspect", "calibrate", "bench", "run", "tune",
     }  # fmt: skip
 
@@ -272,7 +274,7 @@ def test_a_shared_option_has_one_help_text() -> None:
     for option in ("device", "dtype", "json_file", "markdown_file", "html_file", "parser", "raw_prompt"):
         texts = {
             items[option].help
-            for name, items in OTHERS.items()
+            for name, items in OPTIONS.items()
             # The rules of these differ: AMBER and BEAF have one called official, and MME's is the default
             if option in items and (option, name) not in OWN_RULES
         }
