@@ -62,13 +62,13 @@ results: $(READY)  ## measure everything in benchmarks/results anew (some hours 
 	$(BIN)/python benchmarks/honest.py
 	$(BIN)/python benchmarks/dominance.py
 	$(BIN)/python benchmarks/grounding.py
-	$(BIN)/keepsight attention val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
+	$(BIN)/keepsight attention demo val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 
 # One thread and CPU seconds: the figures then hang less on what else the machine does
 BENCH := $(BIN)/keepsight bench --threads 1 --clock cpu
 COST := benchmarks/results/cost
-MIXED := --method pai --method pai:gamma=1.0 --method vhr --method vsv --method sla --method var:ratio=0.0,mass=0.0,tau=0.5,dims=0+1
+MIXED := --method pai --method pai:gamma=1.0 --method vhr --method vsv --method sla --method var:ratio=0.0,mass=0.0,tau=0.5,dims=0/1
 CONTRAST := --method vcd --method m3id
 
 bench: $(READY)  ## what each method costs over plain generate (about an hour on 2 cores)

@@ -13,7 +13,7 @@ from typing import Any
 from keepsight.demo.model import WEIGHTS
 from keepsight.eval.stats.bootstrap import Difference
 from keepsight.experiments.compare import Comparison, Figure, compare
-from keepsight.experiments.decoding_config import GREEDY, Way
+from keepsight.experiments.decoding_config import GREEDY, DecodingConfig
 from keepsight.experiments.environment import file_digest
 from keepsight.experiments.manifest import Plan
 from keepsight.experiments.open_benchmark import demo_bench
@@ -35,7 +35,7 @@ def compare_methods(
     """
     plan = Plan(
         bench=demo_bench("chair", split, n),
-        ways=(GREEDY, *(Way(GREEDY.decoding, (method,)) for method in methods)),
+        ways=(GREEDY, *(DecodingConfig(GREEDY.strategy, (method,)) for method in methods)),
         max_new_tokens=LONGEST,
         batch=BATCH,
     )

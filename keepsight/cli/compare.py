@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-_TRUTH, _OUT = "What is in the pictures, where the run does not know", "Output"
-_STDOUT = " With - it goes to standard output, and nothing else does."
+from keepsight.cli._options import (
+    Annotations,
+    BootstrapSeed,
+    GroundTruth,
+    HtmlFile,
+    JsonFile,
+    MarkdownFile,
+    Parser,
+    References,
+    Resamples,
+    RunFamily,
+)
 
 
 def compare(
@@ -16,57 +26,28 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="DIR",
-            help="Folders of [bold]keepsight run[/bold] with one benchmark, one model and one prompt, in any order.",
+            help="Folders that [bold]keepsight run[/bold] made, of one benchmark, one model and one prompt, in any order.",
         ),
     ],
     baseline: Annotated[
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="The method that the others are compared with.",
+            help="The recorded method that the others are compared with, such as greedy.",
             show_default="the plain model of the runs",
         ),
     ] = None,
-    parser: Annotated[
-        str,
-        typer.Option(
-            help="pope, beaf: the rule that reads yes or no out of an answer: strict, official, opera, vcd, lmms_eval,"
-            " vlmevalkit, mme or beaf."
-        ),
-    ] = "strict",
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="chair: the rules that find objects in captions, pattern or wordnet.",
-            show_default="that of the run, else pattern",
-        ),
-    ] = None,
-    annotations: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="COCO instances, as [bold]keepsight chair[/bold] reads them.",
-            rich_help_panel=_TRUTH,
-        ),
-    ] = None,
-    references: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="COCO captions.", rich_help_panel=_TRUTH)
-    ] = None,
-    ground_truth: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--ground-truth",
-            metavar="FILE",
-            help='JSON lines of {"image_id": 42, "objects": ["cat"]}.',
-            rich_help_panel=_TRUTH,
-        ),
-    ] = None,
+    parser: Parser = "strict",
+    family: RunFamily = None,
+    annotations: Annotations = None,
+    references: References = None,
+    ground_truth: GroundTruth = None,
     tuning: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="A folder of [bold]keepsight tune[/bold] in which settings of these methods were chosen. The comparison is"
-            " refused if the two share questions or pictures.",
+            help="A folder of [bold]keepsight tune[/bold] in which settings were chosen that are compared here. The"
+            " comparison is refused if both used the same questions or pictures.",
         ),
     ] = None,
     allow_tuned: Annotated[
@@ -76,50 +57,21 @@ def compare(
             help="Show the figures, under a warning, although settings were chosen on these very questions.",
         ),
     ] = False,
-    resamples: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Bootstrap resamples of the pictures for the intervals; 0 for no intervals."
-        ),
-    ] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write everything as JSON to this file." + _STDOUT,
-            rich_help_panel=_OUT,
-        ),
-    ] = None,
-    markdown_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--markdown",
-            metavar="FILE",
-            help="Write the tables as Markdown to this file." + _STDOUT,
-            rich_help_panel=_OUT,
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Write a page with the tables and plots to this file. The page needs no other file.",
-            rich_help_panel=_OUT,
-        ),
-    ] = None,
+    resamples: Resamples = 10_000,
+    seed: BootstrapSeed = 0,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
+    html_file: HtmlFile = None,
 ) -> None:
-    """Compare methods: figures with 95 % intervals, paired differences to the baseline, and cost.
+    """Lay methods side by side: figures with 95 % intervals, paired differences to the baseline, and cost.
 
-    All methods are judged on the questions that every one of them answered. A difference whose
-    interval holds zero is no significant difference. For CHAIR, each method also has to beat the
-    baseline cut to as many mentions, since a method that says less makes up less.
-
-        keepsight run --bench chair --method vcd --method m3id --out runs/chair
+        keepsight run demo --bench chair --method vcd --method m3id --out runs/chair
 
         keepsight compare runs/chair --html compare.html
+
+    All methods are judged on the questions that every one of them answered. A difference whose interval holds zero is no
+    significant difference. On chair, each method also has to beat the baseline cut to as many mentions, since a caption
+    that says less invents less. The options on what is in the pictures are for runs that do not know it themselves.
     """
     from rich.console import Console
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keepsight.cli._options import HtmlFile, JsonFile, Limit, method_option
 from keepsight.demo.splits import DEFAULT_METHODS, SPLITS
 
 if TYPE_CHECKING:
@@ -25,22 +26,11 @@ EXAMPLES = 3
 
 
 def demo(
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="SPEC",
-            help="A method to compare with greedy search, such as [bold]m3id:decay=0.05[/bold] (see [bold]keepsight"
-            " methods[/bold]). Give the option once for each alternative; methods that act together are joined with +.",
-            show_default=" and ".join(DEFAULT_METHODS),
-        ),
-    ] = None,
+    method: Annotated[list[str] | None, method_option(" and ".join(DEFAULT_METHODS))] = None,
     split: Annotated[
         str, typer.Option(help="Split of the demo world: " + ", ".join(SPLITS) + ".")
     ] = "test-shifted",
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="Take only the first N pictures.")
-    ] = 500,
+    limit: Limit = 500,
     seed: Annotated[
         int,
         typer.Option(
@@ -57,22 +47,8 @@ def demo(
             show_default="a temporary folder",
         ),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write everything as JSON to this file. With - it goes to standard output, and nothing else does.",
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Write a page with the pictures, the captions and the figures to this file. The page needs no other file.",
-        ),
-    ] = None,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
 ) -> None:
     """Caption drawn pictures with the packaged model, with and without methods, and count what it invents.
 
@@ -92,7 +68,7 @@ def demo(
     from keepsight.cli._run_console import shown
     from keepsight.demo.world import scenes
     from keepsight.experiments.compare import compare
-    from keepsight.experiments.decoding_config import choose
+    from keepsight.experiments.decoding_config import build_configs
     from keepsight.experiments.environment import weights
     from keepsight.experiments.manifest import Plan
     from keepsight.experiments.open_benchmark import demo_bench
@@ -102,7 +78,7 @@ def demo(
 
     plan = Plan(
         bench=demo_bench("chair", split, limit, seed),
-        ways=choose(method or DEFAULT_METHODS),
+        ways=build_configs(method or DEFAULT_METHODS),
         model=DEMO,
         max_new_tokens=LONGEST,
         batch=batch,

@@ -12,7 +12,7 @@ from typing import Any
 from keepsight.calibration.file import Calibration
 from keepsight.errors import InvalidParameter
 from keepsight.experiments.benchmark import Asked, Bench
-from keepsight.experiments.decoding_config import Way
+from keepsight.experiments.decoding_config import DecodingConfig
 from keepsight.experiments.environment import file_digest, versions
 from keepsight.experiments.errors import BadBench, RunMismatch
 from keepsight.experiments.store import FORMAT
@@ -43,7 +43,7 @@ class Plan:
     """
 
     bench: Bench
-    ways: tuple[Way, ...]
+    ways: tuple[DecodingConfig, ...]
     model: str = "demo"
     dtype: str = "auto"
     prompt: str = QUESTION

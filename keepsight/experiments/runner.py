@@ -12,7 +12,7 @@ from keepsight.errors import KeepsightError, NoImageTokens
 from keepsight.experiments import store
 from keepsight.experiments.answer_log import Journal, claimed
 from keepsight.experiments.benchmark import Item
-from keepsight.experiments.decoding_config import Way
+from keepsight.experiments.decoding_config import DecodingConfig
 from keepsight.experiments.distributed import World
 from keepsight.experiments.environment import hardware, versions
 from keepsight.experiments.errors import CannotRecord, EverythingFails
@@ -127,7 +127,7 @@ def check_folder(folder: Path, plan: Plan, weights: Mapping[str, str | None]) ->
     return True
 
 
-_Batch = tuple[Sequence[Item], Mapping[Way, Sequence[Item]]]
+_Batch = tuple[Sequence[Item], Mapping[DecodingConfig, Sequence[Item]]]
 """The questions of one batch, and those that each way has yet to answer."""
 
 
@@ -200,7 +200,7 @@ class _Worker:
                 _free(error)  # it comes again where it is recorded
 
     def _answer_all(
-        self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
+        self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
     ) -> list[Answer]:
         """One answer for each question, in one batch if that goes, else one by one."""
         shown = [item for item in asked if not isinstance(pictures[item.id], BadImage)]
@@ -210,7 +210,9 @@ class _Worker:
             for item in asked
         ]
 
-    def _try(self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]) -> list[Answer]:
+    def _try(
+        self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
+    ) -> list[Answer]:
         if not asked:
             return []
         try:
@@ -239,9 +241,9 @@ class _Worker:
         return [answer for item in asked for answer in self._try(way, [item], pictures)]
 
     def _generate(
-        self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Any], longest: int
+        self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Any], longest: int
     ) -> Answers:
-        decoding = way.decoding
+        decoding = way.strategy
         last = []
         if decoding.kind == "sample":
             keys = [f"{self.plan.seed}/{item.id}" for item in asked]
@@ -259,11 +261,11 @@ class _Worker:
             last=last,
         )
 
-    def _failure(self, way: Way, item: Item, error: object) -> Answer:
+    def _failure(self, way: DecodingConfig, item: Item, error: object) -> Answer:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         return self._answer(way, item, error=f"{type(error).__name__}: {reason}")
 
-    def _answer(self, way: Way, item: Item, *, batch: int = 1, **facts: Any) -> Answer:
+    def _answer(self, way: DecodingConfig, item: Item, *, batch: int = 1, **facts: Any) -> Answer:
         nothing = dict.fromkeys(("answer", "error", "prompt_tokens", "tokens", "seconds"))
         return Answer(
             id=item.id,

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from keepsight.reports.attention_share_figure import HEIGHT, Curve, Mark, strip
 from keepsight.reports.pillow_text import (
     ABSENT,
-    AFTER,
+    AFTERS,
     BEFORE,
     CARD,
     INK,
@@ -62,7 +62,7 @@ def draw(
 
     Args:
         picture: what the model saw of the picture, and nothing more: the maps are laid over all of it.
-        maps: the plain model's, and that of the methods if there is one.
+        maps: the plain model's, and then one for each alternative.
         averaged: which layers the maps are the mean of, in words.
         present: objects known to be in the picture; words for others are struck. None: not known.
         remarks: more notes for the foot.
@@ -314,7 +314,7 @@ def row_name(maps: Sequence[AttentionMap], row: int) -> str:
 
 
 def tint(index: int) -> str:
-    return BEFORE if index == 0 else AFTER
+    return BEFORE if index == 0 else AFTERS[(index - 1) % len(AFTERS)]
 
 
 def caption_pieces(one: AttentionMap, present: Collection[str] | None) -> list[Piece]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PAPER, CARD, INK, SOFT, LINE, ABSENT = "#fbfaf7", "#f1efe9", "#211f2d", "#6b6779", "#d9d5cc", "#c22f3d"
 BEFORE, AFTER = "#6b6779", "#3563c9"
+AFTERS = (AFTER, "#0c8571", "#8a46b8", "#b8660f", "#ad2f74")
+"""Colours of several alternatives, the same as on the pages."""
 SMOOTH = 4
 """Curves are drawn this many times larger and shrunk, since Pillow's own have hard edges."""
 NOTO_SCRIPTS = (

@@ -75,7 +75,7 @@ def test_a_peak_is_measured_in_a_process_of_its_own(run: Run, demo_model: Path, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["demo", "--shape", "1b"], "not both"),
+        (["other/model", "--shape", "1b"], "not both"),
         (["--shape", "70b"], "no such shape; did you mean '7b'"),
         (["--shape", "1b", "--image-tokens", "577"], "577 visual tokens cannot be cut"),
         (["--shape", "1b", "--image-tokens", "0"], "must be different whole numbers, 1 or more"),

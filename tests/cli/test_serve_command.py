@@ -19,7 +19,7 @@ import pytest
     ("arguments", "says"),
     [
         (["--method", "m3di"], "did you mean 'm3id'?"),
-        (["--method", "m3id+m3id"], "m3id is named twice"),
+        (["--method", "m3id+m3id"], "m3id is given twice"),
         (["--method", "m3id", "--method", "m3id"], "m3id is given twice"),
         (["--max-batch", 0], "the limit batch=0"),
         (["--max-image-mb", "nan"], "--max-image-mb nan"),

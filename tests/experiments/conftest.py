@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from standin import standin
 
-from keepsight.experiments.decoding_config import choose
+from keepsight.experiments.decoding_config import build_configs
 from keepsight.experiments.manifest import Plan
 from keepsight.experiments.open_benchmark import demo_bench
 from keepsight.experiments.runner import execute
@@ -27,7 +27,7 @@ def plan() -> Plan:
     """Seven descriptions in batches of three: greedily, drawn, and with a strong method."""
     return Plan(
         bench=demo_bench("chair", "val", 7),
-        ways=choose([STRONG, f"sample:temperature=2 {STRONG}"], ["greedy", "sample:temperature=2"]),
+        ways=build_configs([STRONG, f"sample:temperature=2+{STRONG}"], ["greedy", "sample:temperature=2"]),
         max_new_tokens=6,
         batch=3,
     )

@@ -12,7 +12,7 @@ import torch
 from keepsight.errors import UnsupportedModel
 from keepsight.experiments import runner as engine
 from keepsight.experiments.answer_log import Journal, claimed
-from keepsight.experiments.decoding_config import choose
+from keepsight.experiments.decoding_config import build_configs
 from keepsight.experiments.errors import (
     BadBench,
     CannotRecord,
@@ -128,7 +128,7 @@ def test_answers_hang_on_neither_batch_nor_company(start: Start, plan: Plan, und
 
 
 def test_beams_search(start: Start, plan: Plan, model: tuple[Any, Any]) -> None:
-    run = start(replace(plan, ways=choose([], ["beam:num_beams=3"])))
+    run = start(replace(plan, ways=build_configs([], ["beam:num_beams=3"])))
     pictures = [item.picture() for item in plan.bench.items]
     search = Generation(max_new_tokens=6, num_beams=3)
     alone = answer(*model, pictures, "Describe this image.", generation=search)
@@ -137,7 +137,9 @@ def test_beams_search(start: Start, plan: Plan, model: tuple[Any, Any]) -> None:
 
 def test_every_question_of_a_batch_is_its_own(start: Start, plan: Plan, model: tuple[Any, Any]) -> None:
     template = "about {question} what is"
-    asks = replace(plan, bench=demo_bench("pope", "val", 1), prompt=template, ways=choose([]), batch=18)
+    asks = replace(
+        plan, bench=demo_bench("pope", "val", 1), prompt=template, ways=build_configs([]), batch=18
+    )
     run = start(asks)
     for item, found in zip(asks.bench.items, run.answers("greedy"), strict=True):
         assert found.prompt == f"about {item.question} what is"
@@ -237,7 +239,7 @@ class TestFailures:
     def test_a_prompt_that_the_processor_refuses_fails_alone(self, start: Start, plan: Plan) -> None:
         first, second = plan.bench.items[:2]
         bench = replace(plan.bench, items=(first, replace(second, question="what is <image> here")))
-        run = start(replace(plan, bench=bench, ways=choose([])))
+        run = start(replace(plan, bench=bench, ways=build_configs([])))
         (failed,) = run.failed("greedy")
         assert failed.id == second.id
         assert failed.error is not None
@@ -252,7 +254,7 @@ class TestOneRunToAFolder:
             ({"batch": 4}, r"was begun with batch=3, and now batch=4 is asked"),
             ({"seed": 1}, "seed=0"),
             ({"prompt": "What is this?"}, r'prompt="\{question\}"'),
-            ({"ways": choose(["m3id"])}, r'methods=\["greedy", "m3id"\]'),
+            ({"ways": build_configs(["m3id"])}, r'methods=\["greedy", "m3id"\]'),
             ({"bench": demo_bench("chair", "val", 8)}, r"bench.n=7, bench.digest="),
             ({"model": "other"}, 'model="demo"'),
         ],

@@ -112,11 +112,11 @@ class TestGrid:
     def test_the_decoding_and_the_other_methods_stay(self) -> None:
         found = [
             way.name
-            for way in settings("sample:temperature=0.5 pai vhr", ["pai.alpha=0.1,0.3", "vhr.alpha=2"])
+            for way in settings("sample:temperature=0.5+pai+vhr", ["pai.alpha=0.1,0.3", "vhr.alpha=2"])
         ]
         assert found == [
-            "sample:temperature=0.5 pai:alpha=0.1 vhr",
-            "sample:temperature=0.5 pai:alpha=0.3 vhr",
+            "sample:temperature=0.5+pai:alpha=0.1+vhr",
+            "sample:temperature=0.5+pai:alpha=0.3+vhr",
         ]
 
     @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ class TestGrid:
             ("m3id", ["vcd.alpha=1"], UnknownParameter, "no method 'vcd' here"),
             ("m3id", ["decay=nan"], InvalidParameter, "must be a finite number"),
             ("m3id", ["decay=strong"], InvalidParameter, "must be a number"),
-            ("pai vhr", ["alpha=1,2"], BadGrid, r"write pai\.alpha and vhr\.alpha"),
+            ("pai+vhr", ["alpha=1,2"], BadGrid, r"write pai\.alpha and vhr\.alpha"),
             ("sample", ["temperature=1"], BadGrid, "nothing to tune"),
         ],
     )

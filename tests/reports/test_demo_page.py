@@ -13,7 +13,7 @@ from keepsight.eval.chair import score as chair
 from keepsight.eval.chair.captions import Caption
 from keepsight.eval.chair.report import PerCaption, Report
 from keepsight.experiments.compare import Comparison, compare
-from keepsight.experiments.decoding_config import choose
+from keepsight.experiments.decoding_config import build_configs
 from keepsight.experiments.manifest import Plan
 from keepsight.experiments.open_benchmark import demo_bench
 from keepsight.experiments.runner import execute
@@ -57,7 +57,7 @@ class Reader(HTMLParser):
 def ran(folder: Path, specs: list[str], n: int = N, longest: int = 10) -> Comparison:
     plan = Plan(
         bench=demo_bench("chair", SPLIT, n),
-        ways=choose(specs),
+        ways=build_configs(specs),
         max_new_tokens=longest,
         batch=n,
     )
