@@ -20,7 +20,7 @@ import numpy as np
 from keepsight.errors import InvalidParameter
 from keepsight.eval.chair import score as chair
 from keepsight.eval.chair.report import Interval, Report
-from keepsight.eval.stats.bootstrap import Difference, bounds, resampled
+from keepsight.eval.stats.bootstrap import Difference, percentile_interval, resampled_ratios
 from keepsight.experiments.merge_runs import (
     Gathered,
     Source,
@@ -247,7 +247,7 @@ class _Measured:
     @property
     def figures(self) -> dict[str, Figure]:
         return {
-            name: Figure(None if np.isnan(value) else value, bounds(self.draws[name]))
+            name: Figure(None if np.isnan(value) else value, percentile_interval(self.draws[name]))
             for name, value in self.totals.items()
         }
 
@@ -255,7 +255,7 @@ class _Measured:
         found = {}
         for name, value in self.totals.items():
             change = value - other.totals[name]
-            low, high = bounds(self.draws[name] - other.draws[name]) or (None, None)
+            low, high = percentile_interval(self.draws[name] - other.draws[name]) or (None, None)
             found[name] = (
                 Difference(name, None, None, None)
                 if np.isnan(change)
@@ -267,7 +267,7 @@ class _Measured:
 def _measure(parts: Sequence[Sums], resamples: int, seed: int) -> list[_Measured]:
     """The figures of several scores of the same pictures, on the same draws of pictures."""
     top, bottom = np.hstack([part.top for part in parts]), np.hstack([part.bottom for part in parts])
-    drawn = resampled(top, bottom, resamples=resamples, seed=seed)
+    drawn = resampled_ratios(top, bottom, resamples=resamples, seed=seed)
     found, at = [], 0
     for part in parts:
         here = slice(at, at + len(part.columns))
