@@ -45,7 +45,7 @@ class Stand:
             where the value holds spaces, and an empty value leaves the word out.
         extra: options added to commands that begin with the key, so that they are quick: ``"keepsight run": "--limit 1"``.
         not_run: commands that begin with the key are checked to be whole and are not run; the value says why, and
-            the test warns of each. A key that no command needs is an error.
+            the test prints each. A key that no command needs is an error.
     """
 
     files: Sequence[Callable[[Path], None]] = ()
@@ -110,7 +110,7 @@ def commands(block: Block) -> Iterator[tuple[int, str]]:
 
 def words(command: str, stand: Stand) -> list[str]:
     """A command as the arguments of ``keepsight``, stand-ins in place. Raises ``AssertionError`` for another program."""
-    assert "…" not in command and "..." not in command, f"not whole: {command}"
+    assert not re.search(r"…|\.\.\.", command), f"not whole: {command}"
     for launcher in _LAUNCHERS:
         command = re.sub(f"^{launcher}", "keepsight ", command)
     for beginning, options in stand.extra.items():

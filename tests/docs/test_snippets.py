@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -176,7 +175,7 @@ def run(block: Block, page: str, stand: Stand, names: dict[str, Any]) -> set[str
     for line, command in commands(block):
         if beginning := next((one for one in stand.not_run if command.startswith(one)), None):
             assert "…" not in command, f"{page}:{line}: not whole: {command}"
-            warnings.warn(f"{page}:{line}: not run: {stand.not_run[beginning]}", stacklevel=1)
+            print(f"{page}:{line}: not run: {stand.not_run[beginning]}")
             left_out.add(beginning)
             continue
         arguments = words(command, stand)
@@ -186,7 +185,10 @@ def run(block: Block, page: str, stand: Stand, names: dict[str, Any]) -> set[str
 
 
 def test_blocks_are_told_apart() -> None:
-    text = "# A\n\n    keepsight demo\n\ntext\n\n```python\nx = 1\n```\n\n- a list\n\n      from here\n\n```text\nkeepsight\n```\n"
+    text = "\n".join(
+        ["# A", "", "    keepsight demo", "", "text", "", "```python", "x = 1", "```", ""]
+        + ["- a list", "", "      from here", "", "```text", "keepsight", "```", ""]
+    )
     assert [(block.language, block.text, block.line) for block in blocks(text)] == [
         ("sh", "keepsight demo", 3),
         ("python", "x = 1", 8),
