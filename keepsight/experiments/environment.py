@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from keepsight.errors import InputError
+from keepsight.errors import InputError, first_line
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -58,9 +58,8 @@ def weights(name: str) -> dict[str, str | None]:
     try:
         config = AutoConfig.from_pretrained(name)
     except Exception as error:
-        reason = str(error).strip().splitlines()[:1]
         raise ModelNotLoaded(
-            f"cannot load {name} (a folder with a checkpoint, a Hugging Face id, or {DEMO}): {''.join(reason)}"
+            f"cannot load {name} (a folder with a checkpoint, a Hugging Face id, or {DEMO}): {first_line(error)}"
         ) from error
     return {"sha256": None, "revision": getattr(config, "_commit_hash", None)}
 

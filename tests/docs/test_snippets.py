@@ -185,10 +185,24 @@ def run(block: Block, page: str, stand: Stand, names: dict[str, Any]) -> set[str
 
 
 def test_blocks_are_told_apart() -> None:
-    text = "\n".join(
-        ["# A", "", "    keepsight demo", "", "text", "", "```python", "x = 1", "```", ""]
-        + ["- a list", "", "      from here", "", "```text", "keepsight", "```", ""]
-    )
+    text = """# A
+
+    keepsight demo
+
+text
+
+```python
+x = 1
+```
+
+- a list
+
+      from here
+
+```text
+keepsight
+```
+"""
     assert [(block.language, block.text, block.line) for block in blocks(text)] == [
         ("sh", "keepsight demo", 3),
         ("python", "x = 1", 8),
