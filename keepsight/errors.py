@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class KeepsightError(Exception):
-    """The base class of all errors that Keepsight raises on purpose; the command line prints the message and exits with 2."""
+    """The base class of every error that Keepsight raises on purpose; the command prints the message and exits with 2."""
 
 
 class InputError(KeepsightError, ValueError):

@@ -29,7 +29,7 @@ class Plan:
     Args:
         bench: what is asked.
         ways: at least one, each once; the first is the baseline if it is plain.
-        model: as ``captioning.load`` takes it.
+        model: as ``inference.loading.load`` takes it.
         dtype: likewise.
         prompt: what is asked about each picture, ``{question}`` standing for the bench's question.
         raw_prompt: take the prompt as it is, the picture's placeholder included, instead of through the chat template.

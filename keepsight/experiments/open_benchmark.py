@@ -56,9 +56,9 @@ def user_bench(
 
     - chair: every picture in the folder ``images``, in the order of their names. ``truth``, where given, says what is in
       them, in any form that ``annotations.load_truth`` reads; without it the answers can be scored later.
-    - pope: the questions of ``questions``, one file for each split, as ``eval.questions.read_questions`` reads them. The
+    - pope: the questions of ``questions``, one file for each split, as ``eval.pope.files.read_questions`` reads them. The
       split is the one of random, popular and adversarial that is in the file's name, else that name.
-    - beaf: one file of questions, as ``eval.beaf_files.read_questions`` reads it.
+    - beaf: one file of questions, as ``eval.beaf.files.read_questions`` reads it.
 
     Args:
         images: the folder with the pictures.

@@ -61,7 +61,7 @@ def execute(
     anything is timed, every way begins to answer the first batch.
 
     Args:
-        weights: what ``machine.weights`` says of the model.
+        weights: what ``environment.weights`` says of the model.
         world: the processes that share the run; alone if not given.
         retry_failed: ask again what failed before.
         tell: told of every step.

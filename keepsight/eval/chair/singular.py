@@ -24,7 +24,8 @@ fruit furniture garbage gravel happiness information ketchup knowledge love lugg
 meat mustard news progress research rice sand software understanding water
 """)
 
-# Pattern leaves a word alone when one of the above ENDS with it, so every ending counts: "as", "is", "s", "".
+# Pattern asks whether an uninflected word ends with the given word, and not the other way round, so that every ending of
+# the above is left alone: "as", "is", "s" and the empty word.
 _ENDINGS_UNCHANGED = frozenset(word[at:] for word in _UNCHANGED for at in range(len(word) + 1))
 
 # Plurals in -ies of words in -ie. Pattern hands the plural back as it is, so "collies" is not a dog. In its list "pie"

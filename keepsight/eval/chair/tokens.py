@@ -52,8 +52,8 @@ def spans(text: str) -> tuple[list[str], list[int], list[int]]:
             continue
         first, last = chunks[-1]
         if _CLOSERS.fullmatch(text, first, last):
-            # Lone closing marks leave the sentence's last period in an earlier stretch: only the whole will
-            # do.
+            # Where the last stretch is nothing but closing marks, the tokenizer parts the sentence's last period from
+            # an earlier stretch, so that the stretches cannot be cut one by one.
             take(_cut(text[start:end], "", ""), start)
             continue
         for at, until in chunks:
@@ -106,11 +106,13 @@ def abbreviations() -> frozenset[str]:
 _RARE_SPACE = re.compile(r"[^\S \t\n\r\f\v]")
 _CHUNK = re.compile(r"\S+")
 _CLOSERS = re.compile(r"[\])}>\"'»”’]+")
-# A period after a plain word and before a plain word (or the end) needs no closer look; all else goes to Punkt.
+# A period after a plain word and before a plain word (or the end) ends a sentence for Punkt, too, unless the word is an
+# abbreviation. Punkt is slow, so that only texts with other periods are given to it.
 _TERMINATOR = re.compile(r"(?<![a-z])([a-z]*)[.?!](\s+(?=[\"'(]?[a-z0-9])|\s*\Z)?")
 
 
-# A plain word, or one before a comma or the sentence's period, needs no tokenizer, but for those it parts.
+# A plain word, or one before a comma or the sentence's period, needs no tokenizer, unless it is one of those that the
+# tokenizer parts ("gonna" is "gon" and "na").
 _QUICK = re.compile(r"([a-z]+)([,.])")
 _PARTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 

@@ -181,6 +181,8 @@ def _absent(taken: Set[str], candidates: Sequence[str], names: Sequence[str], st
     for name in candidates:
         if name not in taken:
             return name
+    # Drawn until one fits, rather than from those that fit: the official builder uses up the random stream in this way,
+    # and the questions that follow depend on it.
     while (name := stream.choice(names)) in taken:
         pass
     return name
@@ -195,5 +197,5 @@ def _company(drawn: Sequence[Annotated]) -> dict[str, Counter[str]]:
 
 
 def _by_frequency(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """The most frequent first; equals in the order first met."""
+    """The most frequent first; equals in the order first met, as the official builder's stable sort leaves them."""
     return tuple(sorted(counts, key=lambda name: -counts[name]))
