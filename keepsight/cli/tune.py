@@ -144,9 +144,9 @@ def tune(
     from keepsight.experiments.compare import compare
     from keepsight.experiments.decoding_config import Way
     from keepsight.experiments.environment import weights
-    from keepsight.experiments.manifest import QUESTION, Plan
+    from keepsight.experiments.manifest import QUESTION, RunConfig
     from keepsight.experiments.runner import check_folder, execute
-    from keepsight.experiments.scores import Ruler
+    from keepsight.experiments.scores import Scorer
     from keepsight.experiments.tune import (
         GOALS,
         BadGrid,
@@ -194,7 +194,7 @@ def tune(
     check_unreported(chosen_on, [store.open_run(folder) for folder in reported or ()])
     names = "-".join(one.name() for one in ways[0].methods)
     folder = out or Path("runs") / f"tune-{names}-{bench}-{chosen_on.split}"
-    plan = Plan(
+    config = RunConfig(
         bench=chosen_on,
         ways=(Way(ways[0].decoding), *ways),
         model=model,
@@ -209,13 +209,13 @@ def tune(
     if model == DEMO:
         use_one_thread()
     digest = weights(model)
-    check_folder(folder, plan, digest)
+    check_folder(folder, config, digest)
     loaded, processor = load(model, dtype=dtype, device_map=device_map)
     with shown(1, quiet=False) as tell:
-        execute(plan, loaded, processor, folder, weights=digest, tell=tell)
+        execute(config, loaded, processor, folder, weights=digest, on_progress=tell)
     run = store.open_run(folder)
     found = pick(
-        compare([run], ruler=Ruler(family=family, parser=parser), resamples=resamples, allow_tuned=True),
+        compare([run], scorer=Scorer(family=family, parser=parser), resamples=resamples, allow_tuned=True),
         floors,
     )
     store.write_manifest(folder, mark(run.manifest, found, method, grid))

@@ -1,4 +1,4 @@
-"""What a run hangs on besides its settings: versions, hardware, and the very weights."""
+"""What the answers of a run depend on besides its settings: versions, hardware, and the weights of the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def versions() -> dict[str, str]:
-    """Of Keepsight, Python, torch and transformers."""
+    """The versions of Keepsight, Python, torch and transformers, by package."""
     from importlib.metadata import version
 
     import keepsight
@@ -77,7 +77,7 @@ def file_digest(path: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """Of the file of weights, or of the digests of several in the order of their names."""
+    """The digest of the file of weights, or, of several files, the digest of their digests in the order of their names."""
     files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
     digests = [file_digest(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -21,11 +21,11 @@ class RunInUse(KeepsightError, RuntimeError):
     """Another process is writing into the folder of this run."""
 
 
-class BadBench(InputError):
+class BadBenchmark(InputError):
     """A benchmark cannot be built from the files and options that were given."""
 
 
-class WorldMismatch(InputError):
+class ProcessCountMismatch(InputError):
     """The launcher started another number of processes than was asked for."""
 
 

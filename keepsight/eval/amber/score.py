@@ -88,7 +88,7 @@ def check_convention(convention: str) -> None:
 
 
 def rule(parser: str | None, convention: str) -> str:
-    """The name of the rule that reads answers: `official` is AMBER's, exactly "Yes" or "No"; else one of `answer_parsers.PARSERS`.
+    """The name of the rule that reads answers: one of `answer_parsers.PARSERS`, but `official` is AMBER's own (`exactly`).
 
     None means `strict`, and `official` under that convention. Raises `UnknownParser` naming the nearest.
     """

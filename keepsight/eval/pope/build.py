@@ -29,7 +29,7 @@ class Annotated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BuiltQuestion:
     """A question as POPE's files hold it; `object` is what it asks about."""
 
     question_id: int
@@ -64,7 +64,7 @@ class Built:
         eligible: how many pictures had enough objects.
     """
 
-    questions: Mapping[str, tuple[Asked, ...]]
+    questions: Mapping[str, tuple[BuiltQuestion, ...]]
     images: tuple[Annotated, ...]
     counts: Mapping[str, int]
     together: Mapping[str, tuple[str, ...]]
@@ -161,8 +161,8 @@ def _ask(
     names: Sequence[str],
     candidates: Callable[[str], Sequence[str]],
     stream: random.Random,
-) -> tuple[Asked, ...]:
-    asked: list[Asked] = []
+) -> tuple[BuiltQuestion, ...]:
+    asked: list[BuiltQuestion] = []
     for picture in drawn:
         taken = set(picture.objects)
         for positive in picture.objects[:per_image]:
@@ -170,8 +170,8 @@ def _ask(
             taken.add(negative)
             number, image = len(asked) + 1, picture.image
             asked += [
-                Asked(question_id=number, image=image, object=positive, label="yes"),
-                Asked(question_id=number + 1, image=image, object=negative, label="no"),
+                BuiltQuestion(question_id=number, image=image, object=positive, label="yes"),
+                BuiltQuestion(question_id=number + 1, image=image, object=negative, label="no"),
             ]
     return tuple(asked)
 
