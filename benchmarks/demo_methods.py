@@ -15,8 +15,8 @@ from keepsight.eval.stats.bootstrap import Difference
 from keepsight.experiments.compare import Comparison, Figure, compare
 from keepsight.experiments.decoding_config import GREEDY, DecodingConfig
 from keepsight.experiments.environment import file_digest
-from keepsight.experiments.manifest import Plan
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.manifest import RunConfig
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.runner import execute
 from keepsight.method import Method
 
@@ -33,8 +33,8 @@ def compare_methods(
     Args:
         weights: the digest of the model's weights, as ``weights_digest`` gives it; None where they were changed.
     """
-    plan = Plan(
-        bench=demo_bench("chair", split, n),
+    plan = RunConfig(
+        bench=demo_benchmark("chair", split, n),
         ways=(GREEDY, *(DecodingConfig(GREEDY.strategy, (method,)) for method in methods)),
         max_new_tokens=LONGEST,
         batch=BATCH,
@@ -53,12 +53,12 @@ def weights_digest() -> str:
 
 def as_result(comparison: Comparison) -> dict[str, Any]:
     """A comparison in the form of ``benchmarks/results``; rates are fractions in [0, 1]."""
-    manifest = comparison.gathered.runs[0].manifest
+    manifest = comparison.merged.runs[0].manifest
     session = manifest["sessions"][0]
     return {
         "model": manifest["model"],
         "split": manifest["bench"]["split"],
-        "n": len(comparison.gathered.ids),
+        "n": len(comparison.merged.ids),
         "seed": manifest["seed"],
         "rows": _rows(comparison),
         "metric": comparison.rule,
@@ -74,7 +74,7 @@ def as_result(comparison: Comparison) -> dict[str, Any]:
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
     for row in comparison.rows:
-        answered = comparison.gathered.runs[0].answers(row.method)
+        answered = comparison.merged.runs[0].answers(row.method)
         found: dict[str, Any] = {
             "method": row.method,
             **_figures(row.figures),

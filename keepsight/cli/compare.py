@@ -78,7 +78,7 @@ def compare(
     from keepsight.cli._compare_tables import show
     from keepsight.cli._files import check_outputs, silent, write
     from keepsight.experiments.compare import compare as measure
-    from keepsight.experiments.scores import Ruler
+    from keepsight.experiments.scores import Scorer
     from keepsight.experiments.store import open_run
     from keepsight.files import as_json
     from keepsight.reports.compare_page import page
@@ -87,16 +87,16 @@ def compare(
     outputs = (json_file, markdown_file, html_file)
     check_outputs(outputs)
     runs = [open_run(folder) for folder in folders]
-    ruler = Ruler(family=family, parser=parser)
+    scorer = Scorer(family=family, parser=parser)
     if sources := [*(annotations or ()), *(references or ()), *(ground_truth or ())]:
         from keepsight.eval.annotations import load_truth
 
         asked = dict.fromkeys(item.image_id for run in runs for item in run.items)
-        ruler = Ruler(family=family, parser=parser, truth=load_truth(sources, asked, family or "pattern"))
+        scorer = Scorer(family=family, parser=parser, truth=load_truth(sources, asked, family or "pattern"))
     found = measure(
         runs,
         baseline=baseline,
-        ruler=ruler,
+        scorer=scorer,
         resamples=resamples,
         seed=seed,
         tunings=[open_run(folder) for folder in tuning or ()],

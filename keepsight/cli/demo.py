@@ -70,14 +70,14 @@ def demo(
     from keepsight.experiments.compare import compare
     from keepsight.experiments.decoding_config import build_configs
     from keepsight.experiments.environment import weights
-    from keepsight.experiments.manifest import Plan
-    from keepsight.experiments.open_benchmark import demo_bench
+    from keepsight.experiments.manifest import RunConfig
+    from keepsight.experiments.open_benchmark import demo_benchmark
     from keepsight.experiments.runner import check_folder, execute
     from keepsight.files import as_json
     from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
 
-    plan = Plan(
-        bench=demo_bench("chair", split, limit, seed),
+    plan = RunConfig(
+        bench=demo_benchmark("chair", split, limit, seed),
         ways=build_configs(method or DEFAULT_METHODS),
         model=DEMO,
         max_new_tokens=LONGEST,
@@ -97,7 +97,7 @@ def demo(
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keepsight-demo-"))) / "run"
         with shown(1, quiet=False) as tell:
-            run = execute(plan, model, processor, folder, weights=digest, tell=tell)
+            run = execute(plan, model, processor, folder, weights=digest, on_progress=tell)
         comparison = compare([run])
     drawn = scenes(split, limit, seed)
     # The path of a folder that is gone would only mislead
@@ -135,7 +135,7 @@ def show_examples(console: Console, comparison: Comparison, drawn: Sequence[Scen
     from keepsight.cli._console import mark
     from keepsight.reports.caption_examples import caption_examples, short_names
 
-    split = comparison.gathered.runs[0].manifest["bench"]["split"]
+    split = comparison.merged.runs[0].manifest["bench"]["split"]
     colour = console.color_system is not None
     console.print(Text(f"{split}: {SPLITS[split]}"))
     examples = caption_examples(comparison)

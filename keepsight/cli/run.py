@@ -30,7 +30,7 @@ from keepsight.cli._options import (
 from keepsight.errors import InputError
 
 if TYPE_CHECKING:
-    from keepsight.experiments.benchmark import Bench
+    from keepsight.experiments.benchmark import Benchmark
 
 DEMO_PICTURES = 500
 
@@ -131,18 +131,23 @@ def run(
     from keepsight.cli._run_console import shown, summarise
     from keepsight.eval.chair.score import check_family
     from keepsight.experiments.decoding_config import build_configs
-    from keepsight.experiments.distributed import SaidByTheFirst, check, join, started
+    from keepsight.experiments.distributed import (
+        MainProcessFailed,
+        check_launch,
+        init_process_group,
+        launched_processes,
+    )
     from keepsight.experiments.environment import weights
-    from keepsight.experiments.manifest import QUESTION, Plan
+    from keepsight.experiments.manifest import QUESTION, RunConfig
     from keepsight.experiments.runner import check_folder, execute
     from keepsight.inference.loading import load
 
-    check(processes)
+    check_launch(processes)
     check_family(family)
     if no_baseline and baseline:
         raise InputError("--baseline and --no-baseline exclude each other")
     configs = build_configs(method or (), [] if no_baseline else baseline or None, decode)
-    where = device_of(device, started())
+    where = device_of(device, launched_processes())
     truth = [*(annotations or ()), *(references or ()), *(ground_truth or ())]
     if images is None and (questions or truth):
         raise InputError(
@@ -150,7 +155,7 @@ def run(
         )
     if images is not None and (split is not None or world_seed is not None):
         raise InputError("--split and --world-seed belong to the demo world: leave them out beside --images")
-    plan = Plan(
+    config = RunConfig(
         bench=build(
             bench,
             images,
@@ -171,31 +176,33 @@ def run(
         seed=seed,
     )
     quiet(model)
-    world = join(processes)
+    group = init_process_group(processes)
     try:
-        digest = world.first(lambda: weights(model))
-        world.first(lambda: check_folder(out, plan, digest))
+        digest = group.on_main_process(lambda: weights(model))
+        group.on_main_process(lambda: check_folder(out, config, digest))
         loaded, processor = load(
             model,
             dtype=dtype,
-            device_map=f"cuda:{world.local}" if where == "cuda" and world.size > 1 else device_map(where),
+            device_map=f"cuda:{group.local_rank}"
+            if where == "cuda" and group.world_size > 1
+            else device_map(where),
         )
-        with shown(world.size, quiet=world.rank > 0) as tell:
+        with shown(group.world_size, quiet=group.rank > 0) as tell:
             finished = execute(
-                plan,
+                config,
                 loaded,
                 processor,
                 out,
                 weights=digest,
-                world=world,
+                group=group,
                 retry_failed=retry_failed,
-                tell=tell,
+                on_progress=tell,
             )
-    except SaidByTheFirst:
+    except MainProcessFailed:
         raise typer.Exit(2) from None
     finally:
-        world.leave()
-    if world.rank == 0:
+        group.destroy()
+    if group.rank == 0:
         summarise(Console(highlight=False), finished)
 
 
@@ -209,13 +216,13 @@ def build(
     split: str,
     limit: int | None,
     seed: int,
-) -> Bench:
+) -> Benchmark:
     """The benchmark over the user's pictures if there is a folder of them, else over the demo world's."""
-    from keepsight.experiments.open_benchmark import demo_bench, user_bench
+    from keepsight.experiments.open_benchmark import demo_benchmark, user_benchmark
 
     if images is None:
-        return demo_bench(name, split, DEMO_PICTURES if limit is None else limit, seed)
-    return user_bench(name, images=images, questions=questions, truth=truth, family=family, limit=limit)
+        return demo_benchmark(name, split, DEMO_PICTURES if limit is None else limit, seed)
+    return user_benchmark(name, images=images, questions=questions, truth=truth, family=family, limit=limit)
 
 
 def device_of(device: str, processes: int) -> str:

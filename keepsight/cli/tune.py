@@ -130,9 +130,9 @@ def tune(
     from keepsight.experiments.compare import compare
     from keepsight.experiments.decoding_config import DecodingConfig
     from keepsight.experiments.environment import weights
-    from keepsight.experiments.manifest import QUESTION, Plan
+    from keepsight.experiments.manifest import QUESTION, RunConfig
     from keepsight.experiments.runner import check_folder, execute
-    from keepsight.experiments.scores import Ruler
+    from keepsight.experiments.scores import Scorer
     from keepsight.experiments.tune import (
         GOALS,
         BadGrid,
@@ -181,7 +181,7 @@ def tune(
     check_unreported(chosen_on, [store.open_run(folder) for folder in reported or ()])
     names = "-".join(one.name() for one in points[0].methods)
     folder = out or Path("runs") / f"tune-{names}-{bench}-{chosen_on.split}"
-    plan = Plan(
+    config = RunConfig(
         bench=chosen_on,
         ways=(DecodingConfig(points[0].strategy), *points),
         model=model,
@@ -194,13 +194,13 @@ def tune(
     )
     quiet(model)
     digest = weights(model)
-    check_folder(folder, plan, digest)
+    check_folder(folder, config, digest)
     loaded, processor = open_model(model, device, dtype)
     with shown(1, quiet=False) as tell:
-        execute(plan, loaded, processor, folder, weights=digest, tell=tell)
+        execute(config, loaded, processor, folder, weights=digest, on_progress=tell)
     run = store.open_run(folder)
     found = pick(
-        compare([run], ruler=Ruler(family=family, parser=parser), resamples=resamples, allow_tuned=True),
+        compare([run], scorer=Scorer(family=family, parser=parser), resamples=resamples, allow_tuned=True),
         floors,
     )
     store.write_manifest(folder, mark(run.manifest, found, spec, grid))

@@ -15,7 +15,7 @@ from typing import Any
 
 from keepsight.errors import InputError, InvalidParameter, UnknownParameter, did_you_mean
 from keepsight.eval.stats.bootstrap import Difference
-from keepsight.experiments.benchmark import Bench
+from keepsight.experiments.benchmark import Benchmark
 from keepsight.experiments.compare import LOWER_IS_BETTER, Comparison, Row
 from keepsight.experiments.decoding_config import DecodingConfig, parse_config
 from keepsight.experiments.merge_runs import TUNING, TunedOnReported, shared
@@ -155,13 +155,13 @@ def settings(spec: str, grid: Sequence[str]) -> tuple[DecodingConfig, ...]:
     return tuple(found)
 
 
-def check_split(bench: Bench) -> None:
+def check_split(bench: Benchmark) -> None:
     """Raises ``TunedOnReported`` for a split of the demo world that reports use."""
     if bench.split in TEST_SPLITS:
         raise TunedOnReported(f"{bench.split} is what keepsight compare reports: tune on val or val-shifted")
 
 
-def check_unreported(bench: Bench, reported: Sequence[Run]) -> None:
+def check_unreported(bench: Benchmark, reported: Sequence[Run]) -> None:
     """Raises ``TunedOnReported`` where the bench shares questions, or pictures of the user's, with a reported run."""
     for run in reported:
         if found := shared(bench.split, bench.items, run.manifest["bench"]["split"], run.items):

@@ -35,10 +35,10 @@ def caption_examples(comparison: Comparison) -> tuple[CaptionExample, ...]:
     judged = [row.score.captions for row in comparison.rows if isinstance(row.score, Report)]
     if not judged:
         return ()
-    numbers = {item.id: number for number, item in enumerate(comparison.gathered.runs[0].items, start=1)}
+    numbers = {item.id: number for number, item in enumerate(comparison.merged.runs[0].items, start=1)}
     return tuple(
         CaptionExample(number=numbers[asked], id=asked, captions=captions)
-        for asked, captions in zip(comparison.gathered.ids, zip(*judged, strict=True), strict=True)
+        for asked, captions in zip(comparison.merged.ids, zip(*judged, strict=True), strict=True)
     )
 
 

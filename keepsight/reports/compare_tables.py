@@ -105,14 +105,14 @@ def tables(comparison: Comparison) -> tuple[Table, ...]:
 
 def title(comparison: Comparison) -> str:
     """What was compared, in a line."""
-    manifest = comparison.gathered.runs[0].manifest
+    manifest = comparison.merged.runs[0].manifest
     bench = manifest["bench"]
     return f"{bench['name']}, {bench.get('source', bench['split'])}, model {manifest.get('model')}"
 
 
 def facts(comparison: Comparison) -> str:
     """What the figures hang on, in a sentence."""
-    asked, images = len(comparison.gathered.ids), comparison.images
+    asked, images = len(comparison.merged.ids), comparison.images
     what = "originals" if comparison.bench == "beaf" else "pictures"
     drawn = (
         f"{comparison.resamples:,} resamples of the {what}, seed {comparison.seed}"
@@ -129,16 +129,16 @@ def remarks(comparison: Comparison) -> tuple[str, ...]:
         f"TUNED ON THESE QUESTIONS: {leak}. These figures flatter it; do not report them."
         for leak in comparison.leaks
     ]
-    found += comparison.gathered.notes
-    total = len(comparison.gathered.runs[0].items)
-    if left := total - len(comparison.gathered.ids):
+    found += comparison.merged.notes
+    total = len(comparison.merged.runs[0].items)
+    if left := total - len(comparison.merged.ids):
         found.append(
             f"Questions left out of all figures, since not every method answered them: {left} of {total}."
         )
     for row in comparison.rows:
-        if row.tally.failed or row.tally.missing:
+        if row.counts.failed or row.counts.missing:
             found.append(
-                f"{row.method}: answers failed: {row.tally.failed}, missing: {row.tally.missing}; none of them is scored."
+                f"{row.method}: answers failed: {row.counts.failed}, missing: {row.counts.missing}; none of them is scored."
             )
         if row.unparsed:
             found.append(f"{row.method}: answers that could not be read as yes or no: {row.unparsed}.")
@@ -247,8 +247,8 @@ def _costs(comparison: Comparison) -> Table:
 
 
 def _cost(row: Row, reads: bool) -> Iterator[Cell]:
-    yield Cell(str(row.tally.answered))
-    for count in (row.tally.failed, row.tally.missing):
+    yield Cell(str(row.counts.answered))
+    for count in (row.counts.failed, row.counts.missing):
         yield Cell(str(count), tone="bad" if count else "")
     if reads:
         yield Cell(str(row.unparsed), tone="bad" if row.unparsed else "")

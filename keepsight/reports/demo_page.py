@@ -82,7 +82,7 @@ def page(comparison: Comparison, scenes: Sequence[Scene], *, folders: bool = Tru
         scenes: in the order of the run's questions; at most the first `MOST_PICTURES` are shown.
         folders: whether the footer names the folder of the run.
     """
-    split = comparison.gathered.runs[0].manifest["bench"]["split"]
+    split = comparison.merged.runs[0].manifest["bench"]["split"]
     pictures = list(_pictures(comparison, scenes))
     return render(
         "demo_page",
@@ -91,7 +91,7 @@ def page(comparison: Comparison, scenes: Sequence[Scene], *, folders: bool = Tru
         split_meaning=SPLITS[split],
         cards=list(_cards(comparison)),
         pictures=pictures,
-        total=len(comparison.gathered.ids),
+        total=len(comparison.merged.ids),
     )
 
 

@@ -33,7 +33,8 @@ def test_the_template_runs_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_template_s_test_passes() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "no:cacheprovider", "--rootdir", FOLDER, "--doctest-modules", FOLDER],
+        [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "no:cacheprovider", "--rootdir", FOLDER,
+         "--doctest-modules", FOLDER],
         cwd=FOLDER, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

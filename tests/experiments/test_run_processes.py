@@ -18,8 +18,8 @@ from standin import save, standin
 
 from keepsight.experiments.decoding_config import build_configs
 from keepsight.experiments.environment import weights
-from keepsight.experiments.manifest import Plan
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.manifest import RunConfig
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.runner import execute
 from keepsight.experiments.store import open_run
 
@@ -99,8 +99,8 @@ def wait_for(folder: Path, pattern: str, lines: int) -> None:
 def test_two_processes_answer_as_one(begin: Begin, checkpoint: Path, tmp_path: Path) -> None:
     options = (checkpoint, "--limit", 2, "--out")
     two = begin(TORCHRUN, *options, tmp_path / "two", "--processes", 2)
-    plan = Plan(
-        bench=demo_bench("pope", "val", 2),
+    plan = RunConfig(
+        bench=demo_benchmark("pope", "val", 2),
         ways=build_configs(["vcd"], ["greedy", "sample"]),
         model=str(checkpoint),
         max_new_tokens=4,

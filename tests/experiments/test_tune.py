@@ -8,7 +8,7 @@ from made_runs import asked, described, made
 from keepsight.errors import InvalidParameter, UnknownParameter
 from keepsight.experiments.compare import compare
 from keepsight.experiments.merge_runs import TUNING, TunedOnReported
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.tune import (
     BadGrid,
     Floor,
@@ -163,12 +163,12 @@ class TestReported:
     @pytest.mark.parametrize("split", ["test", "test-shifted"])
     def test_test_splits_are_refused(self, split: str) -> None:
         with pytest.raises(TunedOnReported, match="tune on val or val-shifted"):
-            check_split(demo_bench("chair", split, 1))
+            check_split(demo_benchmark("chair", split, 1))
 
     def test_shared_questions_are_refused(self, tmp_path: Path) -> None:
-        bench = demo_bench("chair", "val", 3)
+        bench = demo_benchmark("chair", "val", 3)
         reported = made(tmp_path / "r", bench.items[1:], {"greedy": [CAT, CAT]}, split="val")
         with pytest.raises(TunedOnReported, match=r"2 questions of this bench are in .*, which is reported"):
             check_unreported(bench, [reported])
-        check_unreported(demo_bench("chair", "val-shifted", 3), [reported])
-        check_unreported(demo_bench("chair", "val", 3, seed=1), [reported])
+        check_unreported(demo_benchmark("chair", "val-shifted", 3), [reported])
+        check_unreported(demo_benchmark("chair", "val", 3, seed=1), [reported])

@@ -14,8 +14,8 @@ from keepsight.eval.chair.captions import Caption
 from keepsight.eval.chair.report import PerCaption, Report
 from keepsight.experiments.compare import Comparison, compare
 from keepsight.experiments.decoding_config import build_configs
-from keepsight.experiments.manifest import Plan
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.manifest import RunConfig
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.runner import execute
 from keepsight.reports import demo_page
 from keepsight.reports.demo_page import page
@@ -55,8 +55,8 @@ class Reader(HTMLParser):
 
 
 def ran(folder: Path, specs: list[str], n: int = N, longest: int = 10) -> Comparison:
-    plan = Plan(
-        bench=demo_bench("chair", SPLIT, n),
+    plan = RunConfig(
+        bench=demo_benchmark("chair", SPLIT, n),
         ways=build_configs(specs),
         max_new_tokens=longest,
         batch=n,
@@ -120,7 +120,7 @@ def test_the_page_says_what_it_is_about(comparison: Comparison, drawn: list[Scen
 
 
 def test_a_folder_that_is_gone_is_not_named(comparison: Comparison, drawn: list[Scene]) -> None:
-    folder = str(comparison.gathered.runs[0].folder)
+    folder = str(comparison.merged.runs[0].folder)
     assert folder in page(comparison, drawn)
     assert folder not in page(comparison, drawn, folders=False)
 
@@ -131,13 +131,13 @@ def test_captions_and_the_manifest_are_escaped(comparison: Comparison, drawn: li
         [Caption(scene.image_id, wicked) for scene in drawn],
         {scene.image_id: scene.names for scene in drawn},
     )
-    run = comparison.gathered.runs[0]
+    run = comparison.merged.runs[0]
     marked = replace(run, manifest={**run.manifest, "model": "<i>"})
     text = page(
         replace(
             comparison,
             rows=tuple(replace(row, score=report) for row in comparison.rows),
-            gathered=replace(comparison.gathered, runs=(marked,)),
+            gathered=replace(comparison.merged, runs=(marked,)),
         ),
         drawn,
     )
