@@ -5,6 +5,7 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. What stand
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -16,6 +17,7 @@ import amateur_skipping
 import cost_tables
 import dominance_tables
 import honest_tables
+import method_tables
 import serve_tables
 
 from keepsight import methods
@@ -107,6 +109,13 @@ def method_list() -> str:
     return "\n".join(lines) + "\n"
 
 
+def measured() -> method_tables.Measured:
+    splits = ("test-shifted", "test")
+    chair, pope = (tuple(load(f"honest-{bench}-{split}") for split in splits) for bench in ("chair", "pope"))
+    cost = tuple(load(f"cost-130m-{which}-cpu") for which in ("contrast", "others"))
+    return method_tables.Measured(chair, pope, cost)
+
+
 def parameters() -> str:
     from keepsight.cli.methods import describe, markdown
 
@@ -131,6 +140,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "cost": cost_tables.cost,
     "cost-lengths": cost_tables.lengths,
     "skipping": lambda: amateur_skipping.table(load("skipping-demo-cpu")),
+    "methods-short": lambda: method_tables.short(methods()),
+    "which-method": lambda: method_tables.which(measured()),
+    "effect-facts": lambda: method_tables.effect_facts(measured()),
+    **{
+        f"effect-{name}": functools.partial(lambda name: method_tables.effects(measured(), name), name)
+        for name in methods()
+    },
 }
 
 
