@@ -116,11 +116,6 @@ def facts(measured: Measured) -> str:
     )
 
 
-def effect_facts(measured: Measured) -> str:
-    """``facts`` as a paragraph of its own, for pages with several tables of ``effects``."""
-    return facts(measured) + "\n"
-
-
 def which(measured: Measured) -> str:
     """Which method fits a need: the spec to type, what it did to the demo model, and what it costs."""
     shifted, questions = measured.chair[0]["methods"], measured.pope[0]["methods"]

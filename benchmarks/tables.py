@@ -142,7 +142,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "skipping": lambda: amateur_skipping.table(load("skipping-demo-cpu")),
     "methods-short": lambda: method_tables.short(methods()),
     "which-method": lambda: method_tables.which(measured()),
-    "effect-facts": lambda: method_tables.effect_facts(measured()),
     **{
         f"effect-{name}": functools.partial(lambda name: method_tables.effects(measured(), name), name)
         for name in methods()
