@@ -26,6 +26,19 @@ _LAUNCHERS = (
 )
 
 
+NEVER_RUN = {
+    "pip install ": "it would install packages into the environment of the tests",
+    "make ": "it sets up an environment of its own and takes minutes; the suite tests what its targets call",
+    "git clone ": "it needs a network",
+    "cd ": "it changes the folder, and the test has one of its own",
+    "python examples/": "tests/examples runs it",
+    "keepsight serve": "it serves until it is stopped; tests/serve starts it",
+    "keepsight ui": "it serves until it is stopped; tests/serve/page starts it",
+    "keepsight chat": "it reads from a terminal; tests/cli/test_chat.py talks to it",
+}
+"""Beginnings of commands that no page's test runs, and why; a page need not hold them."""
+
+
 @dataclass(frozen=True)
 class Block:
     """A block of a page: its language, its lines without the indent, and the number of its first line, from 1."""
@@ -45,13 +58,17 @@ class Stand:
             where the value holds spaces, and an empty value leaves the word out.
         extra: options added to commands that begin with the key, so that they are quick: ``"keepsight run": "--limit 1"``.
         not_run: commands that begin with the key are checked to be whole and are not run; the value says why, and
-            the test prints each. A key that no command needs is an error.
+            the test prints each. A key that no command needs is an error. ``NEVER_RUN`` holds for every page.
+        given: Python that is run before the first ``python`` block, for names that a page takes for granted.
+        code: pieces of Python, and what stands for each: ``'"cuda"': '"cpu"'``.
     """
 
     files: Sequence[Callable[[Path], None]] = ()
     words: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
     not_run: Mapping[str, str] = field(default_factory=dict)
+    given: str = ""
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 def blocks(page: str) -> Iterator[Block]:
@@ -113,11 +130,13 @@ def words(command: str, stand: Stand) -> list[str]:
     assert not re.search(r"…|\.\.\.", command), f"not whole: {command}"
     for launcher in _LAUNCHERS:
         command = re.sub(f"^{launcher}", "keepsight ", command)
+    # A comment at the end is taken off first, so that added options do not become a part of it
+    given = shlex.split(command, comments=True)
     for beginning, options in stand.extra.items():
         if command.startswith(beginning):
-            command = f"{command} {options}"
+            given += shlex.split(options)
     found: list[str] = []
-    for word in shlex.split(command, comments=True):
+    for word in given:
         found += shlex.split(stand.words[word]) if word in stand.words else [word]
     assert found[0] == "keepsight", f"neither keepsight nor in the page's not_run: {command}"
     return found[1:]
