@@ -167,13 +167,12 @@ class Calibration:
 
 
 def model_name(model: Any) -> str:
-    """``demo`` for the packaged checkpoint, else where a model was loaded from, else its class."""
-    from keepsight.demo.model import WEIGHTS
+    """The name a model goes by: the folder or id it was loaded from, ``demo`` for the packaged one, else its class.
 
-    where = str(model.config._name_or_path or "")
-    if where and Path(where).resolve() == WEIGHTS.resolve():
-        return "demo"
-    return where or type(model).__name__
+    transformers keeps that name in the configuration; whoever loads the packaged checkpoint writes ``demo`` there, so that
+    this module need not know where the package keeps its weights.
+    """
+    return str(model.config._name_or_path or type(model).__name__)
 
 
 def fingerprint(target: Target) -> tuple[float, ...]:

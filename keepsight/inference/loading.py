@@ -6,17 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keepsight.errors import InputError, UnsupportedModel, first_line
 
-if TYPE_CHECKING:
-    pass
-
-
 DEMO = "demo"
-
-
 """The name that stands for the checkpoint inside this package."""
 
 
@@ -58,7 +52,16 @@ def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tu
                 f"{name} comes without a processor for pictures: save the model's processor beside it"
             )
         model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, device_map=device_map)
+    if _is_packaged(where):
+        # The folder of the package differs from machine to machine; files about the model name it by this word instead
+        model.config._name_or_path = DEMO
     return model.eval(), processor
+
+
+def _is_packaged(where: str | Path) -> bool:
+    from keepsight.demo.model import WEIGHTS
+
+    return Path(where).resolve() == WEIGHTS.resolve()
 
 
 @contextmanager
