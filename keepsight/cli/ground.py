@@ -61,7 +61,7 @@ def ground(
         str | None,
         typer.Option(
             help="What a word is judged by, all of it high where a word is supported: [bold]contrast[/bold], "
-            "[bold]difference[/bold], [bold]likelihood[/bold], [bold]entropy[/bold] or [bold]divergence[/bold].",
+            "[bold]difference[/bold], [bold]likelihood[/bold], [bold]negative_entropy[/bold] or [bold]divergence[/bold].",
             show_default="contrast",
         ),
     ] = None,

@@ -14,7 +14,7 @@ from keepsight.decoding.contrast import contrast
 from keepsight.errors import InvalidParameter, did_you_mean
 from keepsight.grounding.alignment import Nouns, Span, object_words, token_letters, word_tokens
 
-SCORES = ("contrast", "difference", "likelihood", "entropy", "divergence")
+SCORES = ("contrast", "difference", "likelihood", "negative_entropy", "divergence")
 AGGREGATES = ("first", "mean", "min", "sum")
 SCORE = "contrast"
 """The score that tells invented objects best on the demo world's ``val`` splits (``benchmarks/grounding.py``)."""
@@ -57,11 +57,19 @@ class TokenGrounding:
         """``with_image - without_image``: what the picture adds."""
         return self.with_image - self.without_image
 
+    @property
+    def likelihood(self) -> float:
+        """``with_image`` under the name that it has as a score."""
+        return self.with_image
+
+    @property
+    def negative_entropy(self) -> float:
+        """``-entropy``, at most 0: higher where the model is more certain of what comes next."""
+        return -self.entropy
+
     def support(self, score: str) -> float:
-        """The score of that name, higher for "better supported"."""
-        if score == "likelihood":
-            return self.with_image
-        return -self.entropy if score == "entropy" else float(getattr(self, score))
+        """The score of that name, one of ``SCORES``; a higher value says that the picture supports the token better."""
+        return float(getattr(self, score))
 
 
 @dataclass(frozen=True, kw_only=True)
