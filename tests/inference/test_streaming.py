@@ -17,7 +17,7 @@ from keepsight.grounding.teacher_forcing import judge
 from keepsight.inference.generation import Generation, answer
 from keepsight.inference.streaming import write
 from keepsight.registry import parse
-from keepsight.source.prompts import BadPrompt, prepare, prepare_conversation
+from keepsight.source.prompts import prepare
 
 M3ID = "m3id:decay=0.07,cutoff=0.02"
 PICTURE = scene("test-shifted", 1).image()
@@ -123,24 +123,3 @@ def test_a_map_can_be_of_words_that_the_model_would_not_say(demo: tuple[Any, Any
     seen = look(*demo, inputs_of(demo), answer=ids)
     assert seen.caption.strip() == "A dog and a car."
     assert [word.object for word in seen.words] == ["dog", "car"]
-
-
-def test_a_conversation_repeats_what_was_said_after_one_picture(demo: tuple[Any, Any]) -> None:
-    _, processor = demo
-    alone = prepare_conversation(processor, PICTURE, [], PROMPT)
-    assert torch.equal(alone["input_ids"], inputs_of(demo)["input_ids"])
-    said = [(PROMPT, "A kitchen.")]
-    ids = prepare_conversation(processor, PICTURE, said, "Is there a cup?")["input_ids"][0]
-    text = processor.tokenizer.decode(ids, skip_special_tokens=True)
-    assert text == f"USER: \n{PROMPT} ASSISTANT: A kitchen.USER: Is there a cup? ASSISTANT:"
-    assert (ids == processor.image_token_id).sum() == (alone["input_ids"] == processor.image_token_id).sum()
-
-
-def test_a_template_without_conversations_refuses_by_name(demo: tuple[Any, Any]) -> None:
-    _, processor = load()
-    processor.chat_template = (
-        "{% if messages|length > 1 %}{{ raise_exception('one turn\nonly') }}{% endif %}<image> Q"
-    )
-    prepare_conversation(processor, PICTURE, [], "Q")
-    with pytest.raises(BadPrompt, match=r"refuses the conversation: one turn$"):
-        prepare_conversation(processor, PICTURE, [("Q", "A")], "Q")
