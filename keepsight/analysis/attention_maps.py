@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from keepsight.analysis.image_grid import token_grid
-from keepsight.analysis.modality_dominance import parts_listener, special_ids
-from keepsight.analysis.observers import PredictingRows, generate_heard
+from keepsight.analysis.modality_dominance import attention_mass_recorder, special_ids
+from keepsight.analysis.observers import AttentionObserver, generate_observed
 from keepsight.attention_mods.layers import chosen_layers
 from keepsight.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
 from keepsight.inference.generation import Generation
@@ -105,14 +105,14 @@ class AttentionMap:
     masses: Masses | None = None
 
 
-class Watch(PredictingRows):
+class RecordImageAttention(AttentionObserver):
     """Sums up what the rows that predict a token give to each of the picture's columns."""
 
     def __init__(self, layers: Collection[int]) -> None:
         super().__init__(layers)
         self.sums: dict[int, Tensor] = {}
 
-    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
+    def observe(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
         columns = site.image[0].nonzero().flatten() - first_key
         kept = columns >= 0  # a sliding window has dropped the rest
         mean = given.new_zeros(len(columns))
@@ -124,7 +124,7 @@ class Watch(PredictingRows):
         return torch.stack([self.sums[number] for number in range(first, first + count)]) / len(self.layers)
 
 
-class WatchSinks(Edit):
+class RecordSinkScores(Edit):
     """Keeps the largest sink score that each of the picture's tokens has while the prompt passes."""
 
     def __init__(self, layers: Collection[int], rule: SinkRule) -> None:
@@ -206,12 +206,12 @@ def capture(
     """
     target = Target(model, inputs)
     target.check_image_in_context("an attention map")
-    parts = parts_listener(target, special)
+    parts = attention_mass_recorder(target, special)
     count = len(target.layers)
-    watch = Watch(chosen_layers("attention", target, layers, range(count)))
+    watch = RecordImageAttention(chosen_layers("attention", target, layers, range(count)))
     inner = range(min(2, count), count - 1)
-    watch_sinks = WatchSinks(inner, sinks or sink_rule(target, methods))
-    ids = generate_heard(target, methods, generation, watch, watch_sinks, parts, answer=answer, stop=stop)
+    watch_sinks = RecordSinkScores(inner, sinks or sink_rule(target, methods))
+    ids = generate_observed(target, methods, generation, watch, watch_sinks, parts, answer=answer, stop=stop)
     image = target.image_mask[0].cpu()
     scores = watch_sinks.highest
     found = torch.zeros(int(image.sum())) if scores is None else scores[image]

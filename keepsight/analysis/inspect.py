@@ -12,6 +12,7 @@ from keepsight.errors import (
     NeedsCalibration,
     NoImageTokens,
     UnsupportedModel,
+    first_line,
 )
 
 if TYPE_CHECKING:
@@ -128,13 +129,10 @@ def try_methods(
 
 
 def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial:
-    from keepsight.api import attached
+    from keepsight.inference.generation import dry_run
 
     try:
-        with attached(model, inputs, recipe) as processors:
-            model.generate(
-                **inputs, logits_processor=processors, max_new_tokens=2, do_sample=False, num_beams=1
-            )
+        dry_run(model, inputs, [recipe])
     except NeedsCalibration as error:
         return Trial(name, False, str(error), missing=True)
     except KeepsightError as error:
@@ -144,10 +142,6 @@ def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial
     ) as error:  # whatever a foreign model raises is the answer to whether the method runs on it
         return Trial(name, False, f"unexpected {type(error).__name__}: {first_line(error)}; please report it")
     return Trial(name, True)
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).split("\n")), "")
 
 
 def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:

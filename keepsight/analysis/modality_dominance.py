@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keepsight.analysis.observers import PredictingRows, generate_heard
+from keepsight.analysis.observers import AttentionObserver, generate_observed
 from keepsight.errors import UnsupportedModel
 from keepsight.eval.modality_dominance.score import PARTS, Masses
 from keepsight.inference.generation import Generation
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PADDING = -1
 
 
-class HearParts(PredictingRows):
+class RecordAttentionMass(AttentionObserver):
     """Adds up what each row gives to each part of what it sees. Of a row it keeps one number for every layer, head and part.
 
     Args:
@@ -42,7 +42,7 @@ class HearParts(PredictingRows):
         self.shares: dict[tuple[int, int], Tensor] = {}
         self._columns: dict[Any, Tensor] = {}
 
-    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
+    def observe(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
         prompt = len(self.parts)
         here = max(prompt - first_key, 0)
         mass = given[:, :here].float() @ self._belongs(given.device)[first_key:]
@@ -66,9 +66,7 @@ class HearParts(PredictingRows):
         layers = sorted(self.layers)
         rows = range(target.prompt - 1, target.prompt - 1 + count)
         if missing := [layer for layer in layers if (rows[0], layer) not in self.shares]:
-            raise UnsupportedModel(
-                f"{target.name}: layer {missing[0]} has no attention that can be listened to"
-            )
+            raise UnsupportedModel(f"{target.name}: layer {missing[0]} has no attention that can be observed")
         attention = torch.stack([self.sums[layer].cpu() for layer in layers])
         shares = [torch.stack([self.shares[row, layer] for row in rows]).cpu() for layer in layers]
         tokens = count * np.array(
@@ -97,7 +95,7 @@ def special_ids(target: Target, tokenizer: Any = None) -> frozenset[int]:
 
 
 def parts_of(target: Target, special: Collection[int]) -> Tensor:
-    """Which part each token of a prompt belongs to, as ``HearParts`` takes it; see ``PARTS`` for what they are."""
+    """Which part each token of a prompt belongs to, as ``RecordAttentionMass`` takes it; see ``PARTS`` for what they are."""
     ids, image = target.input_ids[0].cpu(), target.image_mask[0].cpu()
     shown = target.attention_mask[0].cpu() != 0
     number = PARTS.index
@@ -114,7 +112,7 @@ def parts_of(target: Target, special: Collection[int]) -> Tensor:
     return parts
 
 
-def parts_listener(target: Target, special: Collection[int] | None = None) -> HearParts:
+def attention_mass_recorder(target: Target, special: Collection[int] | None = None) -> RecordAttentionMass:
     """A fresh listener for one generation.
 
     Raises:
@@ -123,7 +121,7 @@ def parts_listener(target: Target, special: Collection[int] | None = None) -> He
     """
     target.check_image_in_context("text dominance")
     chosen = special_ids(target) if special is None else special
-    return HearParts(range(len(target.layers)), parts_of(target, chosen))
+    return RecordAttentionMass(range(len(target.layers)), parts_of(target, chosen))
 
 
 def measure(
@@ -153,8 +151,8 @@ def measure(
         InvalidParameter: beam search.
     """
     target = Target(model, inputs)
-    listener = parts_listener(target, special)
-    ids = generate_heard(target, methods, generation, listener)
+    listener = attention_mass_recorder(target, special)
+    ids = generate_observed(target, methods, generation, listener)
     return listener.masses(target, len(ids))
 
 

@@ -173,19 +173,16 @@ def look(
     generation: Any,
 ) -> Grounding:
     """The grounding of a given caption, or of the one that the model writes under methods."""
-    from keepsight.api import mitigate
     from keepsight.grounding import ground as judge
     from keepsight.grounding import teacher_force
     from keepsight.grounding.scores import joined
-    from keepsight.inference.detokenizer import until_end
+    from keepsight.inference.generation import generate
     from keepsight.source.prompts import prepare
 
     if caption is not None:
         return judge(model, processor, picture, prompt, caption, raw=raw)
     inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
-    with mitigate(model, *recipes):
-        written = model.generate(**inputs, **generation.arguments())
-    ids = until_end(written[0, inputs["input_ids"].shape[1] :].tolist(), model.generation_config.eos_token_id)
+    [ids] = generate(model, inputs, recipes, generation=generation).tokens
     [[figures]] = teacher_force(model, inputs, [ids])
     return joined(processor.tokenizer, ids, figures)
 

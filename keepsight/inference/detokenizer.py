@@ -40,7 +40,7 @@ class Piece:
     tokens: tuple[Token, ...] = ()
 
 
-class Writer:
+class IncrementalDetokenizer:
     """An answer as it grows. The pieces' texts joined are the answer, without white space around it.
 
     Text is held back while it could be the beginning of a stop string, the white space at the end, or half a letter.

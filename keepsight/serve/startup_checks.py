@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from keepsight.analysis.inspect import grey_picture
-from keepsight.api import attached
 from keepsight.errors import InputError, KeepsightError
-from keepsight.method import Method
+from keepsight.inference.generation import dry_run
 from keepsight.registry import methods
 from keepsight.serve.model_registry import Menu
 from keepsight.serve.prompts import Turn, prepare_chat
@@ -30,7 +28,7 @@ def check_menu(model: Any, processor: Any, menu: Menu) -> None:
     inputs = _inputs(model, processor)
     for name, recipes in {menu.base: (), **menu.offers}.items():
         try:
-            _try(model, inputs, recipes)
+            dry_run(model, inputs, recipes)
         except KeepsightError as error:
             raise CannotServe(f"{name} cannot be served: {error}") from error
 
@@ -41,7 +39,7 @@ def full_menu(model: Any, processor: Any, base: str, calibration: str | None) ->
     runs, why_not = [], []
     for name in methods():
         try:
-            _try(model, inputs, Menu.of(base, [name], calibration).offers[name])
+            dry_run(model, inputs, Menu.of(base, [name], calibration).offers[name])
             runs.append(name)
         except KeepsightError as error:
             why_not.append(str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}")
@@ -55,8 +53,3 @@ def full_menu(model: Any, processor: Any, base: str, calibration: str | None) ->
 def _inputs(model: Any, processor: Any) -> Any:
     inputs = prepare_chat(processor, [Turn("user", (grey_picture(SIDE, SIDE), QUESTION))])
     return inputs.to(model.device, dtype=model.dtype)
-
-
-def _try(model: Any, inputs: Any, recipes: Sequence[Method]) -> None:
-    with attached(model, inputs, *recipes) as processors:
-        model.generate(**inputs, logits_processor=processors, max_new_tokens=2, do_sample=False, num_beams=1)
