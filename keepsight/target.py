@@ -184,7 +184,7 @@ class Target:
             UnsupportedModel: it is reached by cross-attention.
             NoImageTokens: there is none.
         """
-        if getattr(self.model.config.get_text_config(decoder=True), "cross_attention_layers", None):
+        if getattr(text_config(self.model), "cross_attention_layers", None):
             raise UnsupportedModel(
                 f"{self.name} sees the picture by cross-attention: {method} edits self-attention to visual tokens, of which"
                 " there are none"
@@ -279,6 +279,11 @@ class Target:
                 padded[max(lengths) - len(row) :] = row
             inputs[key] = short
         return inputs
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of a model's text decoder, wherever the family keeps it."""
+    return model.config.get_text_config(decoder=True)
 
 
 def cache_name(*functions: Callable[..., Any]) -> str:

@@ -16,9 +16,10 @@ from keepsight.analysis.modality_dominance import attention_mass_recorder, speci
 from keepsight.analysis.observers import AttentionObserver, generate_observed
 from keepsight.attention_mods.layers import chosen_layers
 from keepsight.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
+from keepsight.inference.detokenizer import shared_prefix
 from keepsight.inference.generation import Generation
 from keepsight.parts import Edit, Site
-from keepsight.target import Target
+from keepsight.target import Target, text_config
 
 if TYPE_CHECKING:
     from keepsight.calibration.file import Calibration
@@ -162,7 +163,7 @@ def sink_rule(
         InvalidParameter, NeedsCalibration: from VAR.
         CalibrationMismatch: the calibration was made for another model.
     """
-    width = int(target.model.config.get_text_config(decoder=True).hidden_size)
+    width = int(text_config(target.model).hidden_size)
     for method in methods:
         if isinstance(method, VAR) and method.fraction > 0:
             dims, tau = method.constants(target, width)
@@ -280,14 +281,8 @@ def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int
     ends = [0]
     for count in range(1, len(ids) + 1):
         so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
-        ends.append(max(ends[-1], _agreement(so_far, text)))
+        ends.append(max(ends[-1], shared_prefix(so_far, text)))
     return text, list(pairwise(ends))
-
-
-def _agreement(one: str, other: str) -> int:
-    """How many letters two texts share before they differ."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def word_maps(

@@ -166,9 +166,9 @@ def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
 
 def _describe(model: Any, processor: Any) -> dict[str, Any]:
     """The fields of ``Inspection`` that stand in the configuration."""
-    from keepsight.target import Target
+    from keepsight.target import Target, text_config
 
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     # A view for reading the configuration: no method sees these ids
     target = _or_none(lambda: Target(model, {"input_ids": _any_ids(model)}))
     decoder = _or_none(lambda: type(target.decoder).__name__) if target else None
@@ -218,9 +218,9 @@ def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]
 def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> tuple[str, ...]:
     """What a user should know before choosing a method: fallbacks, slow paths, tokens that are easily missed."""
     from keepsight.engines.hf.fused_pass import why_not_fused, why_not_worth_it
-    from keepsight.target import Target
+    from keepsight.target import Target, text_config
 
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     notes = []
     kernel = getattr(config, "_attn_implementation", None)
     if kernel in ("eager", "flex_attention"):

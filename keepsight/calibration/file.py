@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keepsight.errors import InputError, UnsupportedModel
+from keepsight.files import write_whole
 
 if TYPE_CHECKING:
     from keepsight.target import Target
@@ -109,8 +110,6 @@ class Calibration:
         Raises:
             InputError: the file cannot be written.
         """
-        from keepsight.files import write_whole
-
         write_whole(Path(path), self.text())
 
     def text(self) -> str:
@@ -123,7 +122,9 @@ class Calibration:
 
     def check(self, target: Target) -> None:
         """Raises ``CalibrationMismatch`` where ``target`` is not the model that was calibrated."""
-        config: Any = target.model.config.get_text_config(decoder=True)
+        from keepsight.target import text_config  # brings torch, which reading a file does without
+
+        config = text_config(target.model)
         here = {
             "model": _last_part(model_name(target.model)),
             "class": target.name,

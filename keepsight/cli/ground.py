@@ -215,6 +215,8 @@ def as_numbers(
     present: frozenset[str] | None,
 ) -> dict[str, Any]:
     """Tokens and words as plain data, in nats; an infinite figure is null."""
+    from keepsight.grounding.scores import finite_or_none
+
     return {
         "tokens": [
             {
@@ -222,7 +224,7 @@ def as_numbers(
                 "text": found.text[slice(*token.span)],
                 "span": list(token.span),
                 **{
-                    name: _finite(getattr(token, name))
+                    name: finite_or_none(getattr(token, name))
                     for name in (
                         "with_image",
                         "without_image",
@@ -241,20 +243,16 @@ def as_numbers(
                 "object": word.object,
                 "span": list(word.span),
                 "tokens": list(word.tokens),
-                "with_image": _finite(word.with_image),
-                "without_image": _finite(word.without_image),
-                "difference": _finite(word.difference),
-                "support": _finite(word.support),
+                "with_image": finite_or_none(word.with_image),
+                "without_image": finite_or_none(word.without_image),
+                "difference": finite_or_none(word.difference),
+                "support": finite_or_none(word.support),
                 "flagged": None if threshold is None else word.support < threshold,
                 "present": None if present is None else word.object in present,
             }
             for word in judged
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _image_id(name: str) -> int | str:

@@ -6,10 +6,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 from keepsight.errors import InputError
+from keepsight.inference.detokenizer import shared_prefix
 
 Span = tuple[int, int]
 
@@ -105,17 +105,12 @@ def token_letters(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
     done = 0
     for count, token in enumerate(ids, 1):
         so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
-        agreed = max(done, _agreement(so_far, text))
+        agreed = max(done, shared_prefix(so_far, text))
         # What does not agree yet is the beginning of a letter that a later token completes
         begun = token not in special and len(so_far) > agreed
         spans.append(_within(done - before, agreed + begun - before, len(kept)))
         done = agreed
     return kept, spans
-
-
-def _agreement(one: str, other: str) -> int:
-    """How many letters two texts share before they differ."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _within(start: int, end: int, length: int) -> Span:

@@ -148,6 +148,11 @@ def aggregated(supports: Sequence[float], aggregate: str) -> float:
     return total / len(supports) if aggregate == "mean" else total
 
 
+def finite_or_none(value: float) -> float | None:
+    """The value, or None where it is infinite or no number: JSON knows neither."""
+    return value if math.isfinite(value) else None
+
+
 def check_choice(what: str, name: str, known: Iterable[str]) -> None:
     """Raises ``InvalidParameter`` unless ``name`` is one of ``known``."""
     if name not in known:

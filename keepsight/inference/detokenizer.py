@@ -78,7 +78,7 @@ class IncrementalDetokenizer:
         if token in self._ends:
             return self._end("stop", len(self.text.rstrip()))
         text = self._decode(self.ids).lstrip()
-        start = min(_agreement(self.text, text), len(self.text))
+        start = min(shared_prefix(self.text, text), len(self.text))
         self._pending.append(
             Token(
                 id=token,
@@ -138,16 +138,15 @@ class IncrementalDetokenizer:
             return str(decode([token])).lstrip()
         first = decode(list(before))
         both = decode([*before, token])
-        return str(both[_agreement(first, both) :])
+        return str(both[shared_prefix(first, both) :])
 
 
-def _agreement(one: str, other: str) -> int:
+def shared_prefix(one: str, other: str) -> int:
     """How many letters two texts share before they differ."""
-    if other.startswith(one):
+    if other.startswith(one):  # the usual case, a text that has grown, needs no walk through its letters
         return len(one)
-    return next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def until_end(ids: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:

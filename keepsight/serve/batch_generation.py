@@ -12,11 +12,11 @@ from transformers import LogitsProcessor, StoppingCriteria
 from keepsight.errors import KeepsightError
 from keepsight.grounding.recorder import GroundingRecorder
 from keepsight.grounding.scores import Figures, joined
-from keepsight.inference.collate import join
+from keepsight.inference.collate import collate
 from keepsight.inference.detokenizer import IncrementalDetokenizer
 from keepsight.inference.generation import Generation, end_token_ids
 from keepsight.inference.generation import generate as run_generation
-from keepsight.inference.row_sampler import Draw
+from keepsight.inference.row_sampler import RowSampler
 from keepsight.serve.requests import Event, Row
 
 COLDEST = 0.01
@@ -40,10 +40,10 @@ def generate(
     """
     asks = [row.ask for row in rows]
     ends = end_token_ids(model)
-    inputs = _to(join([ask.inputs for ask in asks], padding_id(model, tokenizer)), model)
+    inputs = _to(collate([ask.inputs for ask in asks], padding_id(model, tokenizer)), model)
     recorder = _Recorder(model, inputs) if asks[0].grounding else None
     scores = _Scores() if any(ask.top_logprobs is not None for ask in asks) else None
-    draw = _DrawEach(rows) if any(ask.temperature >= COLDEST for ask in asks) else None
+    draw = _SampleEach(rows) if any(ask.temperature >= COLDEST for ask in asks) else None
     detokenizers = [
         IncrementalDetokenizer(tokenizer, ends=ends, stop=ask.stop, longest=ask.max_tokens) for ask in asks
     ]
@@ -99,14 +99,14 @@ class _Scores(LogitsProcessor):
         return scores
 
 
-class _DrawEach(LogitsProcessor):
+class _SampleEach(LogitsProcessor):
     """Draws the next token of every row that asks for it, each by its own temperature and its own stream."""
 
     supports_continuous_batching = False
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._draws = [
-            Draw([str(row.ask.seed)], temperature=row.ask.temperature, top_p=row.ask.top_p)
+            RowSampler([str(row.ask.seed)], temperature=row.ask.temperature, top_p=row.ask.top_p)
             if row.ask.temperature >= COLDEST
             else None
             for row in rows
