@@ -1,4 +1,4 @@
-"""One batch of answers on the model: methods in place, every row watched on its own, token after token told."""
+"""Generates one batch of answers and reports to every row its own tokens as they are chosen."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from keepsight.inference.row_sampler import RowSampler
 from keepsight.serve.requests import Event, Row
 
 COLDEST = 0.01
-"""Temperatures below it are greedy: scores divided by them would overflow."""
+"""Temperatures below this are served as greedy search, since scores divided by them would overflow."""
 LEAST = -9999.0
-"""The log-probability of what is ruled out, as OpenAI writes it: JSON has no infinity."""
+"""The log-probability of a token that is ruled out, as OpenAI's API writes it: JSON has no infinity."""
 
 
 def generate(
     model: Any, tokenizer: Any, rows: Sequence[Row], *, ending: Callable[[], KeepsightError | None]
 ) -> None:
-    """Write the answers of ``rows``, which share methods and shapes, and tell each of them what happens to it.
+    """Generate the answers of ``rows``, which share methods and shapes, and send each of them its events.
 
-    A row whose answer has ended, or whom nobody listens to any more, stops at its next token, and the batch when all have.
+    A row stops with its next token when its answer has ended or its client has left, and the batch when all rows have.
 
     Args:
-        ending: why everything has to end now, or None.
+        ending: asked after every token; gives the reason why everything has to end now, or None.
 
     Raises:
-        KeepsightError, and whatever a model may raise: rows that have not ended know nothing of it yet.
+        KeepsightError, and whatever the model may raise; the caller has to report it to the rows that have not ended.
     """
     asks = [row.ask for row in rows]
     ends = end_token_ids(model)
@@ -63,7 +63,7 @@ def generate(
 
 
 def padding_id(model: Any, tokenizer: Any) -> int:
-    """What shorter prompts of a batch are filled up with; it is masked, so that any id will do."""
+    """The id that shorter prompts of a batch are padded with; it is masked, so that any id will do."""
     for found in (getattr(tokenizer, "pad_token_id", None), model.generation_config.pad_token_id):
         if isinstance(found, int):
             return found
@@ -71,7 +71,7 @@ def padding_id(model: Any, tokenizer: Any) -> int:
 
 
 def _to(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """On the model's device; numbers of pictures in the model's precision, as the processors' own ``to`` does it."""
+    """The inputs on the model's device, floating-point ones in its precision, as ``to`` of a ``BatchFeature`` does it."""
     moved = {}
     for name, value in inputs.items():
         if isinstance(value, Tensor):
@@ -81,7 +81,7 @@ def _to(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
 
 class _Recorder(GroundingRecorder):
-    """Tells the figures of a token as soon as it is chosen."""
+    """Gives the figures of a token as soon as it is chosen, not only at the end."""
 
     def of(self, chosen: Tensor) -> Tensor:
         """``(rows, figures)``."""
@@ -89,7 +89,7 @@ class _Recorder(GroundingRecorder):
 
 
 class _Scores(LogitsProcessor):
-    """Keeps the log-probabilities after all methods."""
+    """Keeps the log-probabilities of the last step as the methods left them."""
 
     supports_continuous_batching = False
     last: Tensor
@@ -122,7 +122,7 @@ class _SampleEach(LogitsProcessor):
 
 
 class _Watch(StoppingCriteria):
-    """Sees every token right after it was chosen, tells the row's listener, and says which rows are done."""
+    """Sees every token right after it was chosen, sends it to its row, and tells ``generate`` which rows are done."""
 
     def __init__(
         self,
@@ -189,7 +189,10 @@ class _Watch(StoppingCriteria):
             row.tell(event)
 
     def release(self) -> None:
-        """Tell the last end of the batch, which is kept until the methods have left the model."""
+        """Send the last event of the batch, which is kept back until the methods have left the model.
+
+        Whoever receives it may start the next batch at once, and has to find the model as it was.
+        """
         for row, event in self._kept:
             row.over = True
             if not row.cancelled:

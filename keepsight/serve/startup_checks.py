@@ -1,4 +1,4 @@
-"""Does what a server offers run on its model? Found out before the port answers."""
+"""Checks, before the server answers any request, that everything it offers runs on its model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class CannotServe(InputError):
 
 
 def check_menu(model: Any, processor: Any, menu: Menu) -> None:
-    """Write two tokens under everything that is offered, the plain model included.
+    """Generate two tokens under everything that is offered, the plain model included.
 
     Raises:
-        CannotServe: with the name of the first that does not run, and why.
+        CannotServe: with the name of the first model or method that does not run, and the reason.
     """
     inputs = _inputs(model, processor)
     for name, recipes in {menu.base: (), **menu.offers}.items():
@@ -34,7 +34,12 @@ def check_menu(model: Any, processor: Any, menu: Menu) -> None:
 
 
 def full_menu(model: Any, processor: Any, base: str, calibration: str | None) -> tuple[Menu, list[str]]:
-    """Every method that runs on the model at its defaults, and of the others why not, a line for each."""
+    """A menu of all methods that run on the model with their defaults, and for each of the others a line that says why not.
+
+    Args:
+        base: the name of the plain model.
+        calibration: the file that is given to methods that read one.
+    """
     inputs = _inputs(model, processor)
     runs, why_not = [], []
     for name in methods():
@@ -43,9 +48,8 @@ def full_menu(model: Any, processor: Any, base: str, calibration: str | None) ->
             runs.append(name)
         except KeepsightError as error:
             why_not.append(str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}")
-        except (
-            Exception
-        ) as error:  # whatever a foreign model raises is the answer to whether the method runs on it
+        except Exception as error:
+            # Whatever a model of an unknown family raises is the answer to whether the method runs on it
             why_not.append(f"{name}: unexpected {type(error).__name__}; please report it")
     return Menu.of(base, runs, calibration), why_not
 
