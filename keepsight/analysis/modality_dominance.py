@@ -1,6 +1,6 @@
-"""Measure on a live model how much attention its answers pay to the picture, to each part of the text, and to themselves.
+"""Measure how much attention a model's answers pay to the picture, to each part of the text, and to themselves.
 
-The figures that are made of it, MDI and AEI, are in ``keepsight.eval.modality_dominance.score``.
+The figures that are computed from it, MDI and AEI, are in ``keepsight.eval.modality_dominance.score``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PADDING = -1
 
 
 class RecordAttentionMass(AttentionObserver):
-    """Adds up what each row gives to each part of what it sees. Of a row it keeps one number for every layer, head and part.
+    """Sums up the attention of each predicting row to each part of its context: one number by layer, head and part.
 
     Args:
         parts: ``(prompt,)``: for each token of the prompt the number of its part in ``PARTS``, or ``PADDING``.
@@ -58,10 +58,10 @@ class RecordAttentionMass(AttentionObserver):
         return self._columns[device]
 
     def masses(self, target: Target, count: int) -> Masses:
-        """What was heard while ``count`` tokens were generated.
+        """What was recorded while ``count`` tokens were generated.
 
         Raises:
-            UnsupportedModel: a layer was not heard.
+            UnsupportedModel: a layer's attention could not be observed.
         """
         layers = sorted(self.layers)
         rows = range(target.prompt - 1, target.prompt - 1 + count)
@@ -72,14 +72,16 @@ class RecordAttentionMass(AttentionObserver):
         tokens = count * np.array(
             [int((self.parts == part).sum()) for part in range(len(PARTS))], dtype=float
         )
-        tokens[PARTS.index("own")] = count * (count - 1) / 2  # the first row sees none, the next sees one
+        tokens[PARTS.index("own")] = (
+            count * (count - 1) / 2
+        )  # the first row sees none of them, the next row one, …
         return Masses(attention.double().numpy(), tokens, torch.stack(shares, dim=1).double().numpy())
 
 
 def special_ids(target: Target, tokenizer: Any = None) -> frozenset[int]:
-    """Tokens that are marks and not text: those the tokenizer holds for special, and those the configuration names.
+    """Ids of tokens that are marks and not text: the tokenizer's special tokens, and those that the configuration names.
 
-    Without a tokenizer the marks of the chat template are not known, and count as text.
+    Without a tokenizer the marks of the chat template are not known, so that they count as text.
     """
     config = text_config(target.model)
     found = set(target.marker_ids)
@@ -113,7 +115,10 @@ def parts_of(target: Target, special: Collection[int]) -> Tensor:
 
 
 def attention_mass_recorder(target: Target, special: Collection[int] | None = None) -> RecordAttentionMass:
-    """A fresh listener for one generation.
+    """A fresh recorder for one generation.
+
+    Args:
+        special: ids of tokens that are marks and not text; default: ``special_ids`` without a tokenizer.
 
     Raises:
         UnsupportedModel: the picture is reached by cross-attention.
@@ -131,10 +136,10 @@ def measure(
     generation: Generation | None = None,
     special: Collection[int] | None = None,
 ) -> Masses:
-    """Answer one prompt under ``methods`` and add up where the rows that predict its tokens look, in every layer.
+    """Answer one prompt under ``methods``, and sum up the attention of the rows that predict its tokens, in every layer.
 
-    What is heard is what acts: after all edits of the methods, before the values are mixed. A contrast branch is not
-    heard. Only sums are kept, so that memory does not grow with the prompt.
+    The attention is that after all edits of the methods, which is what the values are mixed by. Amateurs are left out.
+    Only sums are kept, so that memory does not grow with the prompt.
 
     Args:
         inputs: what the model's processor returned for one prompt, with one picture or several.
@@ -145,15 +150,15 @@ def measure(
         rounding.
 
     Raises:
-        UnsupportedModel: the picture is reached by cross-attention, or a layer's attention cannot be listened to.
+        UnsupportedModel: the picture is reached by cross-attention, or a layer's attention cannot be observed.
         NoImageTokens: the prompt holds no picture.
         InputError: more than one prompt.
         InvalidParameter: beam search.
     """
     target = Target(model, inputs)
-    listener = attention_mass_recorder(target, special)
-    ids = generate_observed(target, methods, generation, listener)
-    return listener.masses(target, len(ids))
+    recorder = attention_mass_recorder(target, special)
+    ids = generate_observed(target, methods, generation, recorder)
+    return recorder.masses(target, len(ids))
 
 
 def measure_all(
@@ -170,7 +175,7 @@ def measure_all(
 
     Args:
         raw: see ``keepsight.source.prompts.prepare``, whose errors this raises as well.
-        advance: told 1 after each picture.
+        advance: called with 1 after each picture.
     """
     found = []
     for picture in pictures:

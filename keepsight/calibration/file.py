@@ -1,4 +1,4 @@
-"""``Calibration``: constants of one checkpoint, found by ``keepsight calibrate``, as a small JSON file."""
+"""``Calibration``: constants of one checkpoint, measured by ``keepsight calibrate``, and their JSON file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CalibrationMismatch(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was found in one checkpoint, and what it was found from.
+    """What was measured in one checkpoint, and on which pictures and question.
 
     Args:
         model: ``demo``, or the folder or id the checkpoint was loaded from.
@@ -105,7 +105,7 @@ class Calibration:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write the calibration to ``path``: whoever reads it meanwhile sees the old file or the whole new one.
+        """Write the calibration to ``path``. A program that reads the file meanwhile sees the old one or the whole new one.
 
         Raises:
             InputError: the file cannot be written.
@@ -177,7 +177,10 @@ def model_name(model: Any) -> str:
 
 
 def fingerprint(target: Target) -> tuple[float, ...]:
-    """By decoder layer, the length of all its one-dimensional weights: enough to tell one training run from another."""
+    """By decoder layer, the Euclidean length of its one-dimensional weights (norms, biases) taken together.
+
+    That is enough to tell one training run from another, and needs no pass over the large matrices.
+    """
     return tuple(
         math.sqrt(sum(float(p.detach().float().square().sum()) for p in layer.parameters() if p.ndim == 1))
         for layer in target.layers
@@ -185,7 +188,7 @@ def fingerprint(target: Target) -> tuple[float, ...]:
 
 
 def _last_part(name: str) -> str:
-    """A folder or id without what it lies in: moved or cached, a checkpoint keeps this."""
+    """The last part of a folder or id, which stays the same when a checkpoint is moved or cached."""
     return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
