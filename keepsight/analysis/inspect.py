@@ -151,7 +151,7 @@ def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial
 
 
 def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
-    """The inputs of one question; without a chat template, those of a raw prompt, with a placeholder before it if need be."""
+    """The inputs of one question; without a chat template, of a raw prompt, with a placeholder before it if need be."""
     from keepsight.source.prompts import BadPrompt, prepare
 
     token = getattr(processor, "image_token", None)
