@@ -184,7 +184,7 @@ class Target:
             UnsupportedModel: it is reached by cross-attention.
             NoImageTokens: there is none.
         """
-        if getattr(text_config(self.model), "cross_attention_layers", None):
+        if getattr(self.model.config.get_text_config(decoder=True), "cross_attention_layers", None):
             raise UnsupportedModel(
                 f"{self.name} sees the picture by cross-attention: {method} edits self-attention to visual tokens, of which"
                 " there are none"
@@ -211,6 +211,11 @@ class Target:
                 "the inputs hold no pixel_values: pass everything the model's processor returned"
             )
         return pixels
+
+    @cached_property
+    def text_config(self) -> Any:
+        """The text decoder's part of the model's configuration."""
+        return self.model.config.get_text_config(decoder=True)
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -279,11 +284,6 @@ class Target:
                 padded[max(lengths) - len(row) :] = row
             inputs[key] = short
         return inputs
-
-
-def text_config(model: Any) -> Any:
-    """The configuration of a model's text decoder, wherever the family keeps it."""
-    return model.config.get_text_config(decoder=True)
 
 
 def cache_name(*functions: Callable[..., Any]) -> str:

@@ -19,7 +19,7 @@ from keepsight.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
 from keepsight.inference.detokenizer import shared_prefix
 from keepsight.inference.generation import Generation
 from keepsight.parts import Edit, Site
-from keepsight.target import Target, text_config
+from keepsight.target import Target
 
 if TYPE_CHECKING:
     from keepsight.calibration.file import Calibration
@@ -178,7 +178,7 @@ def sink_rule(
         InvalidParameter, NeedsCalibration: from VAR.
         CalibrationMismatch: the calibration was made for another model.
     """
-    width = int(text_config(target.model).hidden_size)
+    width = int(target.text_config.hidden_size)
     for method in methods:
         if isinstance(method, VAR) and method.fraction > 0:
             dims, tau = method.constants(target, width)

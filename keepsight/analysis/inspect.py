@@ -173,9 +173,9 @@ def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
 
 def _describe(model: Any, processor: Any) -> dict[str, Any]:
     """The fields of ``Inspection`` that are read from the configuration."""
-    from keepsight.target import Target, text_config
+    from keepsight.target import Target
 
-    config = text_config(model)
+    config = _text_config(model)
     # The target only serves to read the configuration, so that its ids do not matter
     target = _or_none(lambda: Target(model, {"input_ids": _any_ids(model)}))
     decoder = _or_none(lambda: type(target.decoder).__name__) if target else None
@@ -198,6 +198,11 @@ def _describe(model: Any, processor: Any) -> dict[str, Any]:
         "image_token": None if token is None else (token, read(token)),
         "markers": tuple((one, read(one)) for one in sorted(target.marker_ids)) if target else (),
     }
+
+
+def _text_config(model: Any) -> Any:
+    """As ``Target.text_config``, also of a model that no ``Target`` can be made of."""
+    return model.config.get_text_config(decoder=True)
 
 
 def _any_ids(model: Any) -> Any:
@@ -225,9 +230,9 @@ def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]
 def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Sentences for a user who chooses a method: about fallbacks, slow settings, and tokens that are easily missed."""
     from keepsight.engines.hf.fused_pass import why_not_fused, why_not_worth_it
-    from keepsight.target import Target, text_config
+    from keepsight.target import Target
 
-    config = text_config(model)
+    config = _text_config(model)
     notes = []
     kernel = getattr(config, "_attn_implementation", None)
     if kernel in ("eager", "flex_attention"):

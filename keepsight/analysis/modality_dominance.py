@@ -18,7 +18,7 @@ from keepsight.eval.modality_dominance.score import PARTS, Masses
 from keepsight.inference.generation import Generation
 from keepsight.parts import Site
 from keepsight.source.prompts import prepare
-from keepsight.target import Target, text_config
+from keepsight.target import Target
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,7 +83,7 @@ def special_ids(target: Target, tokenizer: Any = None) -> frozenset[int]:
 
     Without a tokenizer the marks of the chat template are not known, so that they count as text.
     """
-    config = text_config(target.model)
+    config = target.text_config
     found = set(target.marker_ids)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         named = getattr(config, name, None)
@@ -105,7 +105,7 @@ def parts_of(target: Target, special: Collection[int]) -> Tensor:
     parts = torch.where(places < image.nonzero().min(), number("before"), number("after"))
     if special:
         parts[torch.isin(ids, torch.tensor(sorted(special)))] = number("special")
-    begin = getattr(text_config(target.model), "bos_token_id", None)
+    begin = getattr(target.text_config, "bos_token_id", None)
     if isinstance(begin, int):
         parts[ids == begin] = number("bos")
     parts[shown.nonzero().min()] = number("bos")

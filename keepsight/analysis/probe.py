@@ -29,7 +29,7 @@ from keepsight.engines.hf.edit_state import alone
 from keepsight.engines.hf.patching import editing
 from keepsight.errors import InputError, UnsupportedModel
 from keepsight.parts import Edit, Site
-from keepsight.target import Target, text_config
+from keepsight.target import Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -265,7 +265,7 @@ def _describe(target: Target, prompt: str, images: int) -> Calibration:
 
     from keepsight import __version__
 
-    config = text_config(target.model)
+    config = target.text_config
     return Calibration(
         model=model_name(target.model),
         model_class=target.name,

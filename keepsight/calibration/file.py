@@ -122,9 +122,7 @@ class Calibration:
 
     def check(self, target: Target) -> None:
         """Raises ``CalibrationMismatch`` where ``target`` is not the model that was calibrated."""
-        from keepsight.target import text_config  # brings torch, which reading a file does without
-
-        config = text_config(target.model)
+        config = target.text_config
         here = {
             "model": _last_part(model_name(target.model)),
             "class": target.name,
