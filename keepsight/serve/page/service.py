@@ -24,7 +24,7 @@ from keepsight.serve.malloc_trim import LARGE, give_back
 if TYPE_CHECKING:
     from keepsight.demo.world import Scene
     from keepsight.grounding import WordGrounding
-    from keepsight.inference.streaming import Written
+    from keepsight.inference.streaming import StreamedAnswer
     from keepsight.method import Method
     from keepsight.serve.page.request_schema import Asked
 
@@ -172,18 +172,18 @@ class Studio:
         """
         from keepsight.grounding.teacher_forcing import judge
         from keepsight.inference.generation import Generation
-        from keepsight.inference.streaming import write
+        from keepsight.inference.streaming import stream_answer
 
         model = self.models[lane]
         inputs = self._at(model, given.inputs)
         asked = given.asked
         say({"event": "begun"})
-        written = write(
+        written = stream_answer(
             model,
             self.processor,
             inputs,
             *given.methods,
-            say=lambda piece: say({"event": "piece", "text": piece}),
+            on_text=lambda piece: say({"event": "piece", "text": piece}),
             stop=stop,
             generation=Generation(max_new_tokens=asked.tokens),
         )
@@ -247,7 +247,7 @@ class Studio:
 
 
 def done(
-    written: Written, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
+    written: StreamedAnswer, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
 ) -> dict[str, Any]:
     """A finished answer as plain data: rates are fractions, figures are nats; an infinite one is null."""
     present = None if scene is None else frozenset(scene.names)
