@@ -1,4 +1,4 @@
-"""What the tests of the server share: pictures, a gate in front of a model, a service on a free port."""
+"""What the tests of the server share: pictures, a gate in front of a model, a handler on a free port."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import openai
 from PIL import Image
 
 from keepsight.serve.addresses import listen
-from keepsight.serve.batching_engine import Engine
+from keepsight.serve.batching_engine import BatchingEngine
 from keepsight.serve.limits import Limits
-from keepsight.serve.model_registry import Menu
-from keepsight.serve.request_handler import Service
+from keepsight.serve.model_registry import ModelRegistry
+from keepsight.serve.request_handler import RequestHandler
 from keepsight.serve.server import Server
 
 
@@ -46,7 +46,7 @@ def until(met: Callable[[], Any]) -> None:
         time.sleep(0.003)
 
 
-class Gate:
+class ForwardGate:
     """Holds a model at its next forward pass until it is opened."""
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class Gate:
 
 
 @contextmanager
-def running(service: Service, grace: float = 5.0) -> Iterator[str]:
-    """The address of a service on a free port, in a thread of its own."""
+def running(handler: RequestHandler, grace: float = 5.0) -> Iterator[str]:
+    """The address of a handler on a free port, in a thread of its own."""
     bound = listen("127.0.0.1", 0)
     ready = threading.Event()
-    server = Server(service, grace=grace, ready=ready.set)
+    server = Server(handler, grace=grace, ready=ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
@@ -80,10 +80,14 @@ def running(service: Service, grace: float = 5.0) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-def service_of(loaded: tuple[Any, Any], *specs: str, limits: Limits | None = None, **options: Any) -> Service:
+def handler_of(
+    loaded: tuple[Any, Any], *specs: str, limits: Limits | None = None, **options: Any
+) -> RequestHandler:
     limits = limits or Limits()
-    engine = Engine(*loaded, batch=limits.batch, queue=limits.queue)
-    return Service(engine=engine, menu=Menu.of("toy", specs), limits=limits, **options)
+    engine = BatchingEngine(*loaded, batch=limits.batch, queue=limits.queue)
+    return RequestHandler(
+        engine=engine, models=ModelRegistry.from_specs("toy", specs), limits=limits, **options
+    )
 
 
 def client_of(address: str, **options: Any) -> openai.OpenAI:

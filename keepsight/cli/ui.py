@@ -48,7 +48,7 @@ def ui(
     The page needs nothing from the network. Both answers are written at the same time; they are greedy.
     """
     try:
-        from keepsight.serve.page.app import build
+        from keepsight.serve.page.app import create_page
         from keepsight.serve.page.server import run
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
@@ -60,7 +60,7 @@ def ui(
     from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
     from keepsight.registry import parse
     from keepsight.serve.addresses import is_loopback, listen
-    from keepsight.serve.page.service import Studio
+    from keepsight.serve.page.service import PageService
 
     if calibration is not None:
         with_calibration([parse("var")], calibration)
@@ -69,17 +69,17 @@ def ui(
         if model == DEMO:
             use_one_thread()
         loaded, processor = load(model, dtype=dtype, device_map=device_map)
-        studio = Studio(
+        service = PageService(
             name=model, model=loaded, processor=processor, calibration=calibration, at_once=at_once
         )
         local = is_loopback(opened.getsockname()[0])
         shown = f"[{host}]" if ":" in host else host
         print(f"{model}: http://{shown}:{opened.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
-        if studio.alone:
-            print(f"Answers are written one after the other: {studio.alone}", flush=True)
+        if service.single_worker_reason:
+            print(f"Answers are written one after the other: {service.single_worker_reason}", flush=True)
         if not local:
             print("Whoever reaches this address can use it: there is no password.", flush=True)
         try:
-            run(build(studio, here=host if local else None), opened)
+            run(create_page(service, local_host=host if local else None), opened)
         except KeyboardInterrupt:
             return

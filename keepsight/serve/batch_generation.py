@@ -16,7 +16,7 @@ from keepsight.grounding.scores import Figures, joined
 from keepsight.inference.collate import join
 from keepsight.inference.detokenizer import Writer
 from keepsight.inference.row_sampler import Draw
-from keepsight.serve.requests import Event, Row
+from keepsight.serve.requests import GenerationEvent, RequestState
 
 COLDEST = 0.01
 """Temperatures below it are greedy: scores divided by them would overflow."""
@@ -25,7 +25,7 @@ LEAST = -9999.0
 
 
 def generate(
-    model: Any, tokenizer: Any, rows: Sequence[Row], *, ending: Callable[[], KeepsightError | None]
+    model: Any, tokenizer: Any, rows: Sequence[RequestState], *, ending: Callable[[], KeepsightError | None]
 ) -> None:
     """Write the answers of ``rows``, which share methods and shapes, and tell each of them what happens to it.
 
@@ -37,7 +37,7 @@ def generate(
     Raises:
         KeepsightError, and whatever a model may raise: rows that have not ended know nothing of it yet.
     """
-    asks = [row.ask for row in rows]
+    asks = [row.request for row in rows]
     ends = end_marks(model)
     inputs = _to(join([ask.inputs for ask in asks], padding_id(model, tokenizer)), model)
     cuda = [model.device] if model.device.type == "cuda" else []
@@ -110,10 +110,10 @@ class _DrawEach(LogitsProcessor):
 
     supports_continuous_batching = False
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[RequestState]) -> None:
         self._draws = [
-            Draw([str(row.ask.seed)], temperature=row.ask.temperature, top_p=row.ask.top_p)
-            if row.ask.temperature >= COLDEST
+            Draw([str(row.request.seed)], temperature=row.request.temperature, top_p=row.request.top_p)
+            if row.request.temperature >= COLDEST
             else None
             for row in rows
         ]
@@ -132,7 +132,7 @@ class _Watch(StoppingCriteria):
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[RequestState],
         writers: Sequence[Writer],
         inputs: Mapping[str, Any],
         tokenizer: Any,
@@ -147,7 +147,7 @@ class _Watch(StoppingCriteria):
         self._prompts = [width] * len(rows) if mask is None else mask.sum(-1).tolist()
         self._recorder, self._scores, self._ending = recorder, scores, ending
         self._figures: list[list[list[float]]] = [[] for _ in rows]
-        self._kept: list[tuple[Row, Event]] = []
+        self._kept: list[tuple[RequestState, GenerationEvent]] = []
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         chosen = input_ids[:, -1]
@@ -155,17 +155,17 @@ class _Watch(StoppingCriteria):
         why = self._ending()
         for i, token in enumerate(chosen.tolist()):
             row = self._rows[i]
-            if row.over or row.cancelled:
+            if row.finished or row.cancelled:
                 continue
             if why is not None:
-                row.end(why)
+                row.fail(why)
                 continue
             self._tell(i, row, token, None if figures is None else figures[i])
-        done = [row.over or row.cancelled or writer.finish is not None for row, writer in self._pairs]
+        done = [row.finished or row.cancelled or writer.finish is not None for row, writer in self._pairs]
         return torch.tensor(done, device=input_ids.device)
 
-    def _tell(self, i: int, row: Row, token: int, figures: list[float] | None) -> None:
-        row.begun = True
+    def _tell(self, i: int, row: RequestState, token: int, figures: list[float] | None) -> None:
+        row.started = True
         writer = self._writers[i]
         if figures is not None:
             self._figures[i].append(figures)
@@ -175,8 +175,8 @@ class _Watch(StoppingCriteria):
         )
         if writer.finish is None and not (piece.text or piece.tokens):
             return
-        event = Event(
-            row=row.number,
+        event = GenerationEvent(
+            index=row.index,
             piece=piece,
             finish=writer.finish,
             prompt_tokens=int(self._prompts[i]),
@@ -185,25 +185,27 @@ class _Watch(StoppingCriteria):
             if figures is None or writer.finish is None
             else joined(self._tokenizer, writer.ids, _columns(self._figures[i])),
         )
-        row.over = event.last
-        if all(one.over or one.cancelled for one in self._rows):
-            row.over = False
+        row.finished = event.last
+        if all(one.finished or one.cancelled for one in self._rows):
+            row.finished = False
             self._kept = [(row, event)]
         else:
-            row.tell(event)
+            row.on_event(event)
 
     def release(self) -> None:
         """Tell the last end of the batch, which is kept until the methods have left the model."""
         for row, event in self._kept:
-            row.over = True
+            row.finished = True
             if not row.cancelled:
-                row.tell(event)
+                row.on_event(event)
 
-    def _logprobs(self, i: int, row: Row, token: int) -> tuple[float | None, list[tuple[int, float]]]:
-        if self._scores is None or row.ask.top_logprobs is None:
+    def _logprobs(
+        self, i: int, row: RequestState, token: int
+    ) -> tuple[float | None, list[tuple[int, float]]]:
+        if self._scores is None or row.request.top_logprobs is None:
             return None, []
         own = self._scores.last[i]
-        values, ids = own.topk(min(row.ask.top_logprobs, own.shape[-1]))
+        values, ids = own.topk(min(row.request.top_logprobs, own.shape[-1]))
         top = [
             (int(one), max(float(value), LEAST))
             for one, value in zip(ids.tolist(), values.tolist(), strict=True)

@@ -10,8 +10,8 @@ from keepsight.api import attached
 from keepsight.errors import InputError, KeepsightError
 from keepsight.method import Method
 from keepsight.registry import methods
-from keepsight.serve.model_registry import Menu
-from keepsight.serve.prompts import Turn, prepare_chat
+from keepsight.serve.model_registry import ModelRegistry
+from keepsight.serve.prompts import ChatMessage, prepare_chat
 
 QUESTION = "Describe this image."
 SIDE = 336
@@ -21,27 +21,29 @@ class CannotServe(InputError):
     """A method that was to be offered, or the model itself, does not run."""
 
 
-def check_menu(model: Any, processor: Any, menu: Menu) -> None:
+def check_models(model: Any, processor: Any, models: ModelRegistry) -> None:
     """Write two tokens under everything that is offered, the plain model included.
 
     Raises:
         CannotServe: with the name of the first that does not run, and why.
     """
     inputs = _inputs(model, processor)
-    for name, recipes in {menu.base: (), **menu.offers}.items():
+    for name, recipes in {models.base: (), **models.served}.items():
         try:
             _try(model, inputs, recipes)
         except KeepsightError as error:
             raise CannotServe(f"{name} cannot be served: {error}") from error
 
 
-def full_menu(model: Any, processor: Any, base: str, calibration: str | None) -> tuple[Menu, list[str]]:
+def runnable_models(
+    model: Any, processor: Any, base: str, calibration: str | None
+) -> tuple[ModelRegistry, list[str]]:
     """Every method that runs on the model at its defaults, and of the others why not, a line for each."""
     inputs = _inputs(model, processor)
     runs, why_not = [], []
     for name in methods():
         try:
-            _try(model, inputs, Menu.of(base, [name], calibration).offers[name])
+            _try(model, inputs, ModelRegistry.from_specs(base, [name], calibration).served[name])
             runs.append(name)
         except KeepsightError as error:
             why_not.append(str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}")
@@ -49,11 +51,11 @@ def full_menu(model: Any, processor: Any, base: str, calibration: str | None) ->
             Exception
         ) as error:  # whatever a foreign model raises is the answer to whether the method runs on it
             why_not.append(f"{name}: unexpected {type(error).__name__}; please report it")
-    return Menu.of(base, runs, calibration), why_not
+    return ModelRegistry.from_specs(base, runs, calibration), why_not
 
 
 def _inputs(model: Any, processor: Any) -> Any:
-    inputs = prepare_chat(processor, [Turn("user", (grey_picture(SIDE, SIDE), QUESTION))])
+    inputs = prepare_chat(processor, [ChatMessage("user", (grey_picture(SIDE, SIDE), QUESTION))])
     return inputs.to(model.device, dtype=model.dtype)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import client_of, data_uri, painted, question, running, service_of
+from serving import client_of, data_uri, handler_of, painted, question, running
 
 from keepsight.serve import request_body as module
 from keepsight.serve.addresses import CannotListen, is_loopback, listen
 from keepsight.serve.image_decoding import read_data_uri
-from keepsight.serve.image_fetch import Fetching
+from keepsight.serve.image_fetch import ImageFetcher
 from keepsight.serve.limits import Limits
 
 ASK = {"model": "toy", "messages": question(data_uri(painted(0))), "max_tokens": 1}
@@ -22,7 +22,7 @@ ASK = {"model": "toy", "messages": question(data_uri(painted(0))), "max_tokens":
 
 @pytest.fixture(scope="module")
 def address(loaded: Any) -> Iterator[str]:
-    with running(service_of(loaded, limits=Limits(request_bytes=10_000))) as address:
+    with running(handler_of(loaded, limits=Limits(request_bytes=10_000))) as address:
         yield address
 
 
@@ -100,7 +100,7 @@ def test_a_page_of_a_stranger_cannot_ask(address: str) -> None:
 
 
 def test_the_name_that_was_listened_on(loaded: Any) -> None:
-    with running(service_of(loaded, host="Ip6-Localhost")) as address:
+    with running(handler_of(loaded, host="Ip6-Localhost")) as address:
         for host, status in (("ip6-localhost:80", 200), ("localhost", 200), ("other", 403)):
             assert httpx2.get(f"{address}/models", headers={"host": host}).status_code == status, host
 
@@ -112,7 +112,7 @@ def test_pages_of_origins_that_are_allowed(loaded: Any) -> None:
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type,x-stainless-os",
     }
-    with running(service_of(loaded, api_key="sesame", origins=(origin,))) as address:
+    with running(handler_of(loaded, api_key="sesame", origins=(origin,))) as address:
         url = f"{address}/chat/completions"
         before = httpx2.options(url, headers=asks)
         assert before.status_code == 200, "without the key"
@@ -124,7 +124,7 @@ def test_pages_of_origins_that_are_allowed(loaded: Any) -> None:
             response = httpx2.post(url, json=ASK, headers=headers | {"origin": origin}, timeout=20)
             assert response.status_code == status
             assert response.headers["access-control-allow-origin"] == origin
-    with running(service_of(loaded)) as address:
+    with running(handler_of(loaded)) as address:
         assert httpx2.options(f"{address}/chat/completions", headers=asks).status_code == 405
         told = httpx2.get(f"{address}/models", headers={"origin": origin}).headers
         assert not [name for name in told if name.startswith("access-control")]
@@ -138,7 +138,7 @@ def test_method_errors_name_their_field(address: str) -> None:
 
 
 def test_nothing_answers_without_the_key(loaded: Any) -> None:
-    with running(service_of(loaded, api_key="sésame")) as address:
+    with running(handler_of(loaded, api_key="sésame")) as address:
         for path in ("/models", "/chat/completions", "/../health", "/nothing"):
             for headers in (
                 {},
@@ -155,21 +155,21 @@ def test_nothing_answers_without_the_key(loaded: Any) -> None:
         for scheme in ("Bearer", "bearer"):  # its letters are of either case
             key = {"authorization": f"{scheme} sésame".encode(), "host": b"elsewhere.example"}
             assert httpx2.get(f"{address}/models", headers=key).status_code == 200
-    with running(service_of(loaded, api_key="sesame")) as address:
+    with running(handler_of(loaded, api_key="sesame")) as address:
         assert client_of(address, api_key="sesame").models.list().data
 
 
 def test_pictures_are_fetched_for_who_was_told_to(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetched(self: Fetching, url: str) -> bytes:
+    def fetched(self: ImageFetcher, url: str) -> bytes:
         asked.append(url)
         return read_data_uri(data_uri(painted(0)), Limits())
 
-    monkeypatch.setattr(Fetching, "one", fetched)
+    monkeypatch.setattr(ImageFetcher, "fetch", fetched)
     wanted = None
     for url in (data_uri(painted(0)), "https://example.org/a.png"):
-        with running(service_of(loaded, fetch_urls=True)) as address:
+        with running(handler_of(loaded, fetch_urls=True)) as address:
             body = ASK | {"messages": question(url), "max_tokens": 4}
             told = httpx2.post(f"{address}/chat/completions", json=body, timeout=20).json()["choices"]
         wanted = wanted or told
