@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from serving import ForwardGate, painted
+from serving import GUARD, ForwardGate, painted
 from standin import standin
 
 from keepsight.engines.hf.edit_state import SESSIONS
+from keepsight.serve import http_protocol, request_body
 from keepsight.serve.prompts import ChatMessage, prepare_chat
 
 
@@ -20,6 +21,13 @@ def loaded() -> tuple[Any, Any]:
         **inputs, max_new_tokens=1
     )  # transformers lays hooks of its own at the first use, and leaves them
     return model, processor
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request of a test is too late because the machine is busy; tests of the time limits set their own."""
+    monkeypatch.setattr(http_protocol, "HEADER_SECONDS", 10 * GUARD)
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 10 * GUARD)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from serving import ForwardGate, painted, until
+from serving import GUARD, ForwardGate, painted, until
 from strong import STRONG
 
 from keepsight import GroundingRecorder, mitigate
@@ -184,9 +184,10 @@ def test_grounding_is_the_recorders(loaded: Any, engine: BatchingEngine) -> None
 
 def test_who_hangs_up_frees_the_model_within_a_token(loaded: Any, gate: ForwardGate) -> None:
     with BatchingEngine(*loaded) as engine:
+        gate.close_at = gate.passes + 5
         events = engine.generate(GenerationRequest(inputs=inputs_of(loaded, 0), max_tokens=400))
         next(events)
-        gate.open.clear()  # no pass begins from here on
+        gate.wait_until_held()
         events.close()
         stood = gate.passes
         gate.open.set()
@@ -275,7 +276,7 @@ def test_the_end_lets_answers_end(loaded: Any, gate: ForwardGate) -> None:
     engine.submit(asks(loaded, count=1), heard["running"].append)
     until(lambda: not engine.waiting)
     engine.submit(asks(loaded, count=1), heard["waiting"].append)
-    closing = threading.Thread(target=engine.close, args=(20,))
+    closing = threading.Thread(target=engine.close, args=(GUARD,))
     closing.start()
     until(lambda: heard["waiting"])
     gate.open.set()
@@ -286,12 +287,18 @@ def test_the_end_lets_answers_end(loaded: Any, gate: ForwardGate) -> None:
         engine.submit(asks(loaded, count=1), heard["running"].append)
 
 
-def test_the_end_tells_who_is_not_done(loaded: Any) -> None:
+def test_the_end_tells_who_is_not_done(loaded: Any, gate: ForwardGate) -> None:
     engine = BatchingEngine(*loaded)
     heard: list[GenerationEvent] = []
+    gate.close_at = gate.passes + 5
     engine.submit(asks(loaded, count=1, max_tokens=400), heard.append)
-    until(lambda: heard)
-    engine.close(0)
+    gate.wait_until_held()
+    closing = threading.Thread(target=engine.close, args=(0,))
+    closing.start()
+    until(lambda: engine._abort_error)
+    gate.open.set()
+    closing.join(GUARD)
+    assert not closing.is_alive()
     assert isinstance(heard[-1].error, ShuttingDown)
     assert sum(event.last for event in heard) == 1
 

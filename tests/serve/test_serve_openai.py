@@ -9,7 +9,18 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from serving import ForwardGate, client_of, data_uri, handler_of, painted, question, running, until
+from serving import (
+    GUARD,
+    ForwardGate,
+    client_of,
+    data_uri,
+    handler_of,
+    painted,
+    question,
+    request,
+    running,
+    until,
+)
 from strong import STRONG
 
 from keepsight import mitigate
@@ -97,7 +108,7 @@ def test_a_stream(loaded: Any, client: openai.OpenAI) -> None:
 
 def test_a_stream_ends_with_done(address: str) -> None:
     body = {"model": "toy", "messages": ASKED, "max_tokens": 2, "stream": True}
-    with httpx2.stream("POST", f"{address}/chat/completions", json=body, timeout=20) as response:
+    with httpx2.stream("POST", f"{address}/chat/completions", json=body, timeout=GUARD) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in response.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
@@ -264,7 +275,7 @@ def test_errors(
 
 def test_a_history_of_ten_thousand_messages(address: str) -> None:
     body = {"model": "toy", "messages": [{"role": "user", "content": "cat"}] * 10_000}
-    response = httpx2.post(f"{address}/chat/completions", json=body)
+    response = request("POST", f"{address}/chat/completions", json=body)
     assert response.status_code == 400
     assert "10,000 messages, and the limit is 1,000" in response.json()["error"]["message"]
 
@@ -290,9 +301,10 @@ def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: ForwardGate, c
     handler = handler_of(loaded, limits=Limits(queue=1, batch=1))
     with running(handler) as address:
         client = client_of(address)
+        gate.close_at = gate.passes + 5
         stream = create(client, stream=True, max_tokens=400)
         next(iter(stream))
-        gate.open.clear()
+        gate.wait_until_held()
         waiting = threading.Thread(target=lambda: create(client, max_tokens=1))
         waiting.start()
         until(lambda: handler.engine.waiting)
@@ -300,7 +312,7 @@ def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: ForwardGate, c
             create(client)
         assert int(full.value.response.headers["retry-after"]) >= 1
         assert full.value.code == "queue_full"
-        health = httpx2.get(address.replace("/v1", "/health")).json()
+        health = request("GET", address.replace("/v1", "/health")).json()
         assert health == {"status": "ok", "running": 1, "waiting": 1}
         stream.close()
         until(
@@ -308,7 +320,7 @@ def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: ForwardGate, c
         )  # the model stands still: only the hanging up can have done it
         passes = gate.passes
         gate.open.set()
-        waiting.join(20)
+        waiting.join(GUARD)
         assert gate.passes <= passes + 3
         gate.open.clear()
         with pytest.raises(openai.APITimeoutError):
@@ -333,9 +345,13 @@ def test_a_failure_in_a_stream_is_told(loaded: Any, gate: ForwardGate) -> None:
         assert create(client, max_tokens=1).choices
 
 
-@pytest.mark.parametrize(("grace", "whole"), [(20.0, True), (0.0, False)])
-def test_the_end_of_a_server_ends_streams_cleanly(loaded: Any, grace: float, whole: bool) -> None:
+@pytest.mark.parametrize(("grace", "whole"), [(GUARD, True), (0.0, False)])
+def test_the_end_of_a_server_ends_streams_cleanly(
+    loaded: Any, gate: ForwardGate, grace: float, whole: bool
+) -> None:
     told: list[Any] = []
+    handler = handler_of(loaded)
+    gate.close_at = gate.passes + 5
 
     def listen(stream: Any) -> None:
         try:
@@ -343,12 +359,21 @@ def test_the_end_of_a_server_ends_streams_cleanly(loaded: Any, grace: float, who
         except openai.APIError as error:
             told.append(error)
 
-    with running(handler_of(loaded), grace) as address:
+    def go_on() -> None:
+        """Let the model go on once the server is closing, or has given the answer up where there is no grace."""
+        until(lambda: handler.engine._closing if whole else handler.engine._abort_error)
+        gate.open.set()
+
+    with running(handler, grace) as address:
         stream = create(client_of(address), stream=True, max_tokens=LENGTH * 10)
         thread = threading.Thread(target=listen, args=(stream,))
         thread.start()
         until(lambda: told)
-    thread.join(20)
+        gate.wait_until_held()
+        opener = threading.Thread(target=go_on)
+        opener.start()
+    opener.join(GUARD)
+    thread.join(GUARD)
     if whole:
         assert told[-1] == "length"
     else:

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from asking import page_request
-from serving import client_of, data_uri, handler_of, painted, question, running
+from serving import client_of, data_uri, handler_of, painted, question, request, running
 
 from keepsight import M3ID, VAR
 from keepsight.errors import (
@@ -275,12 +274,12 @@ def test_over_http(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             ("m3di", "unknown_method"),
         ):
             wish = {"keepsight": {"methods": [spec]}}
-            told = httpx2.post(f"{address}/chat/completions", json=ask | wish)
+            told = request("POST", f"{address}/chat/completions", json=ask | wish)
             assert (told.status_code, told.json()["error"]["code"]) == (400, code)
-            told = httpx2.post(f"{address}/chat/completions", json=ask | {"model": f"toy:{spec}"})
+            told = request("POST", f"{address}/chat/completions", json=ask | {"model": f"toy:{spec}"})
             assert (told.status_code, told.json()["error"]["code"]) == (404, "model_not_found")
-            told = httpx2.get(f"{address}/models/toy:{spec}")
+            told = request("GET", f"{address}/models/toy:{spec}")
             assert (told.status_code, told.json()["error"]["code"]) == (404, "model_not_found")
         for path in ("toy:os%2Epath%3Ajoin", "..%2F..%2Fetc%2Fpasswd", "toy:%2e%2e/%2e%2e/os.path:join"):
-            assert httpx2.get(f"{address}/models/{path}").status_code == 404
+            assert request("GET", f"{address}/models/{path}").status_code == 404
     assert imported == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 from asking import page_request
+from serving import GUARD, until
 from starlette.testclient import TestClient
 
 from keepsight.analysis import attention_maps as attention_map
@@ -24,6 +24,7 @@ from keepsight.serve.addresses import listen
 from keepsight.serve.page import app as served
 from keepsight.serve.page import request_schema as reading
 from keepsight.serve.page.app import create_page, error_response
+from keepsight.serve.page.scheduler import Scheduler
 from keepsight.serve.page.service import PageService, PreparedRequest
 
 Ask = Callable[..., list[Any]]
@@ -46,7 +47,7 @@ def serving(service: PageService) -> Iterator[tuple[int, Any]]:
             yield opened.getsockname()[1], app.state.scheduler
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(GUARD)
             assert not thread.is_alive()
 
 
@@ -54,20 +55,13 @@ def send(port: int, path: str, body: bytes, *, stated: int | None = None) -> soc
     """A connection with a request on it, whose body is said to be so long."""
     length = len(body) if stated is None else stated
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=GUARD)
     connection.sendall(head.encode() + body)
     return connection
 
 
-def until(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 5
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    return true()
-
-
 class Watching(PageService):
-    """Makes maps until it is told to stop."""
+    """Makes maps until it is told to stop, and notes for whom it had begun."""
 
     begun: threading.Semaphore
     stopped: threading.Semaphore
@@ -76,22 +70,36 @@ class Watching(PageService):
         self, prepared: PreparedRequest, emit: Callable[[Any], None], stop: threading.Event, worker: int = 0
     ) -> None:
         self.begun.release()
-        if stop.wait(5):
+        if stop.wait(GUARD):
             self.stopped.release()
 
 
-def test_who_leaves_makes_no_more_maps(service: PageService) -> None:
+def test_who_leaves_makes_no_more_maps(service: PageService, monkeypatch: pytest.MonkeyPatch) -> None:
     watching = Watching(name="demo", model=service.model, processor=service.processor, at_once=1)
     watching.begun, watching.stopped = threading.Semaphore(0), threading.Semaphore(0)
+    queued = threading.Semaphore(0)
+    usual = Scheduler.submit
+
+    def submit(self: Scheduler, *arguments: Any) -> Any:
+        found = usual(self, *arguments)
+        queued.release()
+        return found
+
+    monkeypatch.setattr(Scheduler, "submit", submit)
     body = json.dumps(page_request(tokens=None, answer=[1, 2])).encode()
     with serving(watching) as (port, scheduler):
-        askers = [send(port, "/api/attention", body) for _ in range(3)]
-        assert watching.begun.acquire(timeout=5)
-        assert until(lambda: scheduler.occupied == 3)
-        for one in askers:
+        first = send(port, "/api/attention", body)
+        assert watching.begun.acquire(timeout=GUARD)
+        others = [send(port, "/api/attention", body) for _ in range(2)]
+        assert all(queued.acquire(timeout=GUARD) for _ in range(3))
+        # They leave before the first one does. In the other order the server may learn that the worker is free before it
+        # learns that the next in the queue has left as well, and begins for somebody who is still there as far as it knows
+        for one in others:
             one.close()
-        assert watching.stopped.acquire(timeout=2), "the one that was made"
-        assert until(lambda: scheduler.occupied == 0)
+        until(lambda: scheduler.occupied == 1)
+        first.close()
+        assert watching.stopped.acquire(timeout=GUARD), "the one that was made"
+        until(lambda: scheduler.occupied == 0)
         assert not watching.begun.acquire(blocking=False), "and the others never begin"
 
 
@@ -129,7 +137,7 @@ def test_who_leaves_before_the_picture_is_read_is_never_answered(
 
     def slow(*arguments: Any) -> Any:
         begun.release()
-        assert free.wait(10)
+        assert free.wait(GUARD)
         return usual(*arguments)
 
     monkeypatch.setattr(reading, "decode_image", slow)
@@ -138,11 +146,11 @@ def test_who_leaves_before_the_picture_is_read_is_never_answered(
     body = json.dumps(page_request(picture={"data": PIXEL})).encode()
     with serving(service) as (port, scheduler):
         askers = [send(port, "/api/answer", body) for _ in range(4)]
-        assert begun.acquire(timeout=5)
-        assert until(lambda: scheduler.occupied == 4)
+        assert begun.acquire(timeout=GUARD)
+        until(lambda: scheduler.occupied == 4)
         for one in askers:
             one.close()
-        assert until(lambda: scheduler.occupied == 0), "their places are free at once"
+        until(lambda: scheduler.occupied == 0)  # their slots are free at once, whatever is being read
         free.set()
     assert not written
     assert len(list(iter(lambda: begun.acquire(blocking=False), False))) <= 1, "two were read at a time"
@@ -156,7 +164,7 @@ def test_a_picture_that_is_slow_to_read_takes_no_lane(
 
     def slow(*arguments: Any) -> Any:
         begun.set()
-        assert free.wait(10)
+        assert free.wait(GUARD)
         return usual(*arguments)
 
     monkeypatch.setattr(reading, "decode_image", slow)
@@ -169,12 +177,12 @@ def test_a_picture_that_is_slow_to_read_takes_no_lane(
             client.post, "/api/answer", json=page_request(picture={"data": PIXEL}, tokens=2)
         )
         try:
-            assert begun.wait(5)
+            assert begun.wait(GUARD)
             second = client.post("/api/answer", json=page_request(tokens=2))
             assert not first.done()
         finally:
             free.set()
-        assert all('"done"' in one.text for one in (second, first.result(10)))
+        assert all('"done"' in one.text for one in (second, first.result(GUARD)))
 
 
 def test_the_server_answers_while_it_reads_a_request(
@@ -186,30 +194,34 @@ def test_the_server_answers_while_it_reads_a_request(
 
     def slow(*arguments: Any, **settings: Any) -> Any:
         begun.set()
-        freed.append(free.wait(2))
+        freed.append(free.wait(GUARD))
         return usual(*arguments, **settings)
 
     monkeypatch.setattr(served, "parse_page_request", slow)
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(client.post, "/api/answer", json=page_request(tokens=1))
-        assert begun.wait(5)
+        assert begun.wait(GUARD)
         assert client.get("/icon.svg").status_code == 200
         free.set()
-        assert '"done"' in answer.result(10).text
+        assert '"done"' in answer.result(GUARD).text
     assert freed == [True]
 
 
 def test_bodies_are_bounded_in_time_and_all_together(
     service: PageService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.5)
     monkeypatch.setattr(bodies, "ARRIVING_BYTES_FACTOR", 1)
     small = replace(service, limits=replace(service.limits, request_bytes=1000))
     with serving(small) as (port, scheduler):
-        with send(port, "/api/answer", b"a" * 600, stated=700) as late:
-            time.sleep(0.1)
+
+        def more_is_too_much() -> bool:
             with send(port, "/api/answer", b"a" * 600) as more:
-                assert more.recv(4096).startswith(b"HTTP/1.1 429")
+                return more.recv(4096).startswith(b"HTTP/1.1 429")
+
+        with send(port, "/api/answer", b"a" * 600, stated=700):
+            until(more_is_too_much)
+        monkeypatch.setattr(bodies, "BODY_SECONDS", 0.1)
+        with send(port, "/api/answer", b"a" * 600, stated=700) as late:
             assert late.recv(4096).startswith(b"HTTP/1.1 408")
         assert scheduler.occupied == 0
 

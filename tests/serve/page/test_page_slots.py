@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from asking import page_request
+from serving import GUARD
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -47,7 +48,7 @@ class Gated(PageService):
             emit(event)
             if name == "pai" and self.heard.count((name, "piece")) == 2:
                 self.held.set()
-                assert self.gate.wait(20), "nobody came past it"
+                assert self.gate.wait(GUARD), "nobody came past it"
 
         super().answer(prepared, note, stop, worker)
 
@@ -80,7 +81,7 @@ def test_an_answer_and_a_map_come_while_another_answer_is_half_written(
         )
         first: Future[list[Any]] = thread.submit(events, client, method=HELD)
         try:
-            assert gated.held.wait(20)
+            assert gated.held.wait(GUARD)
             queued, *_, second = events(client, method=M3ID)
             _, *_, third = events(client, method="vhr")
             again = client.post(
@@ -89,7 +90,7 @@ def test_an_answer_and_a_map_come_while_another_answer_is_half_written(
             assert not first.done()
         finally:
             gated.gate.set()
-        ended = first.result(20)
+        ended = first.result(GUARD)
     assert queued == {"event": "queued", "ahead": 0}
     assert (told(second), told(third), told(ended[-1])) == (alone[M3ID], alone["vhr"], alone[HELD])
     assert again.json() == usual.json()
@@ -118,11 +119,11 @@ def test_a_lane_in_which_an_answer_failed_writes_the_next_one(
     usual = answering.write
 
     def fail(model: Any, *arguments: Any, **settings: Any) -> Any:
-        both.wait(20)
+        both.wait(GUARD)
         raise InputError(str(next(i for i, one in enumerate(service.models) if one is model)))
 
     def meet(*arguments: Any, **settings: Any) -> Any:
-        both.wait(20)
+        both.wait(GUARD)
         return usual(*arguments, **settings)
 
     with opened(service) as client, ThreadPoolExecutor(2) as threads:
@@ -185,7 +186,7 @@ def test_lanes_take_turns_in_order_and_each_does_one_thing_at_a_time() -> None:
             assert busy[worker].acquire(blocking=False), "another is in this worker"
             begun.append(number)
             say((number, worker))
-            free[number].wait(10)
+            free[number].wait(GUARD)
             busy[worker].release()
 
         return do
@@ -223,7 +224,7 @@ def test_closing_ends_what_is_written_in_every_lane() -> None:
 
     def work(say: Callable[[Any], None], stop: threading.Event, worker: int) -> None:
         say("begun")
-        if stop.wait(10):
+        if stop.wait(GUARD):
             ended.append(worker)
 
     async def play() -> None:
