@@ -24,7 +24,7 @@ from keepsight.attention_mods.vhr import LATE_SHARE, Listen, clean, divergence
 from keepsight.engines.hf.contrast_processor import overhear
 from keepsight.engines.hf.patching import editing
 from keepsight.method import Method, parameter
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext
 from keepsight.target import Target
 
 RESULT = Path(__file__).parent / "results" / "heads.json"
@@ -36,8 +36,8 @@ class Silence(Edit):
     def __init__(self, kept: dict[int, Tensor]) -> None:
         self.layers, self.kept = frozenset(kept), kept
 
-    def heads(self, out: Tensor, site: Site) -> Tensor:
-        return out * self.kept[site.layer].to(out.dtype)[:, None]
+    def head_out(self, out: Tensor, context: HookContext) -> Tensor:
+        return out * self.kept[context.layer].to(out.dtype)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +67,17 @@ class Look(Edit):
         self.massive: dict[int, float] = {}
         self.share: dict[int, tuple[float, float]] = {}
 
-    def enter(self, hidden: Tensor, site: Site) -> None:
+    def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
         x = hidden.float()
         ratio = (x.abs().amax(-1) / x.square().mean(-1).sqrt()).amax()
-        self.massive[site.layer] = max(self.massive.get(site.layer, 0.0), float(ratio))
+        self.massive[context.layer] = max(self.massive.get(context.layer, 0.0), float(ratio))
 
-    def rows(self, site: Site) -> Tensor:
-        return (site.row_numbers() == site.prompt - 1)[None].expand(site.image.shape[0], -1)
+    def rows(self, context: HookContext) -> Tensor:
+        return (context.row_numbers() == context.prompt - 1)[None].expand(context.image.shape[0], -1)
 
-    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+    def attn_pattern(self, probs: Tensor, image: Tensor, context: HookContext) -> Tensor:
         first, picture = probs[..., 0].mean(), (probs * image[:, None, None]).sum(-1).mean()
-        self.share[site.layer] = (float(first), float(picture))
+        self.share[context.layer] = (float(first), float(picture))
         return probs
 
 

@@ -225,7 +225,7 @@ def soak(minutes: float) -> dict[str, Any]:
     import psutil
     import torch
 
-    from keepsight.engines.hf.edit_state import SESSIONS
+    from keepsight.engines.hf.edit_state import STATES
     from keepsight.inference.loading import load
     from keepsight.serve.addresses import listen
     from keepsight.serve.batching_engine import BatchingEngine
@@ -257,7 +257,7 @@ def soak(minutes: float) -> dict[str, Any]:
             # Not gc.get_objects(): it hands out tuples that other threads are still filling, and CPython then fails there
             "blocks": sys.getallocatedblocks(),
             "hooks": hooks,
-            "sessions": len(SESSIONS),
+            "sessions": len(STATES),
             "threads": threading.active_count(),
             "running": service.engine.running,
             "waiting": service.engine.waiting,

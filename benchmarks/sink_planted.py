@@ -24,7 +24,7 @@ from keepsight.attention_mods.var import scaled_tau, sink_score
 from keepsight.demo.model import BOS, PROMPT, load
 from keepsight.engines.hf.patching import editing
 from keepsight.eval.stats.bootstrap import paired
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext
 from keepsight.source.prompts import prepare
 
 MASSIVE = 1000.0
@@ -46,16 +46,16 @@ class _Rows(Edit):
     def __init__(self, layers: range) -> None:
         self.layers = frozenset(layers)
 
-    def rows(self, site: Site) -> Tensor:
-        last = site.image.shape[1] - 1 - site.image.flip(-1).int().argmax(-1)
-        return site.row_numbers()[None] > last[:, None]
+    def rows(self, context: HookContext) -> Tensor:
+        last = context.image.shape[1] - 1 - context.image.flip(-1).int().argmax(-1)
+        return context.row_numbers()[None] > last[:, None]
 
 
 class _Scores(_Rows):
     """Keeps a layer's scaled scores, with what a row may not see at minus infinity."""
 
-    def scores(self, scores: Tensor, image: Tensor, site: Site) -> Tensor:
-        first = int(site.row_numbers()[self.rows(site)[0]][0])
+    def attn_scores(self, scores: Tensor, image: Tensor, context: HookContext) -> Tensor:
+        first = int(context.row_numbers()[self.rows(context)[0]][0])
         future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(first + 1)
         self.seen = scores.masked_fill(future, -torch.inf)
         return scores
@@ -76,14 +76,14 @@ class Meter(_Rows):
         self.total = torch.zeros(len(layers), len(self.NAMES), dtype=torch.float64)
         self.rows_seen = torch.zeros(len(layers), dtype=torch.float64)
 
-    def enter(self, hidden: Tensor, site: Site) -> None:
-        if site.first == 0:
+    def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        if context.first == 0:
             high = sink_score(hidden, (self.dim,)) >= scaled_tau(hidden.shape[-1])
-            self.sinks[site.layer] = high & site.image
+            self.sinks[context.layer] = high & context.image
 
-    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+    def attn_pattern(self, probs: Tensor, image: Tensor, context: HookContext) -> Tensor:
         sinks = torch.zeros_like(image)
-        known = self.sinks[site.layer]
+        known = self.sinks[context.layer]
         sinks[:, : known.shape[1]] = known
         drained, clear = (
             (probs * columns[:, None, None]).sum(-1) for columns in (sinks, image & ~sinks)
@@ -93,8 +93,8 @@ class Meter(_Rows):
         centric &= sinks.any(-1)[:, None, None]
         text = 1 - drained - clear - start
         seen = torch.stack([drained, start, clear, text, centric, (drained + start) * centric], -1)
-        self.total[site.layer] += seen.double().sum((0, 1, 2)) / probs.shape[1]
-        self.rows_seen[site.layer] += probs.shape[0] * probs.shape[2]
+        self.total[context.layer] += seen.double().sum((0, 1, 2)) / probs.shape[1]
+        self.rows_seen[context.layer] += probs.shape[0] * probs.shape[2]
         return probs
 
     def shares(self) -> dict[str, list[float]]:

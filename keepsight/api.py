@@ -1,4 +1,4 @@
-"""The two doors to a method: a block around unchanged code, and processors for whoever calls ``generate`` with their own."""
+"""The two ways to use a method: a block around unchanged code, and processors for callers with processors of their own."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, get_ident
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
-from keepsight.engines.hf.edit_state import check_free
+from keepsight.engines import default
+from keepsight.engines.hf.edit_state import serving
 from keepsight.engines.hf.patching import replaced
-from keepsight.errors import InputError
+from keepsight.errors import ConcurrentUse, InputError
 from keepsight.method import Method
 from keepsight.registry import as_recipes, compatible
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor, PreTrainedModel
+
+    from keepsight.source.source import Source
+
+Fused = bool | Literal["auto"]
 
 
 @contextmanager
@@ -25,112 +31,195 @@ def attached(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     *methods: Method | str,
-    fused: bool | Literal["auto"] = "auto",
+    fused: Fused = "auto",
+    source: Source | None = None,
 ) -> Iterator[list[LogitsProcessor]]:
     """Methods in place for one generation; yields the logits processors that belong into it::
 
         with attached(model, inputs, VHR(), M3ID()) as processors:
             model.generate(**inputs, logits_processor=processors)
 
-    The door for whoever calls ``generate`` with processors of their own. ``mitigate`` is this around every call.
+    For whoever calls ``generate`` with processors of their own. ``mitigate`` is this around every call.
 
     Args:
-        fused: whether the second branch of a contrastive method rides along in the main generation's passes, which gives the
-            same tokens at a fraction of the time: ``"auto"`` wherever that is possible, True or raise, False never.
+        model: any decoder-only image-text-to-text model of transformers.
+        inputs: what the model's processor returned, the same mapping that goes to ``generate``.
+        methods: recipes, or their spec strings, which may join several with ``+``.
+        fused: whether the amateur of a contrastive method shares the main generation's passes, which gives the same tokens
+            at a fraction of the time: ``"auto"`` wherever that is possible and pays, True or raise, False never.
+        source: the messages and pictures that ``inputs`` were made of. Methods that need another prompt, such as one
+            without the picture, then get it from the chat template instead of by dropping tokens.
 
     Raises:
+        InputError: what is given is not a model, inputs and methods, in this order.
         UnsupportedModel, NoImageTokens: before anything is changed.
         ConcurrentUse: another thread is generating with edits on this very model.
     """
     from keepsight.target import Target
 
-    recipes = list(as_recipes(methods))
-    target = Target(model, inputs, fused=fused)
-    check_free(model)
-    with ExitStack() as stack:
-        yield [processor for recipe in recipes for processor in stack.enter_context(recipe.attach(target))]
+    _check_order("attached(model, inputs, M3ID())", model)
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"attached takes the model's inputs after the model, and got a {type(inputs).__name__}: write"
+            " attached(model, inputs, M3ID())"
+        )
+    recipes = as_recipes(methods)
+    target = Target(model, inputs, fused=fused, source=source)
+    with default().open(target, recipes) as processors:
+        yield processors
 
 
-@contextmanager
-def mitigate(
-    model: PreTrainedModel, *methods: Method | str, fused: bool | Literal["auto"] = "auto"
-) -> Iterator[PreTrainedModel]:
-    """Every ``model.generate`` inside the block is mitigated; the calling code stays as it is.
+class mitigate:
+    """Every ``model.generate`` inside the block is mitigated; the calling code stays as it is::
+
+        with mitigate(model, M3ID()):
+            model.generate(**inputs)
 
     Methods apply in the order given, after a caller's own ``logits_processor``; blocks nest, the outer block's methods
-    first. Each call of ``generate`` gets fresh state, so any number of calls may stand in one block. Whoever else calls
-    this model object meanwhile, from another thread for example, is mitigated too.
+    first. Each call of ``generate`` gets fresh state, so any number of calls may stand in one block.
+
+    Threads: a block is that of the thread that opened it. A thread that has opened none of its own, such as one that a
+    streamer starts for ``generate``, uses the blocks of the one thread that has; if several have, ``generate`` raises.
 
     Args:
         model: any decoder-only image-text-to-text model of transformers.
-        methods: recipes, or their spec strings (``"m3id:decay=0.05"``).
-        fused: see ``attached``; of nested blocks the outermost that does not say ``"auto"`` has its way.
+        methods: recipes, or their spec strings (``"m3id:decay=0.05"``, ``"m3id+vhr"``).
+        fused: see ``attached``; of nested blocks the outermost that does not say ``"auto"`` decides.
 
     Raises:
-        ConcurrentUse: from a ``generate``, if another thread is generating with edits on this very model.
-        ConflictingMethods: a method is given twice, in one block or in nested ones.
         UnsupportedModel: at once, if the model cannot be driven.
+        InputError: at once, if what is given is not a model and then methods.
+        ConflictingMethods: a method is given twice, in one block or in nested ones.
+        ConcurrentUse: from a ``generate``, if another thread is generating with edits on this very model, or if it cannot
+            be told whose block is meant.
         NoImageTokens: from a ``generate`` whose prompt holds no picture.
     """
-    from keepsight.target import check_generates
 
-    recipes = list(as_recipes(methods))
-    check_generates(model)
-    block = _Block(tuple(recipes), fused)
-    with _OPENING:
-        blocks = getattr(model.generate, "blocks", None)
-        compatible([*(recipe for other in blocks or () for recipe in other.recipes), *recipes])
-        if blocks is None:
-            blocks = _Blocks()
-            blocks.open.enter_context(replaced(model, "generate", _mitigated(model, model.generate, blocks)))
-        blocks.append(block)
-    try:
-        yield model
-    finally:
+    def __init__(self, model: PreTrainedModel, *methods: Method | str, fused: Fused = "auto") -> None:
+        from keepsight.target import check_generates
+
+        self._entered = False
+        _check_order("mitigate(model, M3ID())", model)
+        recipes = as_recipes(methods)
+        check_generates(model)
+        self._model: Any = model
+        self._block = _Block(recipes, fused)
+
+    def __enter__(self) -> PreTrainedModel:
+        if self._entered:
+            raise InputError(
+                "a mitigate(…) block can be entered once: write mitigate(model, …) anew for each"
+            )
+        self._entered = True
+        model, thread = self._model, get_ident()
         with _OPENING:
-            blocks.remove(block)
-            if not blocks:
-                blocks.open.close()
+            wrapper = model.generate
+            blocks = wrapper.blocks if isinstance(wrapper, _Mitigated) else None
+            mine = [] if blocks is None else blocks.by_thread.get(thread, [])
+            compatible([*(recipe for other in mine for recipe in other.recipes), *self._block.recipes])
+            if blocks is None:
+                blocks = _Blocks()
+                blocks.open.enter_context(
+                    replaced(model, "generate", _Mitigated(model, model.generate, blocks))
+                )
+            blocks.by_thread.setdefault(thread, []).append(self._block)
+        self._blocks, self._thread = blocks, thread
+        return self._model  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: object) -> None:
+        with _OPENING:
+            mine = self._blocks.by_thread[self._thread]
+            mine.remove(self._block)
+            if not mine:
+                del self._blocks.by_thread[self._thread]
+            if not self._blocks.by_thread:
+                self._blocks.open.close()
+
+    def __del__(self) -> None:
+        # Without `with` nothing would happen, and nothing would tell
+        if not getattr(self, "_entered", True) and hasattr(self, "_block"):
+            import warnings
+
+            warnings.warn(
+                "mitigate(model, …) was called without `with`, so that it did nothing: write"
+                " `with mitigate(model, …): model.generate(**inputs)`",
+                stacklevel=2,
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
     recipes: tuple[Method, ...]
-    fused: bool | Literal["auto"]
+    fused: Fused
 
 
-class _Blocks(list[_Block]):
-    """The blocks that are open on a model, outer ones first, and what is undone when the last of them ends.
+class _Blocks:
+    """The blocks that are open on a model, by thread and outer ones first, and what is undone when the last of them ends.
 
     Blocks of several threads need not nest: one may end before another that was opened within it.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.by_thread: dict[int, list[_Block]] = {}
         self.open = ExitStack()
+        self.serving: set[int] = set()
+        """Threads in which a mitigated call is being served."""
+
+    def here(self) -> list[_Block]:
+        """The blocks that a call from this thread means.
+
+        Raises:
+            ConcurrentUse: the thread has opened none, and several others have.
+        """
+        with _OPENING:
+            own = self.by_thread.get(get_ident())
+            if own is None and len(self.by_thread) == 1:
+                (own,) = self.by_thread.values()
+            if own is None:
+                raise ConcurrentUse(
+                    "several threads have a mitigate block open on this model, and this thread has none: open one in this"
+                    " thread as well, or give each thread a model of its own with"
+                    " keepsight.engines.hf.weight_sharing.twin(model)"
+                )
+            return list(own)
 
 
 _OPENING = Lock()
 
 
-def _mitigated(model: Any, generate: Any, blocks: _Blocks) -> Any:
+class _Mitigated:
     """``generate`` under the methods of all blocks that are open when it is called."""
-    from keepsight.engines.hf.assisted_decoding import drafting
-    from keepsight.engines.hf.contrast_processor import ContrastMethod
 
-    arguments = inspect.signature(generate)
+    def __init__(self, model: Any, generate: Any, blocks: _Blocks) -> None:
+        functools.update_wrapper(self, generate)
+        self.blocks = blocks
+        self._model, self._generate = model, generate
+        self._arguments = inspect.signature(generate)
 
-    @functools.wraps(generate)
-    def mitigated(*args: Any, **kwargs: Any) -> Any:
-        if drafting():
-            return generate(*args, **kwargs)  # the model drafts for itself: any draft is right
-        standing = list(blocks)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copy of the model gets its own generate back: no block is open on it
+        copied = memo.get(id(self._model))
+        return self if copied is None else MethodType(type(copied).generate, copied)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        thread, blocks = get_ident(), self.blocks
+        if thread in blocks.serving:
+            # A call within a call is a draft of assisted decoding, a prelude or somebody's callback, and runs as it is
+            with serving(self._model):
+                return self._generate(*args, **kwargs)
+        standing = blocks.here()
+        blocks.serving.add(thread)
+        try:
+            return self._mitigated(standing, args, kwargs)
+        finally:
+            blocks.serving.discard(thread)
+
+    def _mitigated(self, standing: list[_Block], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        model = self._model
         recipes = [recipe for block in standing for recipe in block.recipes]
         # The outermost block that asks for one way or the other has it
-        sharing: bool | Literal["auto"] = next(
-            (block.fused for block in standing if block.fused != "auto"), "auto"
-        )
-        bound = arguments.bind(*args, **kwargs).arguments
+        fused: Fused = next((block.fused for block in standing if block.fused != "auto"), "auto")
+        bound = self._arguments.bind(*args, **kwargs).arguments
         given = {**bound, **bound.get("kwargs", {})}
         if given.get("inputs") is not None:
             given["input_ids"] = given["inputs"]
@@ -142,19 +231,25 @@ def _mitigated(model: Any, generate: Any, blocks: _Blocks) -> Any:
         if _compiles(model, given):
             if given.get("compile_config") is None:
                 more = {**more, "disable_compile": True}
-            elif not all(isinstance(recipe, ContrastMethod) for recipe in recipes) or sharing is True:
+            elif fused is True or not _only_processors(model, given, recipes):
                 raise InputError(
-                    f"{' '.join(recipe.name() for recipe in recipes)}: a compiled step keeps the model it was compiled"
+                    f"{'+'.join(recipe.name() for recipe in recipes)}: a compiled step keeps the model it was compiled"
                     " with, and what acts inside it or shares its passes would be left out: leave out compile_config"
                 )
             else:
-                sharing = False
-        with attached(model, given, *recipes, fused=sharing) as added:
+                fused = False
+        with attached(model, given, *recipes, fused=fused) as added, serving(model):
             bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
-            return generate(**bound, **more)
+            return self._generate(**bound, **more)
 
-    mitigated.blocks = blocks  # type: ignore[attr-defined]
-    return mitigated
+
+def _only_processors(model: Any, given: Mapping[str, Any], recipes: list[Method]) -> bool:
+    """Whether all that the recipes are made of are contrasts, which need nothing inside the model."""
+    from keepsight.parts import Contrast
+    from keepsight.target import Target
+
+    target = Target(model, given)
+    return all(isinstance(part, Contrast) for recipe in recipes for part in recipe.parts(target))
 
 
 def _compiles(model: Any, given: Mapping[str, Any]) -> bool:
@@ -163,3 +258,9 @@ def _compiles(model: Any, given: Mapping[str, Any]) -> bool:
     cache = given.get("cache_implementation") or getattr(config, "cache_implementation", None)
     off = given.get("disable_compile", getattr(config, "disable_compile", None))
     return cache is not None and "dynamic" not in str(cache) and not off
+
+
+def _check_order(call: str, model: Any) -> None:
+    """Raises ``InputError`` where a method stands in the place of the model."""
+    if isinstance(model, (Method, str)) or (isinstance(model, type) and issubclass(model, Method)):
+        raise InputError(f"the model comes first: write {call}")

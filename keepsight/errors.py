@@ -50,6 +50,14 @@ class ConcurrentUse(KeepsightError, RuntimeError):
     """Two threads want to edit the inside of one model at once."""
 
 
+class NeedsBlock(InputError):
+    """A method acts inside the model, and was asked for a logits processor."""
+
+
+class CopiedInBlock(KeepsightError, RuntimeError):
+    """A model is copied while a method is in place in it."""
+
+
 class ProcessorReused(KeepsightError, RuntimeError):
     """A processor object met a second generation; it holds the state of one."""
 

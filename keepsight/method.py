@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from keepsight.errors import InvalidParameter, did_you_mean
+from keepsight.errors import InputError, InvalidParameter, UnknownParameter, did_you_mean
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessor
+    from transformers import LogitsProcessor, PreTrainedModel
     from typing_extensions import Self
 
+    from keepsight.parts import Part
     from keepsight.target import Target
 
 
@@ -60,6 +61,27 @@ class Method(ABC):
     """One line for people who choose a method."""
     cost: ClassVar[str]
     """Extra forward passes at prefill and per token."""
+    visible: ClassVar[Mapping[str, Any]] = {}
+    """Settings under which the method changes tokens even of a tiny model with random weights and two layers. The
+    conformance suite uses them, since a test in which nothing happens proves nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Before the generated __init__, whose TypeError knows of no neighbouring name
+        for name in kwargs:
+            if name not in cls.__dataclass_fields__:
+                raise UnknownParameter(unknown_parameter(cls, name))
+        return super().__new__(cls)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """A recipe is no logits processor.
+
+        Raises:
+            InputError: always; the message shows how to make a processor of the recipe.
+        """
+        raise InputError(
+            f"{self!r} is a recipe and no logits processor: pass logits_processor=[{type(self).__name__}(…).processor(model,"
+            " inputs)], or open a block, `with mitigate(model, …)`"
+        )
 
     def __post_init__(self) -> None:
         for item in self.parameters():
@@ -98,13 +120,54 @@ class Method(ABC):
         """The same recipe at zero strength: it changes nothing."""
 
     @abstractmethod
-    def attach(self, target: Target) -> AbstractContextManager[Sequence[LogitsProcessor]]:
+    def parts(self, target: Target) -> Iterable[Part]:
+        """What the method is made of on ``target``, made anew for one generation; nothing where the recipe is off.
+
+        Args:
+            target: the model and the inputs of the generation, to be read and not changed.
+
+        Raises:
+            UnsupportedModel: the model lacks what the method needs.
+            InvalidParameter: a setting that does not fit the model, such as a layer that it does not have.
+        """
+
+    def refusal(self, target: Target) -> str | None:
+        """Why this recipe cannot run on a model of this kind, in a clause; None where it can.
+
+        A method declares here what it cannot be defined on, such as models that see the picture by cross-attention. It
+        is asked before anything is put in place, and its answer becomes an ``UnsupportedModel``.
+        """
+        return None
+
+    def attach(self, target: Target) -> AbstractContextManager[list[LogitsProcessor]]:
         """The method in place for one generation on ``target``, with the processors that belong into ``generate``.
 
         Raises:
             UnsupportedModel: the model lacks what the method needs.
-            NoImageTokens: a prompt holds no image.
+            NoImageTokens: a prompt holds no picture.
         """
+        # An engine stands above the methods in the order of imports; this is the one exception
+        from keepsight.engines import default
+
+        return default().open(target, [self])
+
+    def processor(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> LogitsProcessor:
+        """A fresh logits processor for one ``model.generate(**inputs, logits_processor=[…])``.
+
+        Args:
+            model: any decoder-only image-text-to-text model of transformers.
+            inputs: what the model's processor returned, the same mapping that goes to ``generate``: ``input_ids``
+                ``(batch, prompt)``, left-padded, with ``attention_mask`` and the image tensors.
+
+        Raises:
+            NeedsBlock: the method also acts inside the model, which only a block such as ``mitigate`` can prepare.
+            UnsupportedModel: the model lacks what the method needs.
+            NoImageTokens: a prompt holds no picture.
+        """
+        from keepsight.engines import default
+        from keepsight.target import Target
+
+        return default().processor(Target(model, inputs), self)
 
 
 def _validate(method: str, item: Field[Any], value: Any) -> None:

@@ -174,11 +174,11 @@ def parse(spec: str, *, trusted: bool = True) -> Method:
 
 def _split(spec: str) -> tuple[str, str]:
     """The name and the settings of one spec: the class of a third party ends at the second colon, a name at the first."""
-    name, _, rest = spec.partition(":")
-    if "." not in name:
-        return name.strip(), rest
-    class_name, _, rest = rest.partition(":")
-    return f"{name.strip()}:{class_name.strip()}", rest
+    name, _, rest = (part.strip() for part in spec.partition(":"))
+    class_name, _, settings = (part.strip() for part in rest.partition(":"))
+    if "." in name or (class_name.isidentifier() and class_name[0].isupper()):
+        return f"{name}:{class_name}", settings
+    return name, rest
 
 
 def _not_a_setting(part: str, spec: str, method: type[Method]) -> str:

@@ -16,7 +16,7 @@ from keepsight.errors import InputError, InvalidParameter, NoImageTokens, Unsupp
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from keepsight.engines.hf.branch import Branch
+    from keepsight.source.source import Source
 
 TOKEN_KEYS = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
@@ -50,9 +50,10 @@ class Target:
     Args:
         model: a decoder-only image-text-to-text model of transformers (a cross-attending one such as Mllama counts).
         inputs: the arguments of ``generate``: model inputs, and generation options, which are ignored here.
-
-        fused: whether contrast branches ride along in the main generation's passes: wherever that is possible
-            (``"auto"``), or raise where it is not (True), or never (False).
+        fused: whether amateurs share the passes of the main generation: wherever that is possible and pays (``"auto"``),
+            or raise where it is not possible (True), or never (False).
+        source: the messages and pictures that the inputs were made of, where they are known. Views of the prompt are then
+            made by the chat template and the processor instead of by dropping tokens.
 
     Raises:
         UnsupportedModel: not a model this library can drive; the message says which part is missing.
@@ -62,8 +63,7 @@ class Target:
     model: PreTrainedModel
     inputs: Mapping[str, Any] = field(repr=False)
     fused: bool | Literal["auto"] = "auto"
-    branches: list[Branch] = field(default_factory=list, repr=False)
-    """Second opinions of this generation; methods that need the same one share it."""
+    source: Source | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_generates(self.model)
@@ -177,19 +177,55 @@ class Target:
             )
         return mask
 
-    def check_image_in_context(self, method: str) -> None:
-        """The picture must stand among the decoder's own keys.
+    def why_no_image_columns(self) -> str | None:
+        """Why attention to the picture cannot be edited, in a clause; None where it can.
+
+        Models that see the picture by cross-attention have no visual tokens among the decoder's own keys.
+        """
+        if getattr(self.text_config, "cross_attention_layers", None):
+            return (
+                "it sees the picture by cross-attention, so that self-attention has no visual tokens to edit"
+            )
+        return None
+
+    def check_image_in_context(self, what: str) -> None:
+        """The picture must stand among the decoder's own keys, as ``what`` needs it.
 
         Raises:
             UnsupportedModel: it is reached by cross-attention.
             NoImageTokens: there is none.
         """
-        if getattr(self.model.config.get_text_config(decoder=True), "cross_attention_layers", None):
-            raise UnsupportedModel(
-                f"{self.name} sees the picture by cross-attention: {method} edits self-attention to visual tokens, of which"
-                " there are none"
-            )
+        if (reason := self.why_no_image_columns()) is not None:
+            raise UnsupportedModel(f"{self.name} cannot be used for {what}: {reason}")
         _ = self.image_mask
+
+    def check_prompt(self) -> None:
+        """What every method needs of a prompt, whether it is at strength 0 or not.
+
+        Raises:
+            NoImageTokens: a row has no picture, or the inputs hold no picture at all.
+            InputError: the batch is padded on the right.
+        """
+        _ = self.image_mask
+        if not self.model_inputs.keys() - TOKEN_KEYS - {"position_ids"}:
+            raise NoImageTokens(
+                "the inputs hold no pixel_values: pass everything the model's processor returned"
+            )
+        if bool((self.attention_mask[:, -1] == 0).any()):
+            raise InputError(
+                "the batch is padded on the right, so that generation would begin at padding: call the processor with"
+                " padding=True, padding_side='left'"
+            )
+
+    @cached_property
+    def text_config(self) -> Any:
+        """The text decoder's part of the model's configuration."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(self.text_config.hidden_size)
 
     @cached_property
     def marker_ids(self) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from keepsight import M3ID, Method
-from keepsight.engines.hf.contrast_processor import ContrastMethod
+from keepsight.parts import Contrast, View
 from keepsight.target import Target
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
@@ -23,20 +24,45 @@ MODES: dict[str, dict[str, Any]] = {
     "beam": {"do_sample": False, "num_beams": 3},
     "beam_sample": {"do_sample": True, "num_beams": 3, "temperature": 1.3, "top_k": 20},
 }
-METHODS: dict[str, ContrastMethod] = {name: STRONG[name] for name in ("vcd", "m3id")}
+METHODS: dict[str, Method] = {name: STRONG[name] for name in ("vcd", "m3id")}
+
+
+def contrast_of(method: Method, target: Target) -> Contrast:
+    """The one part of a method that is a contrast."""
+    (part,) = method.parts(target)
+    assert isinstance(part, Contrast)
+    return part
+
+
+def amateur_inputs(method: Method, target: Target) -> dict[str, Any]:
+    """What the one amateur of a method is given."""
+    (view,) = contrast_of(method, target).views
+    return view.inputs(target)
+
+
+class Given(View):
+    """A view that is whatever it is made of."""
+
+    def __init__(self, make: Callable[[Target], dict[str, Any]]) -> None:
+        self.make = make
+
+    def inputs(self, target: Target) -> dict[str, Any]:
+        return self.make(target)
 
 
 class Recomputed(LogitsProcessor):
     """The same formula over amateur logits that are recomputed from scratch, row by row."""
 
-    def __init__(self, family: Family, method: ContrastMethod, prompts: list[list[int]]) -> None:
+    def __init__(self, family: Family, method: Method, prompts: list[list[int]]) -> None:
         self.family, self.method, self.prompts = family, method, prompts
         self.width = family.inputs(prompts)["input_ids"].shape[1]
+        self.contrast = contrast_of(method, Target(family.model(), family.inputs(prompts)))
 
     def amateur(self, index: int) -> dict[str, Any]:
         if isinstance(self.method, M3ID):
             return self.family.text_only(self.prompts[index])
-        return self.method.amateur(Target(self.family.model(), self.family.row(self.prompts, index)))
+        target = Target(self.family.model(), self.family.row(self.prompts, index))
+        return self.contrast.views[0].inputs(target)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         each = len(input_ids) // len(self.prompts)
@@ -47,7 +73,7 @@ class Recomputed(LogitsProcessor):
             ]
         )
         step = input_ids.shape[1] - self.width
-        return self.method.combine(scores, amateur, step).log_softmax(-1)
+        return self.contrast.combine(scores, [amateur], step).log_softmax(-1)
 
 
 def run(family: Family, prompts: list[list[int]], *processors: Any, seed: int = 3, **options: Any) -> Tensor:

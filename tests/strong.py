@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from families import BREAK, END
 
-from keepsight import M3ID, PAI, SLA, VAR, VCD, VHR, VSV
+from keepsight import Method, methods
 
-STRONG: dict[str, Any] = {
-    # Mistral 3 lays row separators between the pieces of a picture that only its processor knows
-    "m3id": M3ID(decay=0.7, cutoff=0.0, also_drop=(BREAK, END)),
-    "pai": PAI(alpha=8.0, gamma=4.0, first_layer=0),
-    "sla": SLA(gamma=0.8, window=1),
-    # Random weights have no sinks of their own: a low threshold on one dimension makes about half of the tokens sinks
-    "var": VAR(fraction=1.0, ratio=0.0, mass=0.0, tau=0.6, dims=(5,), layers=(0, 1)),
-    "vcd": VCD(alpha=4.0, beta=0.0, noise_step=999),
-    "vhr": VHR(alpha=6.0, layers=(0, 1)),
-    "vsv": VSV(strength=3.0),
-}
+
+def strong(name: str) -> Method:
+    """A registered method at the settings that it names as ``visible``."""
+    cls = methods()[name]
+    assert cls.visible, f"{cls.__name__} names no `visible` settings under which it changes tokens"
+    recipe: Any = cls(**cls.visible)
+    if any(item.name == "also_drop" for item in cls.parameters()):
+        # Mistral 3 lays row separators between the pieces of a picture that only its processor knows
+        recipe = replace(recipe, also_drop=(BREAK, END))
+    return recipe  # type: ignore[no-any-return]
+
+
+STRONG: dict[str, Any] = {name: strong(name) for name in methods()}

@@ -144,7 +144,7 @@ def test_nothing_outlives_a_generation() -> None:
     model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
     processor = VCD(alpha=3).processor(model, inputs)
     model.generate(**inputs, **OPTIONS, logits_processor=[processor])
-    ghost = weakref.ref(processor._branch._cache)  # type: ignore[attr-defined]
+    ghost = weakref.ref(processor.branches[0]._cache)  # type: ignore[attr-defined]
     del processor
     gc.collect()
     assert ghost() is None
@@ -203,7 +203,7 @@ def test_bad_arguments() -> None:
     model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
     with pytest.raises(UnknownMethod), mitigate(model, "m3di"):
         pass
-    with pytest.raises(InputError, match="are needed here"), mitigate(model, 3):  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is needed here"), mitigate(model, 3):  # type: ignore[arg-type]
         pass
     with mitigate(model, M3ID()), pytest.raises(InputError, match="continuous batching"):
         model.generate(**inputs, cache_implementation="paged")

@@ -17,7 +17,7 @@ from keepsight.analysis.observers import PredictingRows, generate_heard
 from keepsight.attention_mods.layers import chosen_layers
 from keepsight.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
 from keepsight.inference.generation import Generation
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext
 from keepsight.target import Target
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ class Watch(PredictingRows):
         super().__init__(layers)
         self.sums: dict[int, Tensor] = {}
 
-    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
-        columns = site.image[0].nonzero().flatten() - first_key
+    def hear(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
+        columns = context.image[0].nonzero().flatten() - first_key
         kept = columns >= 0  # a sliding window has dropped the rest
         mean = given.new_zeros(len(columns))
         mean[kept] = given[:, columns[kept]].mean(0)
@@ -132,14 +132,14 @@ class WatchSinks(Edit):
         self.rule = rule
         self.highest: Tensor | None = None
 
-    def enter(self, hidden: Tensor, site: Site) -> None:
-        here = min(site.first + site.rows, site.prompt) - site.first
+    def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        here = min(context.first + context.rows, context.prompt) - context.first
         if here <= 0:
             return
         if self.highest is None:
-            self.highest = torch.zeros(site.image.shape[1])
+            self.highest = torch.zeros(context.image.shape[1])
         scores = score_sinks(hidden[0, :here], self.rule).cpu()
-        part = self.highest[site.first : site.first + here]
+        part = self.highest[context.first : context.first + here]
         part.copy_(torch.maximum(part, scores))
 
 

@@ -16,7 +16,7 @@ from keepsight.analysis.observers import PredictingRows, generate_heard
 from keepsight.errors import UnsupportedModel
 from keepsight.eval.modality_dominance.score import PARTS, Masses
 from keepsight.inference.generation import Generation
-from keepsight.parts import Site
+from keepsight.parts import HookContext
 from keepsight.source.prompts import prepare
 from keepsight.target import Target
 
@@ -42,13 +42,13 @@ class HearParts(PredictingRows):
         self.shares: dict[tuple[int, int], Tensor] = {}
         self._columns: dict[Any, Tensor] = {}
 
-    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
+    def hear(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
         prompt = len(self.parts)
         here = max(prompt - first_key, 0)
         mass = given[:, :here].float() @ self._belongs(given.device)[first_key:]
         mass[:, PARTS.index("own")] = given[:, here:].sum(-1)
-        self.sums[site.layer] = self.sums[site.layer] + mass if site.layer in self.sums else mass
-        self.shares[number, site.layer] = mass[:, PARTS.index("image")].mean()
+        self.sums[context.layer] = self.sums[context.layer] + mass if context.layer in self.sums else mass
+        self.shares[number, context.layer] = mass[:, PARTS.index("image")].mean()
 
     def _belongs(self, device: torch.device) -> Tensor:
         """``(prompt, parts)``, 1 where a token belongs to a part."""

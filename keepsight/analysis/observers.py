@@ -16,7 +16,7 @@ from keepsight.engines.hf.patching import editing
 from keepsight.errors import InputError, InvalidParameter
 from keepsight.inference.generation import Generation
 from keepsight.inference.stopping import Until
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext
 
 if TYPE_CHECKING:
     from keepsight.method import Method
@@ -33,7 +33,7 @@ class PredictingRows(Edit):
         self.layers = frozenset(layers)
         self._seen: set[tuple[int, int]] = set()
 
-    def hear(self, given: Tensor, number: int, first_key: int, site: Site) -> None:
+    def hear(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
         """One row of one layer.
 
         Args:
@@ -43,18 +43,18 @@ class PredictingRows(Edit):
         """
         raise NotImplementedError
 
-    def rows(self, site: Site) -> Tensor:
-        return (site.row_numbers() >= site.prompt - 1)[None].expand(site.image.shape[0], -1)
+    def rows(self, context: HookContext) -> Tensor:
+        return (context.row_numbers() >= context.prompt - 1)[None].expand(context.image.shape[0], -1)
 
-    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
+    def attn_pattern(self, probs: Tensor, image: Tensor, context: HookContext) -> Tensor:
         # Others may edit more rows, but these are the last of the pass and so the last here
-        numbers = range(max(site.first, site.prompt - 1), site.first + site.rows)
-        first_key = max(site.first + site.rows - probs.shape[-1], 0)
+        numbers = range(max(context.first, context.prompt - 1), context.first + context.rows)
+        first_key = max(context.first + context.rows - probs.shape[-1], 0)
         for at, number in enumerate(numbers, start=probs.shape[2] - len(numbers)):
             # A contrast branch that runs under the edits passes after the model itself: the first pass counts
-            if (site.layer, number) not in self._seen:
-                self._seen.add((site.layer, number))
-                self.hear(probs[0, :, at], number, first_key, site)
+            if (context.layer, number) not in self._seen:
+                self._seen.add((context.layer, number))
+                self.hear(probs[0, :, at], number, first_key, context)
         return probs
 
 

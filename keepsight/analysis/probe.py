@@ -22,13 +22,13 @@ from keepsight.analysis.attention_sinks import (
     threshold,
 )
 from keepsight.attention_mods.var import sink_score
-from keepsight.attention_mods.vhr import Listen, clean, divergence, select
+from keepsight.attention_mods.vhr import RecordHeads, clean, divergence, select
 from keepsight.calibration.file import Calibration, fingerprint, model_name
 from keepsight.engines.hf.branch import Branch
-from keepsight.engines.hf.edit_state import alone
+from keepsight.engines.hf.edit_state import isolated_edits
 from keepsight.engines.hf.patching import editing
 from keepsight.errors import InputError, UnsupportedModel
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext
 from keepsight.target import Target
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class FirstToken(Edit):
         self.layers = frozenset(layers)
         self.seen: dict[int, Tensor] = {}
 
-    def enter(self, hidden: Tensor, site: Site) -> None:
-        self.seen[site.layer] = hidden[0, 0].float().cpu()
+    def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        self.seen[context.layer] = hidden[0, 0].float().cpu()
 
     def stacked(self) -> Tensor:
         """``(layers, hidden)``."""
@@ -59,16 +59,16 @@ class Columns(Edit):
         self.marks: dict[int, Tensor] = {}
         self.attention: dict[int, Tensor] = {}
 
-    def enter(self, hidden: Tensor, site: Site) -> None:
-        if self.dims and site.layer in self.examined:
-            self.marks[site.layer] = sink_score(hidden[0], self.dims).cpu()
+    def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        if self.dims and context.layer in self.examined:
+            self.marks[context.layer] = sink_score(hidden[0], self.dims).cpu()
 
-    def rows(self, site: Site) -> Tensor:
-        end = int(site.image[0].nonzero().max())
-        return (site.row_numbers() > end)[None]
+    def rows(self, context: HookContext) -> Tensor:
+        end = int(context.image[0].nonzero().max())
+        return (context.row_numbers() > end)[None]
 
-    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
-        self.attention[site.layer] = probs[0, :, :, : site.prompt].mean((0, 1)).cpu()
+    def attn_pattern(self, probs: Tensor, image: Tensor, context: HookContext) -> Tensor:
+        self.attention[context.layer] = probs[0, :, :, : context.prompt].mean((0, 1)).cpu()
         return probs
 
 
@@ -165,18 +165,18 @@ def _first_pass(
     firsts, heads = [], _Heads()
     texts: dict[tuple[int, ...], tuple[Tensor, dict[int, Tensor]]] = {}
     for target in targets:
-        start, listen = FirstToken(examined), Listen(every)
+        start, listen = FirstToken(examined), RecordHeads(every)
         with editing(target, start, listen):
             _read(target.model, target.model_inputs)
             text = target.without_image()
             key = tuple(text["input_ids"][0].tolist())
             if key not in texts:
-                text_start, text_listen = FirstToken(examined), Listen(every)
-                with alone(target.model, text_start, text_listen):
+                text_start, text_listen = FirstToken(examined), RecordHeads(every)
+                with isolated_edits(target.model, text_start, text_listen):
                     _read(target.model, text)
-                texts[key] = text_start.stacked(), text_listen.heard
+                texts[key] = text_start.stacked(), text_listen.seen
         firsts += [start.stacked(), texts[key][0]]
-        heads.add(listen.heard, texts[key][1])
+        heads.add(listen.seen, texts[key][1])
         advance(1)
     return torch.stack(firsts), heads
 

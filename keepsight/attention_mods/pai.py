@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from keepsight.attention_mods.layers import chosen_layers
 from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible
-from keepsight.engines.hf.contrast_processor import ContrastMethod, ContrastProcessor
-from keepsight.engines.hf.patching import editing
+from keepsight.decoding.views import NoImage
 from keepsight.method import Method, parameter
-from keepsight.parts import Edit, Site
+from keepsight.parts import Contrast, Edit, HookContext, Part
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessor
     from typing_extensions import Self
 
     from keepsight.target import Target
@@ -47,44 +45,24 @@ class Boost(Edit):
     def __init__(self, layers: frozenset[int], alpha: float) -> None:
         self.layers, self.alpha = layers, alpha
 
-    def rows(self, site: Site) -> Tensor:
-        late = site.row_numbers() >= site.prompt - 1
-        return late[None].expand(site.image.shape[0], -1)
+    def rows(self, context: HookContext) -> Tensor:
+        late = context.row_numbers() >= context.prompt - 1
+        return late[None].expand(context.image.shape[0], -1)
 
-    def scores(self, scores: Tensor, image: Tensor, site: Site) -> Tensor:
+    def attn_scores(self, scores: Tensor, image: Tensor, context: HookContext) -> Tensor:
         return boost(scores, image, self.alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Guidance(ContrastMethod):
-    """PAI's second part as a contrast: the amateur is the prompt without its picture, and runs unedited."""
+def decided(expert: Tensor, step: int) -> Tensor:
+    """``(rows,)`` bool: one plausible token is left, so that guidance changes nothing."""
+    return one_left(expert, CUTOFF)
 
-    paper: ClassVar[str] = "2407.21771"
-    gamma: float
 
-    def __post_init__(self) -> None:
-        """Validated by PAI."""
-
-    def off(self) -> Self:
-        return replace(self, gamma=1.0)
-
-    @property
-    def is_off(self) -> bool:
-        return self.gamma == 1
-
-    def amateur(self, target: Target) -> dict[str, Any]:
-        return target.without_image()
-
-    def needs_amateur(self, step: int) -> bool:
-        return True
-
-    def decided(self, expert: Tensor, step: int) -> Tensor:
-        return one_left(expert, CUTOFF)
-
-    def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
-        if amateur is None:
-            return keep_only(expert, plausible(expert, CUTOFF))
-        return guide(expert, amateur, self.gamma)
+def combine(expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, gamma: float) -> Tensor:
+    """``guide`` where the amateur was asked; where one plausible token is left, only the cutoff."""
+    if amateurs is None:
+        return keep_only(expert, plausible(expert, CUTOFF))
+    return guide(expert, amateurs[0], gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +107,8 @@ class PAI(Method):
         "attention: one row per layer and token; guidance: prefill +1 without picture, one more row in every pass"
     )
 
+    visible: ClassVar[Mapping[str, Any]] = {"alpha": 8.0, "gamma": 4.0, "first_layer": 0}
+
     alpha: float = parameter(0.2, "strength in attention; 0 is off", low=0)
     gamma: float = parameter(1.1, "strength of text-only guidance; 1 is off", low=1)
     first_layer: int = parameter(2, "first edited layer", low=0)
@@ -137,17 +117,14 @@ class PAI(Method):
     def off(self) -> Self:
         return replace(self, alpha=0.0, gamma=1.0)
 
-    @contextmanager
-    def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
-        with ExitStack() as stack:
-            processors = []
-            if self.alpha > 0:
-                target.check_image_in_context("pai")
-                count = len(target.layers)
-                layers = chosen_layers("pai", target, self.layers, range(min(self.first_layer, count), count))
-                stack.enter_context(editing(target, Boost(layers, self.alpha)))
-            if self.gamma > 1:
-                guidance = ContrastProcessor(_Guidance(gamma=self.gamma), target)
-                stack.enter_context(guidance.riding_along(target))
-                processors.append(guidance)
-            yield processors
+    def refusal(self, target: Target) -> str | None:
+        return target.why_no_image_columns() if self.alpha > 0 else None
+
+    def parts(self, target: Target) -> Iterator[Part]:
+        if self.alpha > 0:
+            count = len(target.layers)
+            layers = chosen_layers("pai", target, self.layers, range(min(self.first_layer, count), count))
+            yield Boost(layers, self.alpha)
+        if self.gamma > 1:
+            # The amateur runs unedited: with its own attention it has no picture to look at
+            yield Contrast(views=[NoImage()], combine=partial(combine, gamma=self.gamma), decided=decided)

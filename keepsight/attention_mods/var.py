@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from keepsight.attention_mods.layers import chosen_layers
 from keepsight.calibration.file import Calibration, model_name
-from keepsight.engines.hf.patching import editing
 from keepsight.errors import InvalidParameter, NeedsCalibration
 from keepsight.method import Method, parameter
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessor
     from typing_extensions import Self
 
     from keepsight.target import Target
@@ -81,29 +78,29 @@ class Redistribute(Edit):
         self.method, self.layers, self.dims, self.tau = method, layers, dims, tau
         self.sinks: dict[int, Tensor] = {}
 
-    def enter(self, hidden: Tensor, site: Site) -> None:
-        here = min(site.first + site.rows, site.prompt)
-        if site.first >= site.prompt:
+    def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        here = min(context.first + context.rows, context.prompt)
+        if context.first >= context.prompt:
             return
-        found = self.sinks.setdefault(site.layer, site.image.new_zeros(site.image.shape))
-        if found.shape != site.image.shape:
-            found = self.sinks[site.layer] = site.image.new_zeros(site.image.shape)
-        found[:, site.first : here] = sink_score(hidden[:, : here - site.first], self.dims) >= self.tau
+        found = self.sinks.setdefault(context.layer, context.image.new_zeros(context.image.shape))
+        if found.shape != context.image.shape:
+            found = self.sinks[context.layer] = context.image.new_zeros(context.image.shape)
+        found[:, context.first : here] = sink_score(hidden[:, : here - context.first], self.dims) >= self.tau
 
-    def rows(self, site: Site) -> Tensor:
-        columns = site.row_numbers()
-        width = site.image.shape[1]
-        end = width - 1 - site.image.flip(-1).int().argmax(-1)
+    def rows(self, context: HookContext) -> Tensor:
+        columns = context.row_numbers()
+        width = context.image.shape[1]
+        end = width - 1 - context.image.flip(-1).int().argmax(-1)
         return columns[None] > end[:, None]
 
-    def probabilities(self, probs: Tensor, image: Tensor, site: Site) -> Tensor:
-        keys = probs.shape[-1]
-        sinks = replace(site, image=self.sinks[site.layer]).image_columns(
-            keys, max(site.first + site.rows - keys, 0)
+    def attn_pattern(self, pattern: Tensor, image: Tensor, context: HookContext) -> Tensor:
+        keys = pattern.shape[-1]
+        sinks = replace(context, image=self.sinks[context.layer]).image_columns(
+            keys, max(context.first + context.rows - keys, 0)
         )
         chosen = self.method
         return redistribute(
-            probs, image, sinks, fraction=chosen.fraction, ratio=chosen.ratio, mass=chosen.mass
+            pattern, image, sinks, fraction=chosen.fraction, ratio=chosen.ratio, mass=chosen.mass
         )
 
 
@@ -153,6 +150,11 @@ class VAR(Method):
     gist: ClassVar[str] = "moves attention from sinks to the rest of the picture, in heads that look at it"
     cost: ClassVar[str] = "no extra forward; explicit weights for rows after the picture"
 
+    # Random weights have no sinks of their own: a low threshold on one dimension makes about half of the tokens sinks
+    visible: ClassVar[Mapping[str, Any]] = {
+        "fraction": 1.0, "ratio": 0.0, "mass": 0.0, "tau": 0.6, "dims": (5,), "layers": (0, 1),
+    }  # fmt: skip
+
     fraction: float = parameter(0.6, "share of attention taken from sinks; 0 is off", low=0, high=1)
     ratio: float = parameter(0.5, "least share of a head's visual attention off the sinks", low=0, high=1)
     mass: float = parameter(0.2, "least attention of a head to the picture", low=0, high=1)
@@ -166,18 +168,16 @@ class VAR(Method):
     def off(self) -> Self:
         return replace(self, fraction=0.0)
 
-    @contextmanager
-    def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
+    def refusal(self, target: Target) -> str | None:
+        return target.why_no_image_columns() if self.fraction > 0 else None
+
+    def parts(self, target: Target) -> Iterator[Redistribute]:
         if self.fraction == 0:
-            yield []
             return
-        target.check_image_in_context("var")
         count = len(target.layers)
         layers = chosen_layers("var", target, self.layers, range(min(2, count), count - 1))
-        width = int(target.model.config.get_text_config(decoder=True).hidden_size)
-        dims, tau = self.constants(target, width)
-        with editing(target, Redistribute(self, layers, dims, tau)):
-            yield []
+        dims, tau = self.constants(target, target.hidden_size)
+        yield Redistribute(self, layers, dims, tau)
 
     def constants(self, target: Target, width: int) -> tuple[tuple[int, ...], float]:
         """Sink dimensions and threshold: as given, else as calibrated, else as published."""

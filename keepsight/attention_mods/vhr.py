@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from keepsight.attention_mods.layers import chosen_layers, last_layers
-from keepsight.engines.hf.contrast_processor import overhear
-from keepsight.engines.hf.patching import editing
+from keepsight.decoding.views import NoImage
 from keepsight.errors import InputError
 from keepsight.method import Method, parameter
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext, Part, Prelude
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessor
     from typing_extensions import Self
 
     from keepsight.target import Target
@@ -52,15 +49,15 @@ def select(divergences: Tensor) -> Tensor:
     return divergences > divergences.quantile(0.5, dim=-1, keepdim=True)
 
 
-class Listen(Edit):
+class RecordHeads(Edit):
     """Keeps what every head puts out at the last row of a pass."""
 
     def __init__(self, layers: frozenset[int]) -> None:
         self.layers = layers
-        self.heard: dict[int, Tensor] = {}
+        self.seen: dict[int, Tensor] = {}
 
-    def heads(self, out: Tensor, site: Site) -> Tensor:
-        self.heard[site.layer] = out[:, -1]
+    def head_out(self, out: Tensor, context: HookContext) -> Tensor:
+        self.seen[context.layer] = out[:, -1]
         return out
 
 
@@ -73,19 +70,19 @@ class Reinforce(Edit):
         self.layers, self.alpha, self.text_only, self.whole_prompt = layers, alpha, text_only, whole_prompt
         self.selected: dict[int, Tensor] = {}
 
-    def heads(self, out: Tensor, site: Site) -> Tensor:
-        index = site.last_prompt_row
-        if site.layer not in self.selected:
+    def head_out(self, out: Tensor, context: HookContext) -> Tensor:
+        index = context.last_prompt_row
+        if context.layer not in self.selected:
             if index is None:
                 raise InputError(
                     "vhr selects heads in one pass over the prompt: leave out prefill_chunk_size"
                 )
-            alone = self.text_only.get(site.layer)
+            alone = self.text_only.get(context.layer)
             if alone is None:  # a cross-attention layer, which says nothing without a picture
                 alone = torch.zeros_like(out[:, index])
             alone = alone.repeat_interleave(out.shape[0] // alone.shape[0], dim=0)
-            self.selected[site.layer] = select(clean(divergence(out[:, index], alone), alone))
-        factor = torch.where(self.selected[site.layer], self.alpha, 1.0).to(out.dtype)[:, None, :, None]
+            self.selected[context.layer] = select(clean(divergence(out[:, index], alone), alone))
+        factor = torch.where(self.selected[context.layer], self.alpha, 1.0).to(out.dtype)[:, None, :, None]
         if index is None or self.whole_prompt:
             return out * factor
         return torch.cat([out[:, :index], out[:, index:] * factor], dim=1)
@@ -128,6 +125,8 @@ class VHR(Method):
     gist: ClassVar[str] = "scales up the attention heads that react to the picture being taken away"
     cost: ClassVar[str] = "prefill +1 without picture; one multiplication per layer"
 
+    visible: ClassVar[Mapping[str, Any]] = {"alpha": 6.0, "layers": (0, 1)}
+
     alpha: float = parameter(2.0, "factor on the chosen heads; 1 is off", low=0, high=1e6)
     layers: tuple[int, ...] | None = parameter(None, "layers acted on; default: 1 and the last 44 %")
     prompt_rows: str = parameter("all", "prompt tokens that are scaled", choices=("all", "last"))
@@ -135,17 +134,12 @@ class VHR(Method):
     def off(self) -> Self:
         return replace(self, alpha=1.0)
 
-    @contextmanager
-    def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
+    def parts(self, target: Target) -> Iterator[Part]:
         if self.alpha == 1:
-            yield []
             return
         count = len(target.layers)
         rule = {min(1, count - 1), *last_layers(count, LATE_SHARE)}
         layers = chosen_layers("vhr", target, self.layers, rule)
-        edit = Reinforce(layers, self.alpha, {}, self.prompt_rows == "all")
-        listen = Listen(layers)
-        with editing(target, edit):
-            overhear(target, target.without_image(), listen)
-            edit.text_only = listen.heard
-            yield []
+        record = RecordHeads(layers)
+        yield Prelude(run=lambda passes: passes.prefill(NoImage(), record))
+        yield Reinforce(layers, self.alpha, record.seen, self.prompt_rows == "all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible
-from keepsight.engines.hf.contrast_processor import ContrastMethod
+from keepsight.decoding.views import NoImage
 from keepsight.errors import InvalidParameter
-from keepsight.method import parameter
+from keepsight.method import Method, parameter
+from keepsight.parts import Contrast
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,7 +63,7 @@ def closed(expert: Tensor, gate: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class M3ID(ContrastMethod):
+class M3ID(Method):
     """Multi-Modal Mutual-Information Decoding (Favero et al., CVPR 2024, arXiv 2403.14003). No official code exists.
 
     The longer a text gets, the less it looks at its picture; M3ID pays that back with a growing weight::
@@ -105,6 +107,8 @@ class M3ID(ContrastMethod):
     gist: ClassVar[str] = "adds, more with every token, what the picture says beyond the text alone"
     cost: ClassVar[str] = "prefill +1 without picture; one more row in every pass"
 
+    visible: ClassVar[Mapping[str, Any]] = {"decay": 0.7, "cutoff": 0.0}
+
     decay: float = parameter(0.02, "rate at which the weight grows per token; 0 is off", low=0)
     gate: float | None = parameter(
         None, "paper: leave a step whose top probability is at least this", low=0, high=1
@@ -128,23 +132,29 @@ class M3ID(ContrastMethod):
     def off(self) -> Self:
         return replace(self, decay=0.0, cutoff=0.0)
 
-    @property
-    def is_off(self) -> bool:
-        return self.decay == 0 and not self.cutoff
+    def parts(self, target: Target) -> Iterator[Contrast]:
+        if self.decay == 0 and not self.cutoff:
+            return
+        yield Contrast(
+            views=[NoImage(self.also_drop)],
+            combine=self.combine,
+            decided=self.decided,
+            needed=lambda step: self.weight(step) > 0,
+        )
 
-    def amateur(self, target: Target) -> dict[str, Any]:
-        return target.without_image(also_drop=self.also_drop)
-
-    def needs_amateur(self, step: int) -> bool:
-        return weight(step + self.first, self.decay, self.cap) > 0
+    def weight(self, step: int) -> float:
+        """The weight of the contrast once ``step`` tokens have been generated."""
+        return weight(step + self.first, self.decay, self.cap)
 
     def decided(self, expert: Tensor, step: int) -> Tensor:
+        """``(rows,)`` bool: one plausible token is left, or the gate is closed."""
         alone = torch.zeros_like(expert[:, 0], dtype=torch.bool)
         if self.cutoff is not None:
             alone = one_left(expert, self.cutoff)
         return alone if self.gate is None else alone | closed(expert, self.gate)[:, 0]
 
-    def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
-        strength = 0.0 if amateur is None else weight(step + self.first, self.decay, self.cap)
-        amateur = expert if amateur is None else amateur
-        return m3id(expert, amateur, weight=strength, cutoff=self.cutoff, gate=self.gate)
+    def combine(self, expert: Tensor, amateurs: Sequence[Tensor] | None, step: int) -> Tensor:
+        """``m3id`` with the weight of this step."""
+        if amateurs is None:
+            return m3id(expert, expert, weight=0.0, cutoff=self.cutoff, gate=self.gate)
+        return m3id(expert, amateurs[0], weight=self.weight(step), cutoff=self.cutoff, gate=self.gate)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible
-from keepsight.engines.hf.contrast_processor import ContrastMethod
-from keepsight.method import parameter
+from keepsight.method import Method, parameter
+from keepsight.parts import Contrast, View
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -86,8 +87,35 @@ def vcd(expert: Tensor, amateur: Tensor, *, alpha: float, beta: float) -> Tensor
     return keep_only(contrast(expert, amateur, strength=alpha), plausible(expert, beta))
 
 
+def combine(
+    expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, alpha: float, beta: float
+) -> Tensor:
+    """``vcd`` where the amateur was asked; where one plausible token is left, only the cutoff."""
+    if amateurs is None:
+        return keep_only(expert, plausible(expert, beta))
+    return vcd(expert, amateurs[0], alpha=alpha, beta=beta)
+
+
+@dataclass(frozen=True)
+class NoisedImage(View):
+    """The same prompt, its pictures drowned in noise: ``add_noise`` with ``draw_noise``.
+
+    Args:
+        step: of the noise schedule, 0 to 999.
+        seed: of the noise.
+    """
+
+    step: int
+    seed: int
+
+    def inputs(self, target: Target) -> dict[str, Any]:
+        given = target.model_inputs
+        noised = add_noise(target.pixel_values, draw_noise(given, self.seed), self.step)
+        return {**given, "pixel_values": noised}
+
+
 @dataclass(frozen=True, kw_only=True)
-class VCD(ContrastMethod):
+class VCD(Method):
     """Visual Contrastive Decoding (Leng et al., 2023, arXiv 2311.16922; official code DAMO-NLP-SG/VCD).
 
     What the model says about a picture drowned in noise is its language prior; VCD subtracts it::
@@ -125,6 +153,8 @@ class VCD(ContrastMethod):
     gist: ClassVar[str] = "subtracts what the model says about the same picture drowned in noise"
     cost: ClassVar[str] = "prefill +1 with the vision tower; one more row in every pass"
 
+    visible: ClassVar[Mapping[str, Any]] = {"alpha": 4.0, "beta": 0.0, "noise_step": 999}
+
     alpha: float = parameter(1.0, "strength of the contrast; 0 is off", low=0)
     beta: float = parameter(0.1, "plausibility cutoff, relative to the largest probability", low=0, high=1)
     noise_step: int = parameter(500, "steps of the noise schedule", low=0, high=STEPS - 1)
@@ -133,24 +163,12 @@ class VCD(ContrastMethod):
     def off(self) -> Self:
         return replace(self, alpha=0.0, beta=0.0)
 
-    @property
-    def is_off(self) -> bool:
-        return self.alpha == 0 and self.beta == 0
-
-    def amateur(self, target: Target) -> dict[str, Any]:
-        inputs = dict(target.model_inputs)
-        inputs["pixel_values"] = add_noise(
-            target.pixel_values, draw_noise(inputs, self.seed), self.noise_step
+    def parts(self, target: Target) -> Iterator[Contrast]:
+        if self.alpha == 0 and self.beta == 0:
+            return
+        yield Contrast(
+            views=[NoisedImage(self.noise_step, self.seed)],
+            combine=partial(combine, alpha=self.alpha, beta=self.beta),
+            decided=lambda expert, step: one_left(expert, self.beta),
+            needed=lambda step: self.alpha > 0,
         )
-        return inputs
-
-    def needs_amateur(self, step: int) -> bool:
-        return self.alpha > 0
-
-    def decided(self, expert: Tensor, step: int) -> Tensor:
-        return one_left(expert, self.beta)
-
-    def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
-        if amateur is None:
-            return keep_only(expert, plausible(expert, self.beta))
-        return vcd(expert, amateur, alpha=self.alpha, beta=self.beta)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from keepsight.engines.hf.assisted_decoding import drafting
-from keepsight.engines.hf.contrast_processor import shared_branch
-from keepsight.engines.hf.edit_state import meeting_of
+from keepsight.engines.hf.branch import shared_branch
+from keepsight.engines.hf.edit_state import fused_pass_of
 from keepsight.engines.hf.fused_pass import fusing
 from keepsight.errors import InputError, ProcessorReused
 from keepsight.grounding.scores import WEIGHT, Figures, Grounding, figures, joined
@@ -47,10 +46,10 @@ class GroundingRecorder(LogitsProcessor):
     Args:
         inputs: the very mapping that goes to ``generate``.
         weight, also_drop: as for ``teacher_force``.
-        fused: as for ``attached``; acts within ``riding_along``.
+        fused: as for ``attached``; acts within ``sharing_passes``.
 
     *Cost*: a second prefill of the text alone, and one more forward for each token, as M3ID; where both are in place they
-    share one branch. Within ``with recorder.riding_along():`` it shares the model's own passes.
+    share one branch. Within ``with recorder.sharing_passes():`` it shares the model's own passes.
 
     Raises:
         UnsupportedModel, NoImageTokens: as for a contrastive method.
@@ -81,18 +80,16 @@ class GroundingRecorder(LogitsProcessor):
         self._figures: list[Figures] = []
 
     @contextmanager
-    def riding_along(self) -> Iterator[None]:
+    def sharing_passes(self) -> Iterator[None]:
         """Around ``generate``: the branch without the picture shares the model's passes wherever that is possible."""
         with fusing(self._target, self._branch):
             yield
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if drafting():
-            return scores
         self._check(input_ids)
-        if self._heard is None and (meeting := meeting_of(self._target.model)) is not None:
+        if self._heard is None and (fused := fused_pass_of(self._target.model)) is not None:
             # A method of the same generation may have the same second opinion
-            self._branch = meeting.alike(self._branch)
+            self._branch = fused.alike(self._branch)
         generated = input_ids[:, self._prompt_ids.shape[1] :]
         if self._pending is not None:
             self._figures.append(self._settled(generated[:, -1]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from keepsight.engines.hf.branch import Branch
-from keepsight.engines.hf.edit_state import alone
+from keepsight.engines.hf.edit_state import isolated_edits
 from keepsight.engines.hf.patching import preserving_rope_deltas
 from keepsight.errors import InputError
 from keepsight.grounding.alignment import answer_ids
@@ -31,7 +31,7 @@ class _Reader(Branch):
     @torch.no_grad()
     def predictions(self, answers: Tensor) -> Tensor:
         """``(rows, n, vocab)`` logits that predict each token of ``answers`` ``(rows, n)``."""
-        with preserving_rope_deltas(self.model), alone(self.model):
+        with preserving_rope_deltas(self.model), isolated_edits(self.model):
             self._prefill(answers[:, :0])
             assert self._last is not None
             fed = answers[:, :-1]

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from keepsight.attention_mods.layers import chosen_layers
-from keepsight.engines.hf.assisted_decoding import drafting
-from keepsight.engines.hf.contrast_processor import overhear
-from keepsight.engines.hf.patching import editing
+from keepsight.decoding.views import MainPrompt, NoImage
 from keepsight.errors import InvalidParameter, UnsupportedModel
 from keepsight.method import Method, parameter
-from keepsight.parts import Edit, Site
+from keepsight.parts import Edit, HookContext, Lens, Part, Passes, Prelude
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,15 +50,15 @@ def augment(final: Tensor, late: Tensor, gamma: float) -> Tensor:
     return torch.where(final == -math.inf, final, (1 - gamma) * final + gamma * late)
 
 
-class Listen(Edit):
+class RecordResidual(Edit):
     """Keeps the residual stream after each layer, at the last token of a pass."""
 
     def __init__(self, layers: frozenset[int]) -> None:
         self.layers = layers
-        self.heard: dict[int, Tensor] = {}
+        self.seen: dict[int, Tensor] = {}
 
-    def leave(self, hidden: Tensor, site: Site) -> Tensor:
-        self.heard[site.layer] = hidden[:, -1].float()
+    def resid_post(self, hidden: Tensor, context: HookContext) -> Tensor:
+        self.seen[context.layer] = hidden[:, -1].float()
         return hidden
 
 
@@ -71,31 +67,31 @@ class _Steer(Edit):
         self.method, self.layers = method, layers
         self.vectors: dict[int, Tensor] = {}
 
-    def _steered(self, hidden: Tensor, site: Site) -> Tensor:
+    def _steered(self, hidden: Tensor, context: HookContext) -> Tensor:
         chosen = self.method
-        vector = self.vectors[site.layer].to(hidden.device)
+        vector = self.vectors[context.layer].to(hidden.device)
         vector = vector.repeat_interleave(hidden.shape[0] // vector.shape[0], dim=0)[:, None]
         steered = steer(
             hidden, vector, chosen.strength, unit=chosen.direction == "unit", gain=chosen.gain == "cos"
         )
-        if chosen.rows == "all" or site.first >= site.prompt - 1:
+        if chosen.rows == "all" or context.first >= context.prompt - 1:
             return steered
-        new = site.row_numbers() >= site.prompt - 1
+        new = context.row_numbers() >= context.prompt - 1
         return torch.where(new[None, :, None], steered, hidden)
 
 
 class SteerResidual(_Steer):
     """Steers the residual stream after each layer."""
 
-    def leave(self, hidden: Tensor, site: Site) -> Tensor:
-        return self._steered(hidden, site)
+    def resid_post(self, hidden: Tensor, context: HookContext) -> Tensor:
+        return self._steered(hidden, context)
 
 
 class SteerMLP(_Steer):
     """Steers what each layer's MLP puts out."""
 
-    def mlp(self, hidden: Tensor, site: Site) -> Tensor:
-        return self._steered(hidden, site)
+    def mlp_out(self, hidden: Tensor, context: HookContext) -> Tensor:
+        return self._steered(hidden, context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +139,8 @@ class VSV(Method):
         "prefill +1 with the vision tower and +1 without picture; one vector operation per layer"
     )
 
+    visible: ClassVar[Mapping[str, Any]] = {"strength": 3.0}
+
     strength: float = parameter(0.17, "step along the steering vector; 0 is off", low=0)
     site: str = parameter(
         "residual", "what is steered: after the layer, or its MLP's output", choices=("residual", "mlp")
@@ -155,78 +153,36 @@ class VSV(Method):
     def off(self) -> Self:
         return replace(self, strength=0.0)
 
-    @contextmanager
-    def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
+    def parts(self, target: Target) -> Iterator[Part]:
         if self.strength == 0:
-            yield []
             return
         layers = chosen_layers("vsv", target, self.layers, range(len(target.layers)))
         edit = SteerResidual(self, layers) if self.site == "residual" else SteerMLP(self, layers)
-        with editing(target, edit):
-            shown = _hear(target, dict(target.model_inputs), layers)
-            hidden = _hear(target, target.without_image(), layers)
-            edit.vectors = {layer: shown[layer] - hidden[layer] for layer in layers}
-            yield []
+
+        def measure(passes: Passes) -> None:
+            # The layers before the steered ones too: see _complete
+            shown, hidden = (RecordResidual(frozenset(range(max(layers) + 1))) for _ in range(2))
+            passes.prefill(MainPrompt(), shown)
+            passes.prefill(NoImage(), hidden)
+            for record in (shown, hidden):
+                _complete(record.seen, layers, target.name)
+            edit.vectors = {layer: shown.seen[layer] - hidden.seen[layer] for layer in layers}
+
+        yield Prelude(run=measure)
+        yield edit
 
 
-def _hear(target: Target, inputs: dict[str, Any], layers: frozenset[int]) -> dict[int, Tensor]:
-    listen = Listen(frozenset(range(max(layers) + 1)))
-    overhear(target, inputs, listen)
-    heard = listen.heard
+def _complete(seen: dict[int, Tensor], layers: frozenset[int], model: str) -> None:
+    """Fills in cross-attention layers, which are passed over without a picture: the stream leaves them as it entered."""
     for layer in sorted(layers):
-        if layer not in heard:
-            # Cross-attention layers are passed over without a picture: the stream leaves them as it entered
-            if layer - 1 not in heard:
-                raise UnsupportedModel(f"{target.name}: the first layer does nothing without a picture")
-            heard[layer] = heard[layer - 1]
-    return heard
+        if layer not in seen:
+            if layer - 1 not in seen:
+                raise UnsupportedModel(f"{model}: the first layer does nothing without a picture")
+            seen[layer] = seen[layer - 1]
 
 
-class Remember(Edit):
-    """Keeps the late layers' states of the rows that a next token is predicted from."""
-
-    def __init__(self, layers: frozenset[int]) -> None:
-        self.layers = layers
-        self.states: dict[int, tuple[int, Tensor]] = {}
-
-    def leave(self, hidden: Tensor, site: Site) -> Tensor:
-        start = max(site.prompt - 1 - site.first, 0)
-        if start < site.rows:
-            self.states[site.layer] = (site.first + start, hidden[:, start:])
-        return hidden
-
-
-class Augment(LogitsProcessor):
-    """Mixes the late layers' logits into the scores of one generation."""
-
-    supports_continuous_batching = False
-
-    def __init__(self, target: Target, method: SLA, remember: Remember) -> None:
-        self.head, self.norm, self.method, self.remember = target.head, target.final_norm, method, remember
-        text = target.model.config.get_text_config(decoder=True)
-        self.softcap = getattr(text, "final_logit_softcapping", None)
-
-    @torch.no_grad()
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if drafting():
-            return scores
-        late = self._late(input_ids.shape[1] - 1).to(scores.device)
-        mixed = augment(scores.float(), late, self.method.gamma)
-        return mixed.log_softmax(-1).to(scores.dtype)
-
-    def _late(self, row: int) -> Tensor:
-        """``(rows, vocab)``: the mean of the late layers' logits."""
-        states = []
-        for first, hidden in self.remember.states.values():
-            state = hidden[:, row - first]
-            states.append(self.norm(state) if self.method.final_norm else state)
-        stacked = torch.stack(states)
-        if self.softcap is None:
-            # The head is linear: the mean of its answers is its answer to the mean, at a fraction of the price
-            logits: Tensor = self.head(stacked.float().mean(0).to(stacked.dtype)).float()
-            return logits
-        capped: Tensor = self.softcap * torch.tanh(self.head(stacked).float() / self.softcap)
-        return capped.mean(0)
+SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier")
+"""Names under which configurations scale logits in a way that head and norm do not show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +220,8 @@ class SLA(Method):
     gist: ClassVar[str] = "mixes in the logits of the layers before the last"
     cost: ClassVar[str] = "one more head product per token"
 
+    visible: ClassVar[Mapping[str, Any]] = {"gamma": 0.8, "window": 1}
+
     gamma: float = parameter(0.3, "share of the late layers' logits; 0 is off", low=0, high=1)
     window: int = parameter(5, "layers before the last", low=1)
     final_norm: bool = parameter(False, "pass the final norm before the head")
@@ -271,27 +229,23 @@ class SLA(Method):
     def off(self) -> Self:
         return replace(self, gamma=0.0)
 
-    @contextmanager
-    def attach(self, target: Target) -> Iterator[Sequence[LogitsProcessor]]:
+    def refusal(self, target: Target) -> str | None:
         if self.gamma == 0:
-            yield []
+            return None
+        text = target.text_config
+        scaled = [name for name in SCALES if getattr(text, name, None)]
+        return f"it scales its logits ({scaled[0]}), which sla does not reproduce" if scaled else None
+
+    def parts(self, target: Target) -> Iterator[Lens]:
+        if self.gamma == 0:
             return
-        _ = target.image_mask
         count = len(target.layers)
         if self.window >= count:
             raise InvalidParameter(
                 f"sla: window={self.window} must be less than the {count} layers of {target.name}"
             )
-        text = target.model.config.get_text_config(decoder=True)
-        scaled = [
-            name
-            for name in ("logits_scaling", "logit_scale", "lm_head_multiplier")
-            if getattr(text, name, None)
-        ]
-        if scaled:
-            raise UnsupportedModel(
-                f"{target.name} scales its logits ({scaled[0]}), which sla does not reproduce"
-            )
-        remember = Remember(frozenset(range(count - 1 - self.window, count - 1)))
-        with editing(target, remember):
-            yield [Augment(target, self, remember)]
+        yield Lens(
+            layers=range(count - 1 - self.window, count - 1),
+            final_norm=self.final_norm,
+            combine=lambda scores, logits, step: augment(scores, logits.mean(), self.gamma),
+        )

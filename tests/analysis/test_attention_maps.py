@@ -36,7 +36,7 @@ from keepsight.analysis.image_grid import NoTokenGrid, seen_box, token_grid
 from keepsight.attention_mods.var import redistribute, scaled_tau, sink_score
 from keepsight.demo.world import scenes
 from keepsight.inference.generation import Generation
-from keepsight.parts import Site
+from keepsight.parts import HookContext
 from keepsight.reports.attention_figure import (
     HEAT,
     MARGIN,
@@ -149,9 +149,9 @@ def test_the_first_pass_over_a_row_counts() -> None:
     """An amateur that ran under the edits would come after the model itself."""
     watch = Watch([0])
     image = torch.tensor([[False, True, True]])
-    site = Site(layer=0, first=0, rows=3, prompt=3, image=image)
+    context = HookContext(0, 0, 3, 3, image, torch.ones_like(image))
     for probs in ([0.2, 0.5, 0.3], [0.9, 0.05, 0.05]):
-        watch.probabilities(torch.tensor([[[probs], [[1.0, 0.0, 0.0]]]]), image, site)
+        watch.attn_pattern(torch.tensor([[[probs], [[1.0, 0.0, 0.0]]]]), image, context)
     assert watch.mean(2, 1).tolist() == [[pytest.approx(0.25), pytest.approx(0.15)]]
 
 

@@ -97,8 +97,9 @@ def test_procedure_restated(name: str) -> None:
 
 
 def test_rows_of_a_batch_choose_their_own_heads() -> None:
-    from keepsight.attention_mods.vhr import Listen, Reinforce
-    from keepsight.engines.hf.contrast_processor import overhear
+    from keepsight.attention_mods.vhr import RecordHeads, Reinforce
+    from keepsight.decoding.views import NoImage
+    from keepsight.engines.hf.engine import HFPasses
     from keepsight.engines.hf.patching import editing
     from keepsight.target import Target
 
@@ -107,9 +108,9 @@ def test_rows_of_a_batch_choose_their_own_heads() -> None:
     layers = frozenset({0, 1})
     edit = Reinforce(layers, 2.0, {}, True)
     with editing(target, edit):
-        listen = Listen(layers)
-        overhear(target, target.without_image(), listen)
-        edit.text_only = listen.heard
+        record = RecordHeads(layers)
+        HFPasses(target).prefill(NoImage(), record)
+        edit.text_only = record.seen
         target.model.generate(**target.inputs, max_new_tokens=3, min_new_tokens=3)
     assert set(edit.selected) == {0, 1}
     assert all(mask.shape == (2, 4) for mask in edit.selected.values())

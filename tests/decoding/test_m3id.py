@@ -92,10 +92,10 @@ def test_the_two_rules_are_told_apart() -> None:
 
 
 def test_first_token_counts_from_zero_unless_told_otherwise() -> None:
-    assert not M3ID().needs_amateur(0)
-    assert M3ID(first=1).needs_amateur(0)
+    assert M3ID().weight(0) == 0
+    assert M3ID(first=1).weight(0) > 0
     expected = m3id(Z, U, weight=math.expm1(0.02), cutoff=0.1)
-    torch.testing.assert_close(M3ID(first=1).combine(Z, U, 0), expected)
+    torch.testing.assert_close(M3ID(first=1).combine(Z, [U], 0), expected)
 
 
 def test_negative_ids_to_drop() -> None:

@@ -7,7 +7,7 @@ import pytest
 from serving import GUARD, ForwardGate, painted
 from standin import standin
 
-from keepsight.engines.hf.edit_state import SESSIONS
+from keepsight.engines.hf.edit_state import STATES
 from keepsight.serve import http_protocol, request_body
 from keepsight.serve.prompts import ChatMessage, prepare_chat
 
@@ -47,6 +47,6 @@ def fingerprint() -> Callable[[Any], Any]:
     def look(model: Any) -> Any:
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
         attention = model.config.get_text_config()._attn_implementation
-        return hooks, attention, len(SESSIONS), sorted(vars(model)), sorted(vars(model.get_decoder()))
+        return hooks, attention, len(STATES), sorted(vars(model)), sorted(vars(model.get_decoder()))
 
     return look

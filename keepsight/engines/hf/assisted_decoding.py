@@ -1,20 +1,34 @@
-"""Tells draft passes of assisted decoding from the passes of the model itself."""
+"""Tells processors when assisted decoding shows them draft tokens instead of the model's own scores.
+
+Any draft is right, since the model itself has the last word about every token. To contrast drafts would cost a full forward
+for each of them and change nothing in the result.
+"""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from keepsight.engines.hf.patching import watching_candidates
+
 if TYPE_CHECKING:
-    pass
+    from transformers import PreTrainedModel
 
 
-def drafting() -> bool:
-    """Whether the caller is a draft model or another source of candidate tokens inside assisted generation."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "get_candidates" and code.co_filename.endswith("candidate_generator.py"):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+class Drafts:
+    """Whether candidate tokens are being drafted for one generation."""
+
+    def __init__(self) -> None:
+        self.under_way = False
+
+    def change(self, under_way: bool) -> None:
+        self.under_way = under_way
+
+
+@contextmanager
+def watching_drafts(model: PreTrainedModel) -> Iterator[Drafts]:
+    """Inside the block the yielded object knows whether ``generate`` of ``model`` is drafting."""
+    drafts = Drafts()
+    with watching_candidates(model, drafts.change):
+        yield drafts

@@ -1,8 +1,7 @@
-"""The attention function that stands in for transformers' own while a session is open."""
+"""The attention function that stands in for transformers' own while edits or shared passes are in place."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
@@ -11,12 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from keepsight.engines.hf.edit_state import SESSIONS, Session
+from keepsight.engines.hf.edit_state import LAYERS, EditState, Hook
+from keepsight.errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from keepsight.parts import HookContext
 
-    from keepsight.parts import Edit
+UNDERSTOOD = frozenset({"sliding_window", "softcap", "is_causal", "dropout"})
+"""Arguments of attention functions that explicit weights follow (dropout is 0 outside of training)."""
+IRRELEVANT = frozenset(
+    {
+        "position_ids", "cache_position", "position_embeddings", "cache", "past_key_values", "use_cache", "kwargs",
+        "output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep",
+        "token_type_ids", "mm_token_type_ids", "num_items_in_batch", "shared_kv_states", "layer_idx", "enable_gqa",
+    }
+)  # fmt: skip
+"""Arguments that models hand through to attention functions and that do not change what attention is."""
 
 
 def attention(
@@ -28,26 +37,36 @@ def attention(
     attention_mask: Any,
     *args: Any,
     **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """An attention function of transformers, in which passes that met go apart again: each has its keys and its mask."""
-    session = SESSIONS.get(module)
-    if session is None or session.packed is None or session.thread != get_ident():
-        return _edited(base, module, query, key, value, attention_mask, *args, **kwargs)
-    import torch
+) -> Any:
+    """An attention function of transformers that knows of edits and of shared passes.
 
-    layout = session.packed
+    Args:
+        base: the function that it stands in for; everything that is not edited goes through it, as it came.
+        module, query, key, value, attention_mask: as transformers hands them over. In a shared pass ``query`` holds the
+            tokens of all passes in one row, and ``key`` and ``value`` hold one tensor for each pass.
+    """
+    found = LAYERS.get(id(module))
+    if found is None or found[0].thread != get_ident():
+        return base(module, query, key, value, attention_mask, *args, **kwargs)
+    state, layer = found
+    edited = layer in state.attention_layers and not state.foreign
+    if (packed := state.packed) is None:
+        if not edited:
+            return base(module, query, key, value, attention_mask, *args, **kwargs)
+        return _edited(state, layer, base, module, query, key, value, attention_mask, *args, **kwargs)
     outs = []
-    # Queries that a pass leaves out are asked all the same: kernels and masks are for whole prompts
-    queries = layout.pack.complete(layout.pack.split_heads(query))
-    for i, (rows, mask) in enumerate(zip(queries, layout.masks, strict=True)):
-        attend = base if i else functools.partial(_edited, base)  # the main pass comes first
-        out, _ = attend(module, rows, key[i], value[i], mask, *args, **kwargs)
-        out = out[:, layout.pack.skipped(i) :]
+    for i, (queries, mask) in enumerate(zip(packed.split_heads(query), packed.masks, strict=True)):
+        if i or not edited:  # the main pass comes first, and is the only one that is edited
+            out, _ = base(module, queries, key[i], value[i], mask, *args, **kwargs)
+        else:
+            out, _ = _edited(state, layer, base, module, queries, key[i], value[i], mask, *args, **kwargs)
         outs.append(out.reshape(1, -1, *out.shape[2:]))
     return torch.cat(outs, dim=1), None
 
 
 def _edited(
+    state: EditState,
+    layer: int,
     base: Any,
     module: Any,
     query: Tensor,
@@ -58,48 +77,34 @@ def _edited(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """``base``, and what the edits of the module's session make of it."""
-    from keepsight.engines.hf.attention import attend
-
-    session = SESSIONS.get(module)
-    layer = int(module.layer_idx)
-    weighing = (
-        [] if session is None else [edit for edit in session.edits if layer in edit.layers and edit.weighs]
-    )
-    scaled = [] if session is None else session.at(layer, "heads")
-    if session is None or not (weighing or scaled):
-        out, weights = base(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
-        return out, weights
-    site = session.site(layer, query.device)
+    """``base``, and what the edits of this layer make of it."""
+    scores, pattern = state.at("attn_scores", layer), state.at("attn_pattern", layer)
+    heads = state.at("head_out", layer)
+    context = state.context(layer, query.device)
     out = None
-    plan = _plan(session, weighing, query.device) if weighing else None
+    plan = None
+    if scores or pattern:
+        _check_arguments(state, module, args, kwargs)
+        plan = _plan(state, layer, scores, pattern, query.device)
     if plan is None or not plan.everything:
         out, _ = base(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
     if plan is not None and len(plan.union):
         keys = key.shape[2]
-        first_key = max(session.first + session.rows - keys, 0)  # a sliding window keeps the last keys only
-        image = session.once(("columns", keys), lambda: site.image_columns(keys, first_key))
-        window = kwargs.get("sliding_window")
-        bias = session.once(
-            ("bias", id(attention_mask), keys, window, id(plan)),
-            lambda: plan.bias(attention_mask, session, keys, first_key, window),
+        first_key = max(state.first + state.rows - keys, 0)  # a sliding window keeps the last keys only
+        image = state.once(("columns", keys), lambda: context.image_columns(keys, first_key))
+        window, causal = kwargs.get("sliding_window"), _is_causal(module, kwargs)
+        bias = state.once(
+            ("bias", id(attention_mask), keys, window, causal, id(plan)),
+            lambda: plan.bias(attention_mask, state, keys, first_key, window, causal=causal),
         )
-
-        def run(seam: str, weights: Tensor) -> Tensor:
-            for edit, mine in zip(weighing, plan.mine, strict=True):
-                if edit.overrides(seam):
-                    edited = getattr(edit, seam)(weights, image, site)
-                    weights = edited if mine is None else weights.where(~mine, edited)
-            return weights
-
         rows = attend(
             query if plan.everything else query[:, :, plan.union],
             key,
             value,
             bias,
             scaling if scaling is not None else query.shape[-1] ** -0.5,
-            scores=functools.partial(run, "scores"),
-            probabilities=functools.partial(run, "probabilities"),
+            scores=lambda weights: plan.apply(scores, weights, image, context),
+            pattern=lambda weights: plan.apply(pattern, weights, image, context),
             softcap=kwargs.get("softcap"),
         )
         if out is None:
@@ -108,60 +113,110 @@ def _edited(
             out = out.clone()
             out[:, plan.union] = rows.where(plan.touched[:, :, None, None], out[:, plan.union])
     assert out is not None
-    for edit in scaled:
-        out = edit.heads(out, site)
+    for _, edit in heads:
+        out = edit(out, context)
     return out, None
+
+
+def _check_arguments(state: EditState, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises ``UnsupportedModel`` where a model computes its attention in a way that explicit weights do not follow.
+
+    To leave out an argument in silence, such as learned sinks (``s_aux``) or a bias by position, would give other attention
+    than the model's own.
+    """
+    unknown = [
+        name
+        for name, value in kwargs.items()
+        if value is not None and name not in UNDERSTOOD and name not in IRRELEVANT
+    ]
+    if args:
+        unknown.insert(0, "an argument by position")
+    if unknown:
+        raise UnsupportedModel(
+            f"{state.name}: {type(module).__name__} hands its attention {', '.join(unknown)}, which edits of attention"
+            " scores and patterns do not follow: this method cannot be used with it"
+        )
+
+
+def _is_causal(module: Any, kwargs: dict[str, Any]) -> bool:
+    given = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Which rows of a pass are recomputed for some edits."""
+    """Which rows of a pass are computed anew for some edits."""
 
     union: Tensor
     """``(some,)`` rows that any edit touches in any prompt of the batch."""
     touched: Tensor
     """``(batch, some)`` bool: which of them are touched in which prompt."""
-    mine: tuple[Tensor | None, ...]
-    """For each edit ``(batch, 1, some, 1)`` bool: its own rows; None where that is all of them."""
+    mine: dict[int, Tensor | None]
+    """By the ``id`` of each edit ``(batch, 1, some, 1)`` bool: its own rows; None where that is all of them."""
     everything: bool
     """Whether nothing is left for the fast kernel."""
     lowest_row: int
 
     def bias(
-        self, mask: Tensor | None, session: Session, keys: int, first_key: int, window: int | None
+        self,
+        mask: Tensor | None,
+        state: EditState,
+        keys: int,
+        first_key: int,
+        window: int | None,
+        *,
+        causal: bool,
     ) -> Tensor | None:
-        from keepsight.engines.hf.attention import allowed_keys
-
-        if mask is None and window is None and first_key + keys - 1 <= session.first + self.lowest_row:
+        """See ``allowed_keys``; None where every row sees every key."""
+        if mask is None and not causal:
+            return None
+        if mask is None and window is None and first_key + keys - 1 <= state.first + self.lowest_row:
             return None
         return allowed_keys(
-            mask, self.union, first=session.first, keys=keys, first_key=first_key, window=window
+            mask, self.union, first=state.first, keys=keys, first_key=first_key, window=window, causal=causal
         )
 
+    def apply(self, hooks: Sequence[Hook], weights: Tensor, image: Tensor, context: HookContext) -> Tensor:
+        """Scores or patterns of ``union`` after each edit has changed its own rows."""
+        for edit, change in hooks:
+            mine = self.mine[id(edit)]
+            changed = change(weights, image, context)
+            weights = changed if mine is None else weights.where(~mine, changed)
+        return weights
 
-def _plan(session: Session, weighing: Sequence[Edit], device: Any) -> _Plan:
+
+def _plan(
+    state: EditState, layer: int, scores: Sequence[Hook], pattern: Sequence[Hook], device: Any
+) -> _Plan:
+    edits = list({id(edit): edit for edit, _ in (*scores, *pattern)}.values())
+
     def make() -> _Plan:
-        import torch
-
-        site = session.site(0, torch.device("cpu"))
-        rows = torch.stack([edit.rows(site) for edit in weighing])
+        context = state.context(layer, torch.device("cpu"))
+        rows = torch.stack([edit.rows(context) for edit in edits])
         touched = rows.any(0)
         union = touched.any(0).nonzero().flatten()
         own = [None if bool(mine[:, union].all()) else mine[:, None, union, None].to(device) for mine in rows]
         return _Plan(
             union=union.to(device),
             touched=touched[:, union].to(device),
-            mine=tuple(own),
+            mine={id(edit): mine for edit, mine in zip(edits, own, strict=True)},
             everything=bool(touched.all()),
             lowest_row=int(union.min()) if len(union) else 0,
         )
 
-    plan: _Plan = session.once(("plan", *map(id, weighing), device), make)
+    plan: _Plan = state.once(("plan", *map(id, edits), device), make)
     return plan
 
 
 def allowed_keys(
-    mask: Tensor | None, row_index: Tensor, *, first: int, keys: int, first_key: int, window: int | None
+    mask: Tensor | None,
+    row_index: Tensor,
+    *,
+    first: int,
+    keys: int,
+    first_key: int,
+    window: int | None,
+    causal: bool = True,
 ) -> Tensor:
     """What each of some query rows may see, as a bias to add to float32 scores.
 
@@ -171,6 +226,7 @@ def allowed_keys(
         row_index: ``(some,)`` rows within the pass.
         first, first_key: numbers of the pass's first row and of the first key.
         window: length of a sliding window, or None.
+        causal: whether a row sees no later key, where the mask does not say it.
 
     Returns:
         ``(batch or 1, 1, some, keys)`` float32, 0 or the lowest float.
@@ -181,9 +237,9 @@ def allowed_keys(
         return torch.where(mask, 0.0, lowest) if mask.dtype == torch.bool else mask.float().clamp(min=lowest)
     rows = (first + row_index)[:, None]
     columns = first_key + torch.arange(keys, device=row_index.device)[None]
-    seen = columns <= rows
+    seen = (columns <= rows) if causal else (columns == columns).expand(len(rows), -1)
     if window is not None:
-        seen &= columns > rows - window
+        seen = seen & (columns > rows - window)
     seen = seen[None, None]
     if mask is not None:
         seen = seen & mask[:, None, None, :keys].bool()
@@ -198,7 +254,7 @@ def attend(
     scaling: float,
     *,
     scores: Callable[[Tensor], Tensor],
-    probabilities: Callable[[Tensor], Tensor],
+    pattern: Callable[[Tensor], Tensor],
     softcap: float | None = None,
 ) -> Tensor:
     """Attention of a few rows with explicit weights, edited before and after the softmax.
@@ -217,6 +273,6 @@ def attend(
     if softcap is not None:
         raw = softcap * torch.tanh(raw / softcap)
     raw = scores(raw)
-    probs = probabilities((raw if bias is None else raw + bias).softmax(-1)).to(value.dtype)
+    probs = pattern((raw if bias is None else raw + bias).softmax(-1)).to(value.dtype)
     mixed = probs.reshape(batch, groups, heads // groups * rows, -1) @ value
     return mixed.reshape(batch, heads, rows, -1).transpose(1, 2)

@@ -1,39 +1,40 @@
-"""The second opinion of a contrastive decoder: one branch with a cache of its own, whatever the search.
+"""An amateur: the same model with another prompt, and a cache of its own, whatever search the main generation does.
 
-A logits processor sees ids and scores, never the cache, the beams' parents or the pictures. What it needs it rebuilds:
-prompt inputs come with the recipe, a beam's parent is the earlier row with the longest common prefix, a shorter text than
-last time is a rejected draft. Positions, masks and special cases are the model's own, from its
+A logits processor sees ids and scores, never the cache, the beams' parents or the pictures. What it needs it rebuilds: the
+prompt's inputs come from a view, a beam's parent is the earlier row with the longest common prefix, a text that is shorter
+than last time is a rejected draft. Positions, masks and special cases are the model's own, from its
 ``prepare_inputs_for_generation`` and ``_update_model_kwargs_for_generation``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from inspect import signature
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
-from keepsight.engines.hf.edit_state import alone, elsewhere
-from keepsight.engines.hf.growing_cache import RoomyLayer, growing_cache
+from keepsight.engines.hf.edit_state import branch_forward, isolated_edits
+from keepsight.engines.hf.growing_cache import GrowingLayer, growing_cache
 from keepsight.engines.hf.patching import preserving_rope_deltas
-from keepsight.target import IMAGE_KEYS, cache_name
+from keepsight.target import IMAGE_KEYS, Target, cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 class Branch:
-    """A model's next-token logits for other prompt inputs than the main ones, followed by the same generated tokens.
+    """A model's next-token logits for another prompt than the main one, followed by the same generated tokens.
 
     Args:
         model: the model that also generates.
-        inputs: the branch's prompt, one row for each prompt of the main batch; its own length, mask and pictures.
-        edited: whether what edits the model's main branch edits this one as well.
+        inputs: the amateur's prompt, one row for each prompt of the main batch; its own length, mask and pictures.
+        edited: whether what edits the model's main passes edits these passes as well.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Any], *, edited: bool = False) -> None:
@@ -41,6 +42,10 @@ class Branch:
         self.model: Any = model
         self._ids: Tensor = inputs["input_ids"]
         self._inputs = {key: value for key, value in inputs.items() if key != "input_ids"}
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget every pass: the next call reads the prompt anew."""
         self._cache: DynamicCache | None = None
         self._base: dict[str, Any] = {}
         self._kwargs: dict[str, Any] = {}
@@ -50,20 +55,21 @@ class Branch:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The branch's prompt."""
+        """The amateur's prompt."""
         return {"input_ids": self._ids, **self._inputs}
 
     @torch.no_grad()
     def __call__(self, generated: Tensor) -> Tensor:
         """``(rows, vocab)`` logits after ``generated`` ``(rows, n)``; rows of one prompt are adjacent."""
-        with self._on_its_own():
-            if self._seen is None:
-                self._prefill(generated)
-            self._multiply(generated.shape[0])
-            if not self.knows(generated):
-                self._follow(generated)
-            if generated.shape[1] > self._seen.shape[1]:  # type: ignore[union-attr]
-                self._advance(generated)
+        if not self.knows(generated):
+            with self._on_its_own():
+                if self._seen is None:
+                    self._prefill(generated)
+                self._multiply(generated.shape[0])
+                if not self.knows(generated):
+                    self._follow(generated)
+                if generated.shape[1] > self._seen.shape[1]:  # type: ignore[union-attr]
+                    self._advance(generated)
         assert self._last is not None
         return self._last
 
@@ -85,8 +91,8 @@ class Branch:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Read the prompt under whatever edits stand now, one row for each."""
-        with elsewhere(self.model, self), preserving_rope_deltas(self.model):
+        """Read the prompt under whatever edits act now, one row for each."""
+        with branch_forward(self.model, self), preserving_rope_deltas(self.model):
             self._prefill(self._ids.new_empty(self._ids.shape[0], 0))
 
     def knows(self, generated: Tensor) -> bool:
@@ -102,15 +108,20 @@ class Branch:
         self._multiply(generated.shape[0])
         if self.knows(generated):
             return False
-        with self._on_its_own():
-            self._follow(generated)
+        if not self._goes_on(generated):
+            with self._on_its_own():
+                self._follow(generated)
         return True
 
     @contextmanager
     def _on_its_own(self) -> Iterator[None]:
-        edits = nullcontext() if self._edited else alone(self.model)
-        with elsewhere(self.model, self), preserving_rope_deltas(self.model), edits:
-            yield
+        """Inside the block passes are this branch's, and edits of the main passes do not act, unless they should."""
+        with branch_forward(self.model, self), preserving_rope_deltas(self.model):
+            if self._edited:
+                yield
+                return
+            with isolated_edits(self.model):
+                yield
 
     def _prefill(self, generated: Tensor) -> None:
         model, ids = self.model, self._ids.to(generated.device)
@@ -153,12 +164,18 @@ class Branch:
         self._kwargs = dict(self._base)
         self._seen = self._prompt[:, :0]
 
+    def _goes_on(self, generated: Tensor) -> bool:
+        """Whether there is one row per prompt that goes on from where it was: nothing was reordered or rejected."""
+        seen = self._seen
+        assert seen is not None
+        return generated.shape[0] == self._ids.shape[0] and torch.equal(seen, generated[:, : seen.shape[1]])
+
     def _follow(self, generated: Tensor) -> None:
         """Bring cache and bookkeeping to a prefix of ``generated`` that lacks at least one token."""
         seen = self._seen
         assert seen is not None
-        if generated.shape[0] == self._ids.shape[0] and torch.equal(seen, generated[:, : seen.shape[1]]):
-            return  # one row per prompt that goes on from where it was: nothing was reordered or rejected
+        if self._goes_on(generated):
+            return
         parents, keep = match_prefixes(seen, generated, self._ids.shape[0])
         if keep < seen.shape[1]:
             self._rewind(generated, keep)
@@ -198,6 +215,25 @@ class Branch:
                 ModelOutput(), kwargs, is_encoder_decoder=False
             )
         return kwargs
+
+
+_BRANCHES: WeakKeyDictionary[Target, list[Branch]] = WeakKeyDictionary()
+
+
+def branches_of(target: Target) -> list[Branch]:
+    """The amateurs of one generation. Methods that need the same one share it."""
+    return _BRANCHES.setdefault(target, [])
+
+
+def shared_branch(target: Target, inputs: Mapping[str, Any], *, edited: bool = False) -> Branch:
+    """The branch of this generation that has these inputs: a method's that came before, or a new one."""
+    wanted = Branch(target.model, inputs, edited=edited)
+    branches = branches_of(target)
+    for branch in branches:
+        if branch.answers_for(wanted):
+            return branch
+    branches.append(wanted)
+    return wanted
 
 
 def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -242,7 +278,7 @@ def _croppable(cache: DynamicCache) -> bool:
         if isinstance(layer, DynamicSlidingWindowLayer):
             if layer.get_seq_length() >= layer.sliding_window:
                 return False
-        elif type(layer) is not RoomyLayer or layer.get_seq_length() != length:
+        elif type(layer) is not GrowingLayer or layer.get_seq_length() != length:
             return False  # state-space layers, or cross-attention whose keys are the picture's
     return True
 

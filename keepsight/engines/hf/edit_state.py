@@ -1,55 +1,104 @@
-"""The edits inside a model while somebody generates: state by model, in a table, and nothing of it on a module.
+"""What the edits inside a model need to know while it generates: which edits there are, and where the current pass stands.
 
-``attach`` opens and closes sessions and puts hooks in place; here is what they look up, and who changes it for a while.
+The state of a model lives in a table beside it and not on its modules. ``patching`` opens it and puts the hooks in place
+that ask it; this file holds it, and changes it for a while, for passes in which other edits act than in the main ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from keepsight.errors import ConcurrentUse, InputError
+from keepsight.errors import ConcurrentUse, InputError, UnsupportedModel
+from keepsight.parts import PLACES, HookContext
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from keepsight.engines.hf.branch import Branch
-    from keepsight.engines.hf.fused_pass import Meeting
-    from keepsight.engines.hf.packing import Packed
-    from keepsight.parts import Edit, Site
+    from keepsight.engines.hf.fused_pass import FusedPass
+    from keepsight.engines.hf.packing import PackedPass
+    from keepsight.parts import Edit
     from keepsight.target import Target
 
-_STANDING = ("edits", "prompt", "image", "images", "first", "rows", "batch", "known")
+Hook = tuple["Edit", Callable[..., Any]]
+"""An edit, and its method for one place."""
+
+ATTENTION_PLACES = ("attn_scores", "attn_pattern", "head_out")
+"""Places inside the attention function itself."""
+
+_SAVED = (
+    "edits", "hooks", "attention_layers", "unchecked", "prompt", "image", "attention_mask", "masks", "first", "rows",
+    "batch", "known", "foreign",
+)  # fmt: skip
+"""What a pass with another prompt or other edits would change."""
 
 
-class Session:
+class EditState:
     """The edits inside one model, and where its current forward pass stands.
 
     What is the same in every layer of a pass is worked out once per pass, on the CPU where that saves a wait for the GPU.
     """
 
     def __init__(self, target: Target) -> None:
-        self.edits: list[Edit] = []
+        self.name = target.name
         self.prompt = target.prompt
         self.image = target.image_mask
-        self.first = 0
-        self.rows = 0
-        self.batch = 0
-        self.seams: set[str] = set()
+        self.attention_mask = target.attention_mask.to(self.image.device) != 0
+        self.edits: tuple[Edit, ...] = ()
+        self.hooks: dict[str, dict[int, list[Hook]]] = {place: {} for place in PLACES}
+        self.attention_layers: frozenset[int] = frozenset()
+        """Layers in which an edit acts inside the attention function."""
+        self.unchecked: set[tuple[str, int]] = set()
+        """Places and layers of the edits that no pass has reached yet."""
+        self.first = self.rows = self.batch = 0
         self.known: dict[Any, Any] = {}
-        self.images: dict[Any, Tensor] = {}
+        self.masks: dict[Any, tuple[Tensor, Tensor]] = {}
+        self.places: set[str] = set()
+        """What hooks stand in the model, whoever asked for them."""
         self.thread = get_ident()
-        self.meeting: Meeting | None = None
-        self.packed: Packed | None = None
+        """The thread whose passes are edited: the one that opened the block, or that it lets generate."""
+        self.serving = False
+        """Whether a call of ``generate`` is being served."""
+        self.announced = False
+        """Whether ``prepare_inputs_for_generation`` was called for the pass that comes next."""
+        self.announces = False
+        """Whether the generation being served announces its passes; searches of users' own need not."""
+        self.foreign = False
+        """Whether the current pass belongs to somebody else, such as transformers' classifier-free guidance."""
+        self.fused: FusedPass | None = None
+        self.packed: PackedPass | None = None
+
+    def use(self, edits: Sequence[Edit]) -> None:
+        """Let these edits act from now on: what each layer has to call is looked up here once and not at every token."""
+        self.edits = tuple(edits)
+        self.hooks = {place: {} for place in PLACES}
+        self.unchecked = set()
+        for edit in edits:
+            for place in PLACES:
+                if not edit.overrides(place):
+                    continue
+                for layer in edit.layers:
+                    self.hooks[place].setdefault(layer, []).append((edit, getattr(edit, place)))
+                    self.unchecked.add((place, layer))
+        self.attention_layers = frozenset().union(*(self.hooks[place] for place in ATTENTION_PLACES))
 
     def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the decoder runs: how much of the text has it seen, and how much is new?"""
+        """Before the decoder runs: how much of the text it has seen, and how much is new."""
         from keepsight.target import cache_among
 
+        if get_ident() != self.thread:
+            return
+        # A logits processor such as transformers' guidance calls the model on another prompt in between. Its passes are not
+        # announced by ``prepare_inputs_for_generation``, and what edits the main passes must not touch them
+        self.foreign = self.serving and self.announces and not self.announced
+        self.announced = False
+        if self.foreign:
+            return
         tokens: Any = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
@@ -58,65 +107,120 @@ class Session:
         self.batch, self.rows = tokens.shape[:2]
         self.known = {}
 
+    def end(self, _module: Any, _args: Any, _output: Any) -> None:
+        """After the decoder has run: the first pass must have reached every edit in every layer."""
+        if get_ident() != self.thread:
+            return
+        if self.foreign:
+            # A pass that follows within the same step is judged anew
+            self.foreign = False
+            return
+        if self.unchecked and self.first + self.rows >= self.prompt:
+            place, layer = min(self.unchecked)
+            raise UnsupportedModel(
+                f"{self.name}: decoder layer {layer} did not call {place}, so that a method would have changed nothing"
+                " there: its attention does not go through transformers' attention interface, or the layer was skipped"
+            )
+
+    def at(self, place: str, layer: int) -> Sequence[Hook]:
+        """What has to be called at a place of a layer in the current pass."""
+        # Passes of another thread over the same model are not this generation's
+        if self.foreign or get_ident() != self.thread:
+            return ()
+        found = self.hooks[place].get(layer, ())
+        if found and self.unchecked:
+            self.unchecked.discard((place, layer))
+        return found
+
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()`` at its first use in a pass, the same thing afterwards."""
         if key not in self.known:
             self.known[key] = make()
         return self.known[key]
 
-    def site(self, layer: int, device: Any) -> Site:
-        from keepsight.parts import Site
-
+    def context(self, layer: int, device: Any) -> HookContext:
+        """Where the current pass stands, for the edits of one layer."""
         key = (device, self.batch)
-        if key not in self.images:  # kept from pass to pass: asking a GPU for it would wait for the GPU
+        if key not in self.masks:  # kept from pass to pass: asking a GPU for it would wait for the GPU
             each = self.batch // self.image.shape[0]
-            self.images[key] = self.image.to(device).repeat_interleave(each, dim=0)
-        return Site(layer=layer, first=self.first, rows=self.rows, prompt=self.prompt, image=self.images[key])
+            self.masks[key] = (
+                self.image.to(device).repeat_interleave(each, dim=0),
+                self.attention_mask.to(device).repeat_interleave(each, dim=0),
+            )
+        image, mask = self.masks[key]
+        return HookContext(layer, self.first, self.rows, self.prompt, image, mask)
 
-    def at(self, layer: int, seam: str) -> list[Edit]:
-        return [edit for edit in self.edits if layer in edit.layers and edit.overrides(seam)]
+    def snapshot(self) -> tuple[Any, ...]:
+        """What ``restore`` takes to go back to this moment."""
+        return tuple([getattr(self, name) for name in _SAVED])
 
-    def standing(self) -> dict[str, Any]:
-        """What a pass with another prompt or other edits would change."""
-        return {name: getattr(self, name) for name in _STANDING}
-
-    def stand(self, values: dict[str, Any]) -> None:
-        """Be again as ``standing`` found it."""
-        vars(self).update(values)
+    def restore(self, values: tuple[Any, ...]) -> None:
+        """Be again as ``snapshot`` found it."""
+        self.__dict__.update(zip(_SAVED, values, strict=True))
 
 
-SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
-"""By model, and by each of its decoder's attention modules. Nothing is stored on a module."""
+STATES: WeakKeyDictionary[Any, EditState] = WeakKeyDictionary()
+"""The state of each model in which something is in place."""
+LAYERS: dict[int, tuple[EditState, int]] = {}
+"""The state, and the number of the decoder layer, by the ``id`` of each module of such a model's decoder layers.
+
+A dictionary of ids, since it is asked in every layer at every token; the modules live at least as long as the block."""
 
 
 @contextmanager
-def listed(key: Any, session: Session) -> Iterator[None]:
+def registered(model: PreTrainedModel, state: EditState) -> Iterator[None]:
+    """Inside the block ``state`` is that of ``model``."""
     try:
-        SESSIONS[key] = session
+        STATES[model] = state
         yield
     finally:
-        del SESSIONS[key]
+        del STATES[model]
 
 
 @contextmanager
-def alone(
-    model: PreTrainedModel, *edits: Edit, prompt: int = 0, image: Tensor | None = None
+def registered_layers(target: Target, state: EditState) -> Iterator[None]:
+    """Inside the block attention functions find ``state`` by the module that calls them, whatever kind it is."""
+    found = {id(module): (state, i) for i, layer in enumerate(target.layers) for module in layer.modules()}
+    try:
+        LAYERS.update(found)
+        yield
+    finally:
+        for key in found:
+            del LAYERS[key]
+
+
+@contextmanager
+def isolated_edits(
+    model: PreTrainedModel,
+    *edits: Edit,
+    prompt: int = 0,
+    image: Tensor | None = None,
+    attention_mask: Tensor | None = None,
 ) -> Iterator[None]:
     """Inside the block only ``edits`` act on the model, for other prompts than the main ones; none: it runs unedited."""
-    session = SESSIONS.get(model)
-    if session is None:
+    state = STATES.get(model)
+    if state is None:
         if edits:
-            raise InputError("edits can only stand alone within editing()")
+            raise InputError("edits can only act alone within editing()")
         yield
         return
-    before = session.standing()
+    before = state.snapshot()
     try:
-        session.edits, session.prompt = list(edits), prompt
+        state.use(edits)
+        # An observer need not be reached: cross-attention layers are passed over where a prompt has no picture
+        state.unchecked = set()
+        state.prompt = prompt
         if image is not None:
-            session.image, session.images = image, {}
+            state.image = image
+            state.attention_mask = (
+                image.new_ones(image.shape)
+                if attention_mask is None
+                else attention_mask.to(image.device) != 0
+            )
+            state.masks = {}
         yield
     finally:
-        session.stand(before)
+        state.restore(before)
 
 
 def check_free(model: PreTrainedModel, *, for_edits: bool = False) -> None:
@@ -125,67 +229,60 @@ def check_free(model: PreTrainedModel, *, for_edits: bool = False) -> None:
     Args:
         for_edits: whether edits are to come, which share a model with no other thread's shared passes either.
     """
-    session = SESSIONS.get(model)
-    if session is not None and session.thread != get_ident() and (session.edits or for_edits):
+    state = STATES.get(model)
+    if state is not None and state.thread != get_ident() and (state.edits or for_edits):
         raise ConcurrentUse(
             "another thread is generating with edits on this model: one generation at a time, or one on"
             " keepsight.engines.hf.weight_sharing.twin(model), which has the same weights"
         )
 
 
-def resumed(model: PreTrainedModel) -> Callable[[], AbstractContextManager[None]]:
-    """Blocks in which the model's edits stand where they stand now, whatever ``alone`` has put in their place since."""
-    session = SESSIONS[model]
-    now = session.standing()
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        before = session.standing()
-        try:
-            session.stand(now)
-            yield
-        finally:
-            session.stand(before)
-
-    return block
-
-
-def spared(model: PreTrainedModel, rows: Tensor, columns: Tensor) -> bool:
-    """Whether the edits that stand now leave tokens of the prompt alone, ``(some,)`` rows and ``(some, tokens)`` columns.
-
-    An edit of attention weights names the tokens it touches; of others it is not known.
-    """
-    session = SESSIONS[model]
-    for edit in session.edits:
-        if any(edit.overrides(seam) for seam in ("heads", "leave", "mlp")):
-            return False
-        if edit.weighs:
-            touched = edit.rows(session.site(min(edit.layers, default=0), columns.device))
-            if bool(touched.to(columns.device).index_select(0, rows).gather(1, columns).any()):
-                return False
-    return True
-
-
-def meeting_of(model: PreTrainedModel) -> Meeting | None:
-    """Where passes over the model meet, if this thread has them meet."""
-    session = SESSIONS.get(model)
-    return session.meeting if session is not None and session.thread == get_ident() else None
+def fused_pass_of(model: PreTrainedModel) -> FusedPass | None:
+    """The shared passes over the model, if they are this thread's."""
+    state = STATES.get(model)
+    return state.fused if state is not None and state.thread == get_ident() else None
 
 
 @contextmanager
-def packed(model: PreTrainedModel, layout: Packed) -> Iterator[None]:
-    """Inside the block a layer works on the tokens of several passes."""
-    session = SESSIONS[model]
+def branch_forward(model: PreTrainedModel, branch: Branch | None) -> Iterator[None]:
+    """Inside the block passes over the model are those of ``branch``, or of nobody who shares passes if it is None."""
+    fused = fused_pass_of(model)
+    if fused is None:
+        yield
+        return
+    before = fused.enter_branch(branch)
     try:
-        session.packed = layout
         yield
     finally:
-        session.packed = None
+        fused.leave_branch(before)
 
 
 @contextmanager
-def elsewhere(model: PreTrainedModel, reader: Branch) -> Iterator[None]:
-    """Inside the block passes over the model are a branch's and not the main generation's."""
-    meeting = meeting_of(model)
-    with nullcontext() if meeting is None else meeting.elsewhere(reader):
+def serving(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block a call of ``generate`` is served, in whatever thread. One within another runs unedited: it is a draft
+    of assisted decoding, or somebody's callback.
+
+    Raises:
+        ConcurrentUse: another thread's call is being served, under edits.
+    """
+    state = STATES.get(model)
+    if state is None:
+        yield
+    elif not state.serving:
+        # Streaming code lets another thread generate than the one that opened the block
+        before, state.thread = state.thread, get_ident()
+        state.serving, state.announces, state.announced = True, False, False
+        try:
+            yield
+        finally:
+            state.serving, state.thread = False, before
+    elif state.thread == get_ident():
+        with isolated_edits(model), branch_forward(model, None):
+            announces = state.announces
+            try:
+                yield
+            finally:
+                state.announces, state.announced = announces, False
+    else:
+        check_free(model)
         yield

@@ -1,9 +1,13 @@
-"""One pass for the model and its second opinions: their tokens meet in every decoder layer and read its weights once.
+"""One pass for the model and its amateurs: their tokens meet in every decoder layer and read its weights once.
 
 Decoding is bound by reading weights, so a few more tokens in a pass cost little and a second pass costs as much as the
-first. Nothing of the model is written anew here: prompts, positions, masks and caches are each branch's own. When the main
-pass reaches the decoder, every branch starts a pass of its own, whose layers only take note of how they are called; then the
-main pass runs, and each layer works on the tokens of all, packed into one row. Only attention is told apart again.
+first. Nothing of the model is written anew here: prompts, positions, masks and caches are each amateur's own.
+
+How a shared pass runs. When the main pass reaches the decoder, the first amateur begins a pass of its own, whose layers only
+record how they are called; at its last layer the next amateur begins, and so on. Below the last one the main pass runs, and
+each of its layers works on the tokens of all, packed into one row; only attention is told apart again. How the passes lie in
+that row, their positions and their masks are worked out at the first layer and kept for the others. Then the amateurs'
+passes end, one after the other, each with its own hidden states.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -19,11 +22,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from keepsight.engines.hf.beginnings import Prompt, Shared, beginning
-from keepsight.engines.hf.edit_state import meeting_of, packed, resumed, spared
-from keepsight.engines.hf.packing import Call, Unpackable, pack_calls
-from keepsight.engines.hf.patching import OURS, meeting_in
-from keepsight.engines.hf.thin import ROWS, product
+from keepsight.engines.hf.edit_state import STATES, EditState, fused_pass_of
+from keepsight.engines.hf.packing import Call, PackedPass, Unpackable, pack_calls
+from keepsight.engines.hf.patching import OURS, sharing_passes
 from keepsight.engines.hf.vision_batching import batched
 from keepsight.errors import UnsupportedModel
 from keepsight.target import cache_name
@@ -79,7 +80,7 @@ def why_not_worth_it(target: Target) -> str | None:
 
 @contextmanager
 def fusing(target: Target, branch: Branch) -> Iterator[None]:
-    """Inside the block ``branch`` rides along in the passes of the main generation wherever that is possible.
+    """Inside the block ``branch`` shares the passes of the main generation wherever that is possible.
 
     Raises:
         UnsupportedModel: ``target.fused`` is True, and it is not possible.
@@ -94,206 +95,235 @@ def fusing(target: Target, branch: Branch) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        meeting = meeting_of(target.model)
-        if meeting is None:
-            meeting = Meeting(target)
-            if not stack.enter_context(meeting_in(target, meeting)):
-                yield  # another thread holds this model: run apart
+        fused = fused_pass_of(target.model)
+        if fused is None:
+            fused = FusedPass(target)
+            if not stack.enter_context(sharing_passes(target, fused)):
+                yield  # another thread has this model: run apart
                 return
-        if branch not in meeting.branches:
-            meeting.branches.append(branch)
-            stack.callback(meeting.branches.remove, branch)
+        if branch not in fused.branches:
+            fused.branches.append(branch)
+            stack.callback(fused.remove, branch)
         yield
 
 
-class _State(Enum):
+class _Phase(Enum):
     APART = auto()
     """The next pass may be the main one."""
-    AWAY = auto()
-    """A branch runs on its own."""
-    GATHERING = auto()
-    """A branch's pass: its layers take note."""
+    BRANCH_ALONE = auto()
+    """An amateur, or somebody else, runs a pass that is not shared."""
+    RECORDING = auto()
+    """An amateur's pass: its layers record how they are called."""
     PACKED = auto()
     """The main pass: its layers work for all."""
-    LEAVING = auto()
-    """The branches' passes end, one after the other."""
+    UNPACKING = auto()
+    """The amateurs' passes end, one after the other."""
 
 
-@dataclass(eq=False)
-class _Guest:
-    """A branch's pass: its hidden states now, how it calls each layer, and what of its prompt the main pass reads for it."""
-
-    branch: Branch
-    calls: dict[int, Call] = field(default_factory=dict)
-    hidden: Tensor | None = None
-    shared: Shared | None = None
+class _Abandoned(Exception):
+    """Ends an amateur's pass that could not be shared to its end; the main pass has gone on without it."""
 
 
-class Meeting:
-    """Where passes meet, for one generation. ``attach.meeting_in`` puts its wrappers in place and takes them away."""
+class BranchCall:
+    """An amateur's pass: its hidden states now, and how it calls each layer."""
+
+    def __init__(self, branch: Branch) -> None:
+        self.branch = branch
+        self.calls: list[Call] = []
+        self.hidden: Tensor | None = None
+
+
+class FusedPass:
+    """The shared passes of one generation. ``patching.sharing_passes`` puts its wrappers in place and takes them away."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.branches: list[Branch] = []
-        self._thread = get_ident()
         self._last_layer = len(target.layers) - 1
-        self._state = _State.APART
+        self._phase = _Phase.APART
         self._upcoming: Tensor | None = None
-        self._guests: list[_Guest] = []
-        self._descend: Callable[[], None] = lambda: None
+        """The main generation's tokens so far, once it has announced its next pass."""
+        self._calls: list[BranchCall] = []
+        self._run_next: Callable[[], None] = lambda: None
+        self._plans: dict[Any, PackedPass] = {}
+        """By the identity of what the passes hand to a layer: how they share it. Most layers are handed the same."""
         self._packed: tuple[Tensor, Tensor] | None = None
-        self._whole = False
-        self._known: dict[Any, Any] = {}
+        """The main pass's part of what the layer before put out, and the whole of it."""
         self._head: tuple[Tensor, Tensor | None] | None = None
+        """The main pass's last hidden state, and its logits once the first amateur to end has asked for its own."""
         self._reader: Branch | None = None
-        self._seen: dict[Branch, Any] = {}
-        """What the vision tower said of the pictures of branches that have not begun."""
+        self._features: dict[Branch, Any] = {}
+        """What the vision tower said of the pictures of amateurs that have not begun."""
+        self._thread = get_ident()
+        """That of the pass that is being shared."""
 
     def alike(self, branch: Branch) -> Branch:
-        """A branch with the same prompt that rides along already, else ``branch`` itself."""
+        """A branch with the same prompt that shares passes already, else ``branch`` itself."""
         return next((one for one in self.branches if one.answers_for(branch)), branch)
 
-    def listening(self, prepare: Any) -> Any:
-        """Around ``prepare_inputs_for_generation``: what the next main pass has been given so far."""
+    def remove(self, branch: Branch) -> None:
+        """Let a branch share no more passes."""
+        if branch in self.branches:
+            self.branches.remove(branch)
+
+    def enter_branch(self, branch: Branch | None) -> tuple[_Phase, Branch | None]:
+        """From now on passes are a branch's: they are part of a shared pass already, or run alone."""
+        before = (self._phase, self._reader)
+        if self._phase is _Phase.APART:
+            self._phase = _Phase.BRANCH_ALONE
+        self._reader = branch
+        return before
+
+    def leave_branch(self, before: tuple[_Phase, Branch | None]) -> None:
+        """Undo ``enter_branch``, which returned ``before``."""
+        phase, self._reader = before
+        if phase is _Phase.APART:
+            self._phase = phase
+
+    def around_prepare_inputs(self, prepare: Any) -> Any:
+        """Around ``prepare_inputs_for_generation``: notes which tokens the next main pass has been given so far."""
 
         @functools.wraps(prepare)
         def wrapper(input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self._state is _State.APART and self._mine():
+            if self._phase is _Phase.APART and self._mine():
                 self._upcoming = input_ids
             return prepare(input_ids, *args, **kwargs)
 
         return wrapper
 
-    def at_tower(self, encode: Any) -> Any:
-        """Around ``get_image_features``: pictures of one shape are looked at together."""
+    def around_image_features(self, encode: Any) -> Any:
+        """Around ``get_image_features``: pictures of one shape go through the vision tower together."""
 
         @functools.wraps(encode)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if not self._mine():
                 return encode(*args, **kwargs)
-            if self._reader is not None:
-                seen = self._seen.get(self._reader)
-                return encode(*args, **kwargs) if seen is None else seen
+            if self._phase is not _Phase.APART:
+                known = None if self._reader is None else self._features.get(self._reader)
+                return encode(*args, **kwargs) if known is None else known
             waiting = [branch for branch in self.branches if branch.sees and not branch.begun]
             outputs = (
                 batched(encode, args, kwargs, [branch.inputs for branch in waiting]) if waiting else None
             )
             if outputs is None:
                 return encode(*args, **kwargs)
-            self._seen = dict(zip(waiting, outputs[1:], strict=True))
+            self._features = dict(zip(waiting, outputs[1:], strict=True))
             return outputs[0]
 
         return wrapper
 
-    def at_decoder(self, forward: Any) -> Any:
+    def around_decoder(self, forward: Any) -> Any:
+        """Around the decoder: the main pass is shared from here on."""
+
         @functools.wraps(forward)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if self._state is not _State.APART or not self._mine() or self._upcoming is None:
+            upcoming = self._upcoming
+            if self._phase is not _Phase.APART or upcoming is None or not self._mine():
                 return forward(*args, **kwargs)
-            upcoming, self._upcoming = self._upcoming, None
-            return self._meet(functools.partial(forward, *args, **kwargs), upcoming, kwargs)
+            self._upcoming = None
+            return self._share(functools.partial(forward, *args, **kwargs), upcoming, kwargs)
 
         return wrapper
 
-    def at_layer(self, index: int, forward: Any) -> Any:
+    def around_layer(self, index: int, forward: Any) -> Any:
+        """Around a decoder layer: records how an amateur calls it, or lets it work on the tokens of all passes."""
+
         @functools.wraps(forward)
         def wrapper(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if not self._mine() or self._state not in (_State.GATHERING, _State.PACKED):
+            phase = self._phase
+            if phase is _Phase.PACKED and get_ident() == self._thread:
+                return self._run_packed(index, forward, hidden, args, kwargs)
+            if phase is not _Phase.RECORDING or get_ident() != self._thread:
                 return forward(hidden, *args, **kwargs)
-            if self._state is _State.GATHERING:
-                return self._note(index, hidden, args, kwargs)
-            return self._work(index, forward, hidden, args, kwargs)
+            call = self._calls[-1]
+            call.calls.append((args, kwargs))
+            if index == 0:
+                call.hidden = hidden
+            elif hidden is not call.hidden:
+                # Qwen3-VL feeds the picture in between its layers: such a prompt is read apart
+                raise Unpackable("the decoder changes states between its layers in this pass")
+            if index == self._last_layer:
+                self._run_next()
+                if call.hidden is None:
+                    raise _Abandoned
+                return call.hidden
+            return hidden
 
         return wrapper
 
-    def at_head(self, forward: Any) -> Any:
-        """Around the output projection: the first branch to leave takes the main pass's last state along."""
+    def around_head(self, forward: Any) -> Any:
+        """Around the output projection: the first amateur to end takes the main pass's last state along."""
 
         @functools.wraps(forward)
         def wrapper(hidden: Tensor) -> Any:
             if self._head is None or not self._mine():
                 return forward(hidden)
             last, ready = self._head
-            if self._state is _State.LEAVING:
+            if self._phase is _Phase.UNPACKING:
                 if ready is not None or hidden.shape[1] != 1:
                     return forward(hidden)
                 both = forward(torch.cat([last, hidden]))
                 self._head = (last, both[: len(last)])
                 return both[len(last) :]
             self._head = None
-            # The very slice that the branch took along, not one that merely looks like it
+            # The very slice that the amateur took along, not one that merely looks like it
             same = hidden.shape == last.shape and hidden.data_ptr() == last.data_ptr()
             return ready if same and ready is not None else forward(hidden)
 
         return wrapper
 
-    def at_product(self, part: Any, forward: Any) -> Any:
-        """Around a matrix of the decoder, where products of few rows are slow."""
-
-        @functools.wraps(forward)
-        def wrapper(input: Tensor) -> Any:  # as torch calls it
-            shared = self._state in (_State.PACKED, _State.LEAVING) and self._mine()
-            if shared and input.shape[:-1].numel() in ROWS and input.dtype == part.weight.dtype:
-                return product(input, part.weight, part.bias)
-            return forward(input)
-
-        return wrapper
-
-    @contextmanager
-    def elsewhere(self, reader: Branch) -> Iterator[None]:
-        """Inside the block passes are a branch's: they have met the main one, or go their own way."""
-        state, before = self._state, self._reader
-        if state is _State.APART:
-            self._state = _State.AWAY
-        self._reader = reader
-        try:
-            yield
-        finally:
-            self._reader = before
-            if state is _State.APART:
-                self._state = state
+    @property
+    def _state(self) -> EditState:
+        return STATES[self.target.model]
 
     def _mine(self) -> bool:
-        return get_ident() == self._thread
+        """Whether a call comes from the generation whose passes are shared, and not from another thread."""
+        return get_ident() == self._state.thread
 
-    def _meet(self, main: Callable[[], Any], upcoming: Tensor, kwargs: dict[str, Any]) -> Any:
-        from keepsight.engines.hf.assisted_decoding import drafting
-
+    def _share(self, main: Callable[[], Any], upcoming: Tensor, kwargs: dict[str, Any]) -> Any:
+        """The main pass, with as many amateurs as are ready for the same step."""
         embeds = kwargs.get("inputs_embeds")
         length = upcoming.shape[1] - self.target.prompt
-        if length < 0 or embeds is None or (length and embeds.shape[1] != 1) or drafting():
+        if length < 0 or embeds is None or (length and embeds.shape[1] != 1):
             return main()  # a part of the prompt, or a check of drafted tokens
         generated = upcoming[:, self.target.prompt :]
-        branches = [branch for branch in self.branches if branch.ready(generated)]
-        if not branches:
+        waiting = [branch for branch in self.branches if branch.ready(generated)]
+        if not waiting:
             return main()
-        resume = resumed(self.target.model)
-        waiting = list(branches)
+        state = self._state
+        self._thread = state.thread
+        standing = state.snapshot()
         result: list[Any] = []
-        self._whole = length == 0 and embeds.shape[1] == self.target.prompt
 
-        def descend() -> None:
+        def run_next() -> None:
             if waiting:
-                self._guests.append(_Guest(waiting[0]))
-                self._state = _State.GATHERING
-                waiting.pop(0)(generated)
+                branch = waiting.pop(0)
+                self._calls.append(BranchCall(branch))
+                self._phase = _Phase.RECORDING
+                branch(generated)
                 return
-            self._state = _State.PACKED
-            with resume():
+            self._phase = _Phase.PACKED
+            # The edits and the place of the main pass, whatever the amateurs' passes have put there since
+            theirs = state.snapshot()
+            state.restore(standing)
+            try:
                 result.append(main())
+            finally:
+                state.restore(theirs)
             hidden = result[0][0]
             self._head = (hidden[:, -1:], None)
-            self._state = _State.LEAVING
+            self._phase = _Phase.UNPACKING
 
-        self._descend = descend
+        self._run_next = run_next
         try:
-            descend()
+            run_next()
+        except _Abandoned:
+            self._head = None
+            self._run_apart()
         except Unpackable as error:
-            # Nothing has been written anywhere yet: this pass can still be the main generation's alone
+            # An amateur could not even record its pass, and nothing has been written anywhere yet
             if self.target.fused is True and length:
-                raise UnsupportedModel(
-                    f"{self.target.name}: fused=True, but {error}; pass fused='auto' or False"
-                ) from error
+                raise UnsupportedModel(self._demanded(error)) from error
             self._head = None
             self._leave()
             return main()
@@ -302,84 +332,63 @@ class Meeting:
         return result[0]
 
     def _leave(self) -> None:
-        self._state, self._guests, self._packed, self._known = _State.APART, [], None, {}
-        self._descend = lambda: None
-        self._seen = {branch: seen for branch, seen in self._seen.items() if not branch.begun}
+        self._phase = _Phase.APART
+        self._calls.clear()
+        self._plans, self._packed = {}, None
+        self._run_next = lambda: None
+        self._features = {branch: seen for branch, seen in self._features.items() if not branch.begun}
 
-    def _note(self, index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        guest = self._guests[-1]
-        guest.calls[index] = (args, kwargs)
-        if index == 0:
-            guest.hidden = hidden
-        elif hidden is not guest.hidden:
-            raise Unpackable("the decoder changes states between its layers in this pass")
-        if index == self._last_layer:
-            self._descend()
-            assert guest.hidden is not None
-            return guest.hidden
-        return hidden
+    def _run_apart(self) -> None:
+        """Let the amateurs of an abandoned pass begin anew, and share no more passes: the next would fail as well."""
+        for call in self._calls:
+            call.branch.restart()
+            self.remove(call.branch)
 
-    def _work(
+    def _demanded(self, error: Exception) -> str:
+        return f"{self.target.name}: fused=True, but {error}; pass fused='auto' or False"
+
+    def _run_packed(
         self, index: int, forward: Any, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Tensor:
-        calls = [(args, kwargs), *(guest.calls[index] for guest in self._guests)]
-        if index == 0 and self._whole:
-            self._share(hidden, calls)
+    ) -> Any:
+        """A layer of the main pass, for the tokens of all passes."""
+        calls = self._calls
+        if calls[0].hidden is None:
+            return forward(hidden, *args, **kwargs)  # abandoned in an earlier layer
+        state = STATES[self.target.model]
+        # This runs in every layer at every token: it is written with loops, since each comprehension is a call of its own
         states: list[Tensor] = [hidden]
-        states += [guest.hidden for guest in self._guests if guest.hidden is not None]
-        left_out = (None, *(guest.shared for guest in self._guests)) if self._whole else ()
+        given: list[Call] = [(args, kwargs)]
+        key: Any = tuple(map(id, kwargs.values()))
+        for call in calls:
+            states.append(call.hidden)  # type: ignore[arg-type]
+            given.append(call.calls[index])
+            key = (key, *map(id, call.calls[index][1].values()))
         try:
-            self._check_beginnings(kwargs.get("attention_mask"))
-            shared, layout = pack_calls(states, calls, self._known, left_out)
+            # Layers that are handed the same objects share one plan
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._plans[key] = pack_calls([(one.shape[0], one.shape[1]) for one in states], given)
+            # Often nothing has touched what the layer before put out
+            untouched = self._packed is not None and self._packed[0] is hidden
+            together = self._packed[1] if self._packed and untouched else plan.join(states)
+            state.packed = plan
+            try:
+                out = forward(together, **plan.arguments)
+            finally:
+                state.packed = None
         except Unpackable as error:
             if index == 0:
-                raise
-            raise UnsupportedModel(
-                f"{self.target.name}: layer {index} cannot be shared ({error}): pass fused=False"
-            ) from error
-        # Often nothing has touched what the layer before put out
-        untouched = self._packed is not None and self._packed[0] is hidden
-        together = self._packed[1] if self._packed and untouched else layout.pack.join(states)
-        with packed(self.target.model, layout):
-            out = forward(together, **shared)
-        if not isinstance(out, Tensor):
-            raise UnsupportedModel(
-                f"{self.target.name}: a decoder layer puts out a {type(out).__name__}: pass fused=False"
-            )
-        mine, *theirs = layout.pack.split(out)
-        for guest, part in zip(self._guests, theirs, strict=True):
-            guest.hidden = part
-        self._packed = (mine, out)
-        return mine
-
-    def _check_beginnings(self, mask: Tensor | None) -> None:
-        """Raises ``Unpackable`` where a layer lets the shared text look ahead that the first layer did not."""
-        key = ("looks back", id(mask))
-        if key not in self._known:
-            found = [guest.shared for guest in self._guests if guest.shared is not None]
-            self._known[key] = (all(one.looks_back(mask) for one in found), mask)
-        if not self._known[key][0]:
-            raise Unpackable("the text before the picture looks ahead in it")
-
-    def _share(self, hidden: Tensor, calls: list[Call]) -> None:
-        """Leave out of each branch's prompt what the main pass reads as well: the text before the picture, as a rule."""
-        for guest, call in zip(self._guests, calls[1:], strict=True):
-            assert guest.hidden is not None
-            own = guest.branch.inputs["attention_mask"]
-            found = beginning(
-                Prompt(hidden, self.target.attention_mask, calls[0][1]), Prompt(guest.hidden, own, call[1])
-            )
-            if found is None or not spared(self.target.model, found.rows, found.columns):
-                continue
-            if not found.looks_back(calls[0][1].get("attention_mask")):
-                continue
-            own_places = torch.arange(found.tokens, device=hidden.device).expand(len(found.rows), -1)
-            own_rows = torch.arange(len(found.rows), device=hidden.device)
-            theirs = Shared(own_rows, own_places.where(own[:, : found.tokens].to(hidden.device) != 0, -1))
-            masks = {
-                id(mask): mask
-                for _, given in guest.calls.values()
-                if (mask := given.get("attention_mask")) is not None
-            }
-            if all(theirs.looks_back(mask) for mask in masks.values()):
-                guest.shared, guest.hidden = found, guest.hidden[:, found.tokens :]
+                raise  # nothing has been written anywhere yet: the whole pass can still run apart
+            # The main pass must not fail because of an amateur that only should have been cheaper. Nothing of this layer
+            # has been written yet; what earlier layers wrote for the amateurs is thrown away with their caches
+            if self.target.fused is True:
+                raise UnsupportedModel(self._demanded(error)) from error
+            for call in calls:
+                call.hidden = None
+            return forward(hidden, *args, **kwargs)
+        packed = out[0] if isinstance(out, tuple) else out
+        mine, *parts = plan.split(packed)
+        for call, part in zip(calls, parts, strict=True):
+            call.hidden = part
+        self._packed = (mine, packed)
+        return (mine, *out[1:]) if isinstance(out, tuple) else mine

@@ -1,20 +1,29 @@
-"""The one file that is allowed to touch a model. Whatever it changes, it restores, also after an error."""
+"""The one file that changes a model. Whatever it changes it puts back, also after an error."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
-from keepsight.engines.hf.edit_state import SESSIONS, Session, check_free, listed
-from keepsight.errors import UnsupportedModel
+from keepsight.engines.hf.edit_state import (
+    ATTENTION_PLACES,
+    STATES,
+    EditState,
+    check_free,
+    registered,
+    registered_layers,
+    serving,
+)
+from keepsight.errors import CopiedInBlock, UnsupportedModel
+from keepsight.parts import PLACES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from keepsight.engines.hf.fused_pass import Meeting
+    from keepsight.engines.hf.fused_pass import FusedPass
     from keepsight.parts import Edit
     from keepsight.target import Target
 
@@ -34,6 +43,19 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
 
 
+class _NoCopy:
+    """Stands in a model's attributes while hooks are in place, and refuses to be copied with them.
+
+    A copy would keep the hooks for ever, and they would act on it with the state of the original.
+    """
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise CopiedInBlock(
+            "a model cannot be copied while a method is in place in it: copy it before the block is opened, or take"
+            " keepsight.engines.hf.weight_sharing.twin(model), which shares its weights"
+        )
+
+
 @contextmanager
 def preserving_rope_deltas(model: PreTrainedModel) -> Iterator[None]:
     """Qwen-VL models keep the position offset of the last prompt they saw; a second prompt must not overwrite it."""
@@ -46,6 +68,19 @@ def preserving_rope_deltas(model: PreTrainedModel) -> Iterator[None]:
             module.rope_deltas = value
 
 
+def _text_part(model: Any, name: str) -> str:
+    """Under which name a configuration holds that of its text decoder.
+
+    Raises:
+        UnsupportedModel: it does not.
+    """
+    config = model.config.get_text_config(decoder=True)
+    part = next((key for key in model.config.sub_configs if getattr(model.config, key, None) is config), None)
+    if part is None:
+        raise UnsupportedModel(f"{name}: its text configuration is not a part of its configuration")
+    return str(part)
+
+
 @contextmanager
 def text_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Inside the block the decoder's attention is transformers' ``name``; the vision tower keeps its own.
@@ -53,13 +88,8 @@ def text_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     Raises:
         UnsupportedModel: its text configuration is not a part of its configuration.
     """
-    config = model.config.get_text_config(decoder=True)
-    part = next((key for key in model.config.sub_configs if getattr(model.config, key, None) is config), None)
-    if part is None:
-        raise UnsupportedModel(
-            f"{type(model).__name__}: its text configuration is not a part of its configuration"
-        )
-    before = config._attn_implementation
+    part = _text_part(model, type(model).__name__)
+    before = getattr(model.config, part)._attn_implementation
     model.set_attn_implementation({part: name})
     try:
         yield
@@ -73,154 +103,206 @@ OURS = "keepsight_"
 
 @contextmanager
 def editing(target: Target, *edits: Edit) -> Iterator[None]:
-    """Edits in place inside the block. Blocks nest: edits of one seam act in the order in which they were entered.
+    """Edits in place inside the block. Blocks nest: edits of one place act in the order in which they were entered.
 
     Raises:
-        UnsupportedModel: a layer has no place for an edit, or the model's attention cannot be replaced at run time.
+        UnsupportedModel: a layer has no place for an edit, or the model's attention cannot be replaced at run time. From the
+            first pass over the prompt: an edit was not reached.
         ConcurrentUse: another thread is generating with edits on this very model.
     """
     model = target.model
     check_free(model, for_edits=True)
     with ExitStack() as stack:
-        session = SESSIONS.get(model)
-        if session is None:
-            session = stack.enter_context(_opened(target))
-        before = list(session.edits)
-        stack.callback(setattr, session, "edits", before)
-        stack.enter_context(_seams(target, session, edits))
-        session.edits = [*before, *edits]
+        state = STATES.get(model)
+        if state is None:
+            state = stack.enter_context(_opened(target))
+        before = state.edits
+        stack.callback(lambda: state.use(before))
+        stack.enter_context(_places(target, state, edits))
+        state.use([*before, *edits])
         yield
 
 
 @contextmanager
-def meeting_in(target: Target, meeting: Meeting) -> Iterator[bool]:
-    """Passes over the model meet inside the block; yields False, and does nothing, if another thread holds the model."""
-    from keepsight.engines.hf.thin import is_plain, slow_here
-
+def sharing_passes(target: Target, fused: FusedPass) -> Iterator[bool]:
+    """Passes over the model are shared inside the block; yields False, and does nothing, if another thread has the model."""
     model: Any = target.model
     with ExitStack() as stack:
-        session = SESSIONS.get(model)
-        if session is None:
-            session = stack.enter_context(_opened(target))
-        elif session.thread != get_ident():
+        state = STATES.get(model)
+        if state is None:
+            state = stack.enter_context(_opened(target))
+        elif state.thread != get_ident():
             yield False
             return
-        if "attention" not in session.seams:
-            stack.callback(session.seams.discard, "attention")
-            session.seams.add("attention")
-            stack.enter_context(_attention_replaced(target, session))
+        stack.enter_context(_places(target, state, (), also=("attention",)))
         places: list[tuple[Any, str, Callable[[Any], Any]]] = [
-            (model, "prepare_inputs_for_generation", meeting.listening),
-            (target.decoder, "forward", meeting.at_decoder),
-            (target.head, "forward", meeting.at_head),
+            (model, "prepare_inputs_for_generation", fused.around_prepare_inputs),
+            (target.decoder, "forward", fused.around_decoder),
+            (target.head, "forward", fused.around_head),
             *(
-                (layer, "forward", functools.partial(meeting.at_layer, i))
+                (layer, "forward", functools.partial(fused.around_layer, i))
                 for i, layer in enumerate(target.layers)
             ),
         ]
         tower = getattr(model, "model", None)
         if hasattr(tower, "get_image_features"):
-            places.append((tower, "get_image_features", meeting.at_tower))
-        if slow_here():
-            parts = (target.head, *(part for layer in target.layers for part in layer.modules()))
-            # First, so that what stands around the head stands around this as well
-            places[:0] = [
-                (part, "forward", functools.partial(meeting.at_product, part))
-                for part in parts
-                if is_plain(part)
-            ]
+            places.append((tower, "get_image_features", fused.around_image_features))
         for owner, name, around in places:
             stack.enter_context(replaced(owner, name, around(getattr(owner, name))))
-        stack.callback(setattr, session, "meeting", None)
-        session.meeting = meeting
+        stack.callback(setattr, state, "fused", None)
+        state.fused = fused
         yield True
 
 
 @contextmanager
-def _opened(target: Target) -> Iterator[Session]:
+def _opened(target: Target) -> Iterator[EditState]:
+    """A state for a model that has none, and what it needs to know where the current pass stands."""
     from keepsight.target import cache_name
 
+    model: Any = target.model
     cache_name(target.decoder.forward)  # a cache by a name unknown would be taken for none at all
-    session = Session(target)
+    state = EditState(target)
+
+    def announcing(prepare: Any) -> Any:
+        @functools.wraps(prepare)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if state.thread == get_ident():
+                state.announced = state.announces = True
+            return prepare(*args, **kwargs)
+
+        return wrapper
+
+    def served(generate: Any) -> Any:
+        @functools.wraps(generate)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with serving(model):
+                return generate(*args, **kwargs)
+
+        return wrapper
+
     with ExitStack() as stack:
-        stack.callback(target.decoder.register_forward_pre_hook(session.begin, with_kwargs=True).remove)
-        stack.enter_context(listed(target.model, session))
-        yield session
+        stack.enter_context(replaced(model, "_keepsight_in_place", _NoCopy()))
+        stack.callback(target.decoder.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
+        stack.callback(target.decoder.register_forward_hook(state.end).remove)
+        for name, around in (("prepare_inputs_for_generation", announcing), ("generate", served)):
+            stack.enter_context(replaced(model, name, around(getattr(model, name))))
+        stack.enter_context(registered(target.model, state))
+        yield state
 
 
 @contextmanager
-def _seams(target: Target, session: Session, edits: Sequence[Edit]) -> Iterator[None]:
+def _places(
+    target: Target, state: EditState, edits: Sequence[Edit], *, also: Sequence[str] = ()
+) -> Iterator[None]:
     """Whatever these edits need and no enclosing block has put in place yet."""
     with ExitStack() as stack:
-        wanted = {name for name in _SEAMS for edit in edits if any(map(edit.overrides, _SEAMS[name]))}
-        for name in wanted - session.seams:
-            stack.callback(session.seams.discard, name)
-            session.seams.add(name)
-            if name == "attention":
-                stack.enter_context(_attention_replaced(target, session))
+        wanted = {place for place in PLACES for edit in edits if edit.overrides(place)}
+        wanted = {"attention" if place in ATTENTION_PLACES else place for place in wanted} | set(also)
+        for place in sorted(wanted - state.places):
+            stack.callback(state.places.discard, place)
+            state.places.add(place)
+            if place == "attention":
+                stack.enter_context(_attention_replaced(target, state))
                 continue
+            layers = {layer for edit in edits if edit.overrides(place) for layer in edit.layers}
             for index, layer in enumerate(target.layers):
-                stack.callback(_hook(name, index, layer, session, target.name).remove)
+                needed = index in layers
+                if (handle := _hook(place, index, layer, state, needed=needed)) is not None:
+                    stack.callback(handle.remove)
         yield
 
 
-_SEAMS = {
-    "attention": ("scores", "probabilities", "heads"),
-    "enter": ("enter",),
-    "leave": ("leave",),
-    "mlp": ("mlp",),
+_MODULES = {
+    "attn_out": ("self_attn", "attention", "attn", "cross_attn", "self_attention"),
+    "mlp_out": ("mlp", "feed_forward"),
 }
+"""Under which names decoder layers hold their attention block and their MLP."""
 
 
-def _hook(seam: str, index: int, layer: Any, session: Session, name: str) -> Any:
-    if seam == "enter":
+def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool) -> Any:
+    """Registers the hook of one place in one layer; None where the layer has no such module and none is needed."""
+    if place == "resid_pre":
 
         def read(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if edits := session.at(index, seam):
+            if hooks := state.at(place, index):
                 hidden = args[0] if args else kwargs["hidden_states"]
-                for edit in edits:
-                    edit.enter(hidden, session.site(index, hidden.device))
+                for _, edit in hooks:
+                    edit(hidden, state.context(index, hidden.device))
 
         return layer.register_forward_pre_hook(read, with_kwargs=True)
 
     def write(_module: Any, _args: Any, output: Any) -> Any:
         import torch
 
-        edits = session.at(index, seam)
-        if not edits:
+        hooks = state.at(place, index)
+        if not hooks:
             return None
         whole = output[0] if isinstance(output, tuple) else output
         # Some expert layers put out one row per token; in a shared pass the main one's tokens come first
         tokens = whole.reshape(-1, whole.shape[-1])
-        mine = session.batch * session.rows
-        hidden = tokens[:mine].reshape(session.batch, session.rows, -1)
-        for edit in edits:
-            hidden = getattr(edit, seam)(hidden, session.site(index, hidden.device))
+        mine = state.batch * state.rows
+        hidden = tokens[:mine].reshape(state.batch, state.rows, -1)
+        for _, edit in hooks:
+            hidden = edit(hidden, state.context(index, hidden.device))
         hidden = hidden.reshape(mine, -1)
         if mine < len(tokens):
             hidden = torch.cat([hidden, tokens[mine:]])
         hidden = hidden.reshape(whole.shape)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    if seam == "leave":
-        return layer.register_forward_hook(write)
-    place = getattr(layer, "mlp", None) or getattr(layer, "feed_forward", None)
-    if place is None:
-        raise UnsupportedModel(f"{name}: decoder layer {index} has no MLP to steer")
-    return place.register_forward_hook(write)
+    module = layer
+    if place in _MODULES:
+        names = _MODULES[place]
+        module = next((found for name in names if (found := getattr(layer, name, None)) is not None), None)
+        if module is None:
+            if not needed:
+                return None
+            what = "MLP to steer" if place == "mlp_out" else "attention block to edit"
+            raise UnsupportedModel(f"{state.name}: decoder layer {index} has no {what}")
+    return module.register_forward_hook(write)
+
+
+_REGISTERING = Lock()
+_REGISTERED: dict[str, int] = {}
+"""How many blocks are open that need an attention function of ours, by its name in transformers."""
 
 
 @contextmanager
-def _attention_replaced(target: Target, session: Session) -> Iterator[None]:
-    """The decoder's attention function wrapped in ours; the vision tower keeps its own."""
+def _attention_function(base: str) -> Iterator[str]:
+    """Our attention function on top of ``base`` is registered in transformers while any block needs it; its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     from keepsight.engines.hf.attention import attention
 
+    name = OURS + base
+    with _REGISTERING:
+        _REGISTERED[name] = _REGISTERED.get(name, 0) + 1
+        if _REGISTERED[name] == 1:
+            # Without a mask function of the same name, models get no mask at all, and padding is attended to. It comes
+            # first: a thread that finds the name in one list must find it in the other as well
+            AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+            AttentionInterface.register(name, functools.partial(attention, ALL_ATTENTION_FUNCTIONS[base]))
+    try:
+        yield name
+    finally:
+        with _REGISTERING:
+            _REGISTERED[name] -= 1
+            if not _REGISTERED[name]:
+                # transformers can register a name, and has no call that takes it back
+                AttentionInterface._global_mapping.pop(name, None)
+                AttentionMaskInterface._global_mapping.pop(name, None)
+
+
+@contextmanager
+def _attention_replaced(target: Target, state: EditState) -> Iterator[None]:
+    """The decoder's attention function wrapped in ours; the vision tower keeps its own."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     model: Any = target.model
-    config = model.config.get_text_config(decoder=True)
+    config = target.text_config
     base = config._attn_implementation
     if base not in ALL_MASK_ATTENTION_FUNCTIONS or base not in (*ALL_ATTENTION_FUNCTIONS, "eager"):
         raise UnsupportedModel(
@@ -231,24 +313,56 @@ def _attention_replaced(target: Target, session: Session) -> Iterator[None]:
             f"{target.name}: attention edits stand on top of 'sdpa' or a flash kernel, not {base!r};"
             " call model.set_attn_implementation('sdpa')"
         )
-    name = OURS + base
-    if name not in ALL_ATTENTION_FUNCTIONS:
-        # Without a mask function of the same name, models get no mask at all, and padding is attended to. It comes first:
-        # a thread that finds the name in the list asked above must find the mask as well
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-        AttentionInterface.register(name, functools.partial(attention, ALL_ATTENTION_FUNCTIONS[base]))
+    part = _text_part(model, target.name)
     with ExitStack() as stack:
-        for layer in target.layers:
-            for module in layer.modules():
-                if hasattr(module, "layer_idx") and hasattr(module, "num_key_value_groups"):
-                    stack.enter_context(listed(module, session))
-        parts = [key for key in model.config.sub_configs if getattr(model.config, key, None) is config]
-        if not parts:
-            raise UnsupportedModel(
-                f"{target.name}: its text configuration is not a part of its configuration"
-            )
-        stack.callback(model.set_attn_implementation, {parts[0]: base})
-        model.set_attn_implementation({parts[0]: name})
+        name = stack.enter_context(_attention_function(base))
+        stack.enter_context(registered_layers(target, state))
+        stack.callback(model.set_attn_implementation, {part: base})
+        model.set_attn_implementation({part: name})
         if config._attn_implementation != name:
             raise UnsupportedModel(f"{target.name} does not let its attention be replaced at run time")
         yield
+
+
+@contextmanager
+def watching_candidates(model: PreTrainedModel, change: Callable[[bool], None]) -> Iterator[None]:
+    """Tells ``change`` True while assisted decoding asks for candidate tokens inside the block, and False afterwards.
+
+    ``generate`` asks its model for a candidate generator, whether the candidates come from a draft model, from the prompt or
+    from the model's own early layers.
+    """
+    owner: Any = model
+
+    def around(make: Any) -> Any:
+        @functools.wraps(make)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            generator = make(*args, **kwargs)
+            get = generator.get_candidates
+
+            @functools.wraps(get)
+            def get_candidates(*args: Any, **kwargs: Any) -> Any:
+                change(True)
+                try:
+                    return get(*args, **kwargs)
+                finally:
+                    change(False)
+
+            generator.get_candidates = get_candidates
+            return generator
+
+        return wrapper
+
+    name = "_get_candidate_generator"
+    if not hasattr(owner, name):
+        raise UnsupportedModel(
+            f"this version of transformers has no {name}, by which drafts of assisted decoding are told apart"
+        )
+    with replaced(owner, name, around(getattr(owner, name))):
+        yield
+
+
+def unwrapped_generate(model: PreTrainedModel) -> Callable[..., Any]:
+    """The model's own ``generate``, without the methods of any block that is open on it."""
+    from transformers.generation import GenerationMixin
+
+    return functools.partial(GenerationMixin.generate, model)

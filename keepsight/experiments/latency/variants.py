@@ -14,11 +14,13 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
 from keepsight.api import attached
-from keepsight.engines.hf.contrast_processor import ContrastMethod, ContrastProcessor
-from keepsight.engines.hf.edit_state import alone
+from keepsight.engines.hf.branch import branches_of
+from keepsight.engines.hf.contrast_processor import ContrastProcessor
+from keepsight.engines.hf.edit_state import isolated_edits
 from keepsight.engines.hf.fused_pass import why_not_fused
 from keepsight.engines.hf.patching import preserving_rope_deltas, text_attention
 from keepsight.errors import InputError
+from keepsight.parts import Contrast
 from keepsight.registry import parse
 from keepsight.target import IMAGE_KEYS, Target, cache_name
 
@@ -98,7 +100,7 @@ def plan(
         if not contrasts:
             ways.append(Way(kind="edit", method=spec))
             continue
-        if not IMAGE_KEYS & target.branches[0].inputs.keys():
+        if not IMAGE_KEYS & branches_of(target)[0].inputs.keys():
             text_only = text_only or spec
         if "naive" in peers:
             ways.append(Way(kind="naive", method=spec))
@@ -157,7 +159,7 @@ def opened(
             target = Target(model, inputs, fused=False)
             processors = stack.enter_context(parse(way.method).attach(target))
             options["logits_processor"] = [
-                Naive(model, processor.method, target.branches[0].inputs)
+                Naive(model, processor.contrast, branches_of(target)[0].inputs)
                 if isinstance(processor, ContrastProcessor)
                 else processor
                 for processor in processors
@@ -184,8 +186,8 @@ class Naive(LogitsProcessor):
     rows stay where they are: greedy and sampling.
     """
 
-    def __init__(self, model: Any, method: ContrastMethod, inputs: Mapping[str, Any]) -> None:
-        self.model, self.method = model, method
+    def __init__(self, model: Any, contrast: Contrast, inputs: Mapping[str, Any]) -> None:
+        self.model, self.contrast = model, contrast
         self.ids: Tensor = inputs["input_ids"]
         self.prompt = self.ids.shape[1]
         self.kwargs: dict[str, Any] = {key: value for key, value in inputs.items() if key != "input_ids"}
@@ -203,7 +205,7 @@ class Naive(LogitsProcessor):
         if not first:
             self.ids = torch.cat([self.ids, input_ids[:, -1:]], dim=1)
             self.kwargs = model._update_model_kwargs_for_generation(ModelOutput(), self.kwargs, False)
-        with preserving_rope_deltas(model), alone(model):
+        with preserving_rope_deltas(model), isolated_edits(model):
             more = {} if first else {"next_sequence_length": 1}
             prepared = model.prepare_inputs_for_generation(
                 self.ids, is_first_iteration=first, **more, **self.kwargs
@@ -211,7 +213,7 @@ class Naive(LogitsProcessor):
             output = model(**prepared, return_dict=True)
         if first:
             self.kwargs = {key: value for key, value in self.kwargs.items() if key not in IMAGE_KEYS}
-        combined = self.method.combine(scores.float(), output.logits[:, -1].float(), self.steps)
+        combined = self.contrast.combine(scores.float(), [output.logits[:, -1].float()], self.steps)
         self.steps += 1
         return combined.to(scores.dtype)
 

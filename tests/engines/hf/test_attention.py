@@ -7,7 +7,7 @@ import torch
 
 from keepsight.attention_mods.layers import last_layers
 from keepsight.engines.hf.attention import allowed_keys, attend
-from keepsight.parts import Edit, Site
+from keepsight.parts import PLACES, Edit, HookContext
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -56,7 +56,7 @@ def test_attention_of_some_rows_is_the_kernels(groups: int) -> None:
         weights.append(probs)
         return probs
 
-    ours = attend(query[:, :, rows], key, value, bias, 8**-0.5, scores=lambda x: x, probabilities=keep)
+    ours = attend(query[:, :, rows], key, value, bias, 8**-0.5, scores=lambda x: x, pattern=keep)
     torch.testing.assert_close(ours, full.transpose(1, 2)[:, rows], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(weights[0].sum(-1), torch.ones(2, 4, 3))
     assert weights[0][:, :, 0, 2:].abs().max() == 0, "masked keys stay at 0"
@@ -70,31 +70,31 @@ def test_softcap_is_applied_before_edits_see_the_scores() -> None:
         heard.append(scores)
         return scores
 
-    attend(query, key, value, None, 1.0, scores=listen, probabilities=lambda x: x, softcap=5.0)
+    attend(query, key, value, None, 1.0, scores=listen, pattern=lambda x: x, softcap=5.0)
     assert heard[0].max() <= 5.0
 
 
-def test_sites_count_from_the_start_of_the_padded_prompt() -> None:
+def test_contexts_count_from_the_start_of_the_padded_prompt() -> None:
     image = torch.tensor([[False, True, True, False]])
-    whole = Site(layer=0, first=0, rows=4, prompt=4, image=image)
+    whole = HookContext(layer=0, first=0, rows=4, prompt=4, image=image, attention_mask=~image)
     assert whole.last_prompt_row == 3
     assert whole.image_columns(4, 0).tolist() == image.tolist()
-    decode = Site(layer=0, first=4, rows=1, prompt=4, image=image)
+    decode = HookContext(layer=0, first=4, rows=1, prompt=4, image=image, attention_mask=~image)
     assert decode.last_prompt_row is None
     assert decode.row_numbers().tolist() == [4]
     assert decode.image_columns(5, 0).tolist() == [[False, True, True, False, False]]
     assert decode.image_columns(3, 2).tolist() == [[True, False, False]]
 
 
-def test_only_what_is_overridden_is_a_seam() -> None:
+def test_an_edit_acts_where_it_overrides_a_place() -> None:
     class Weighs(Edit):
-        def scores(self, scores: torch.Tensor, image: torch.Tensor, site: Site) -> torch.Tensor:
+        def attn_scores(
+            self, scores: torch.Tensor, image: torch.Tensor, context: HookContext
+        ) -> torch.Tensor:
             return scores
 
-    assert Weighs().overrides("scores")
-    assert Weighs().weighs
-    assert not Weighs().overrides("heads")
-    assert not Edit().weighs
+    assert [place for place in PLACES if Weighs().overrides(place)] == ["attn_scores"]
+    assert not any(Edit().overrides(place) for place in PLACES)
 
 
 def test_last_layers() -> None:

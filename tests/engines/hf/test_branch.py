@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES, IMAGE, SPECIAL
-from recomputed import METHODS, MODES, NEW, PLAIN, PROMPTS, Recomputed, fresh, run
+from recomputed import METHODS, MODES, NEW, PLAIN, PROMPTS, Given, Recomputed, amateur_inputs, fresh, run
 from torch import Tensor
 from transformers import TextStreamer
 
-from keepsight import M3ID, VCD, ProcessorReused, mitigate
+from keepsight import M3ID, VCD, ProcessorReused, attached, mitigate
 from keepsight.decoding.contrast import contrast
+from keepsight.decoding.views import MainPrompt
 from keepsight.engines.hf.branch import Branch, match_prefixes
+from keepsight.parts import Contrast
 from keepsight.target import Target
 
 
@@ -37,7 +41,7 @@ def test_cached_logits_equal_uncached_ones(name: str, method: str) -> None:
     """Logits, not only tokens, over eight steps; and the amateur stays alive after the first one."""
     family, recipe = FAMILIES[name], METHODS[method]
     target = Target(family.model(), family.inputs(PROMPTS))
-    branch = Branch(target.model, recipe.amateur(target))
+    branch = Branch(target.model, amateur_inputs(recipe, target))
     reference = Recomputed(family, recipe, PROMPTS)
     main = run(family, PROMPTS)
     for step in range(NEW + 1):
@@ -62,8 +66,9 @@ def test_identical_branches_leave_scores_as_they_are_up_to_a_constant(name: str)
     model, inputs = family.model(), family.inputs(PROMPTS)
 
     class Same(VCD):
-        def amateur(self, target: Target) -> dict[str, Any]:
-            return dict(target.model_inputs)
+        def parts(self, target: Target) -> Iterator[Contrast]:
+            for part in super().parts(target):
+                yield replace(part, views=[MainPrompt()])
 
     processor = Same(alpha=3.0, beta=0.0).processor(model, inputs)
     ids = inputs["input_ids"]
@@ -97,9 +102,8 @@ def test_assisted_decoding_gives_the_same_tokens(name: str, method: str, how: st
     if not own:
         pytest.skip(f"transformers' own assisted decoding departs from greedy search on {name}")
     plain = run(family, prompts, fresh(family, recipe, prompts), do_sample=False)
-    assert torch.equal(
-        run(family, prompts, fresh(family, recipe, prompts), do_sample=False, **options), plain
-    )
+    with attached(family.model(), family.inputs(prompts), recipe, fused=False) as processors:
+        assert torch.equal(run(family, prompts, *processors, do_sample=False, **options), plain)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -111,7 +115,7 @@ def test_rollback_and_reordering_are_exact_in_every_family(name: str, method: st
     text = run(family, PROMPTS)
 
     def logits(*texts: Tensor) -> Tensor:
-        branch = Branch(target.model, recipe.amateur(target))
+        branch = Branch(target.model, amateur_inputs(recipe, target))
         return [branch(one) for one in texts][-1]
 
     drafted = torch.cat([text[:, :2], text.flip(1)[:, :4]], dim=1)
@@ -133,7 +137,7 @@ def test_a_rejected_token_is_forgotten_though_the_text_has_grown(name: str) -> N
     """Where the step after a rejection is decided, the branch next hears of a longer text that is not a continuation."""
     family = FAMILIES[name]
     target = Target(family.model(), family.inputs(PROMPTS[:1]))
-    amateur = METHODS["m3id"].amateur(target)
+    amateur = amateur_inputs(METHODS["m3id"], target)
 
     def logits(*texts: list[int]) -> Tensor:
         branch = Branch(target.model, amateur)
@@ -157,7 +161,8 @@ def test_drafts_with_decided_steps_in_between(name: str, how: str, recipe: Any) 
         drafts = {"assistant_model": family.model()}
     for prompt in ([1, *[10, 11, 12] * 4], [1, *[20, 21] * 5], [1, 30, 31, 30, 31, 32]):
         plain = run(family, [prompt], fresh(family, recipe, [prompt]), **options)
-        assert torch.equal(run(family, [prompt], fresh(family, recipe, [prompt]), **options, **drafts), plain)
+        with attached(family.model(), family.inputs([prompt]), recipe, fused=False) as processors:
+            assert torch.equal(run(family, [prompt], *processors, **options, **drafts), plain)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -260,8 +265,9 @@ def test_another_prompt_or_picture_as_the_amateur(name: str, what: str) -> None:
     prompts, seed = OTHERS[what]
 
     class Other(VCD):
-        def amateur(self, target: Target) -> dict[str, Any]:
-            return family.inputs(prompts, seed=seed)
+        def parts(self, target: Target) -> Iterator[Contrast]:
+            for part in super().parts(target):
+                yield replace(part, views=[Given(lambda target: family.inputs(prompts, seed=seed))])
 
     recipe = Other(alpha=3.0, beta=0.0)
 
@@ -277,12 +283,23 @@ def test_another_prompt_or_picture_as_the_amateur(name: str, what: str) -> None:
 
 def test_a_processor_serves_one_generation() -> None:
     family = FAMILIES["llava"]
-    for options in ({}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}):
+    for options in ({}, {"num_beams": 2}):
         prompts = PROMPTS[:1]
         processor = fresh(family, METHODS["vcd"], prompts)
         run(family, prompts, processor, **options)
         with pytest.raises(ProcessorReused, match="build a new one"):
             run(family, prompts, processor, **options)
+
+
+@pytest.mark.parametrize("how", ["prompt_lookup", "draft_model"])
+def test_a_bare_processor_refuses_drafts_by_name(how: str) -> None:
+    """It is told nothing of the call of ``generate``, and cannot tell drafts from a second generation."""
+    family, prompts = FAMILIES["llava"], [[1, *[10, 11, 12] * 4]]
+    drafts: dict[str, Any] = {"prompt_lookup_num_tokens": 3}
+    if how == "draft_model":
+        drafts = {"assistant_model": family.model()}
+    with pytest.raises(ProcessorReused, match=r"drafts of assisted decoding.*mitigate"):
+        run(family, prompts, fresh(family, METHODS["vcd"], prompts), do_sample=False, **drafts)
 
 
 def test_a_processor_serves_its_own_prompt() -> None:

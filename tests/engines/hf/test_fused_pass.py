@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES, Family
-from recomputed import METHODS, MODES, NEW, PROMPTS, run
+from recomputed import METHODS, MODES, NEW, PROMPTS, contrast_of, run
 from strong import STRONG
 from torch import Tensor
 from transformers import CompileConfig
@@ -22,12 +22,22 @@ from keepsight import (
     GroundingRecorder,
     InputError,
     InvalidParameter,
+    Method,
     UnsupportedModel,
     attached,
     mitigate,
 )
-from keepsight.engines.hf.contrast_processor import ContrastMethod
-from keepsight.engines.hf.packing import Pack, Unpackable, pack_calls
+from keepsight.decoding.vcd import NoisedImage
+from keepsight.decoding.views import NoImage
+from keepsight.engines.hf.branch import branches_of
+from keepsight.engines.hf.packing import (
+    PackedPass,
+    Unpackable,
+    join_positions,
+    join_rotary,
+    pack_calls,
+)
+from keepsight.parts import Contrast, View
 from keepsight.target import Target
 
 FUSED = [name for name in FAMILIES if name != "mllama"]
@@ -56,22 +66,21 @@ class Overheard(M3ID):
     def __post_init__(self) -> None:
         pass
 
-    def needs_amateur(self, step: int) -> bool:
-        return True
+    def view(self) -> View:
+        return NoImage()
 
-    def decided(self, expert: Tensor, step: int) -> Tensor:
-        return torch.zeros(len(expert), dtype=torch.bool)
+    def parts(self, target: Target) -> Iterator[Contrast]:
+        def combine(expert: Tensor, amateurs: Any, step: int) -> Tensor:
+            self.said.append((expert, amateurs[0]))
+            return expert
 
-    def combine(self, expert: Tensor, amateur: Tensor | None, step: int) -> Tensor:
-        assert amateur is not None
-        self.said.append((expert, amateur))
-        return expert
+        yield Contrast(views=[self.view()], combine=combine)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverheardNoise(Overheard):
-    def amateur(self, target: Target) -> dict[str, Any]:
-        return STRONG["vcd"].amateur(target)
+    def view(self) -> View:
+        return NoisedImage(999, 0)
 
 
 @pytest.mark.parametrize("kind", [Overheard, OverheardNoise])
@@ -213,7 +222,7 @@ def test_a_cache_with_the_picture_is_not_kept_for_listening() -> None:
     family = FAMILIES["llava"]
     target = Target(family.model(), family.inputs(PROMPTS))
     with STRONG["vsv"].attach(target):
-        assert [branch.sees for branch in target.branches] == [False]
+        assert [branch.sees for branch in branches_of(target)] == [False]
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -223,7 +232,7 @@ def test_a_recorder_shares_the_branch_of_a_method_and_the_passes_of_the_model(na
     heard = []
     for riding in (True, False):
         recorder = GroundingRecorder(family.model(), inputs, fused=True)
-        with counted(family) as passes, recorder.riding_along() if riding else nullcontext():
+        with counted(family) as passes, recorder.sharing_passes() if riding else nullcontext():
             assert torch.equal(run(family, PROMPTS, recorder), plain)
         assert len(passes) == (NEW if riding else 2 * NEW)
         heard.append(recorder.rows(torch.cat([inputs["input_ids"], plain], dim=1)))
@@ -240,7 +249,7 @@ def test_an_amateur_without_a_picture_holds_no_columns_for_it() -> None:
     inputs = family.inputs(PROMPTS)
     with attached(family.model(), inputs, METHODS["m3id"], fused=True) as processors:
         run(family, PROMPTS, *processors)
-    cache = processors[0]._branch._cache  # type: ignore[attr-defined]
+    cache = processors[0].branches[0]._cache  # type: ignore[attr-defined]
     assert cache.get_seq_length() == max(map(len, PROMPTS)) + NEW - 1
 
 
@@ -328,8 +337,9 @@ def test_states_kept_for_the_caller_are_the_main_pass_s() -> None:
 class Eager(VCD):
     """Never satisfied that a step is decided."""
 
-    def decided(self, expert: Tensor, step: int) -> Tensor:
-        return torch.zeros(len(expert), dtype=torch.bool)
+    def parts(self, target: Target) -> Iterator[Contrast]:
+        for part in super().parts(target):
+            yield replace(part, decided=None)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -348,14 +358,16 @@ def test_steps_that_are_decided_are_skipped_and_made_up_for(name: str, mode: str
 def test_a_decided_step_scores_the_same_with_and_without_the_amateur() -> None:
     expert = torch.tensor([[4.0, 0.0, -1.0]])
     amateur = torch.tensor([[-3.0, 9.0, 2.0]])
-    recipes: list[tuple[ContrastMethod, bool]] = [
+    recipes: list[tuple[Method, bool]] = [
         (VCD(beta=0.1), True), (VCD(beta=0.01), False), (M3ID(cutoff=0.1), True), (M3ID(gate=0.9), True),
         (M3ID(gate=0.99), False), (M3ID(gate=0.99, cutoff=0.1), True),
     ]  # fmt: skip
     for recipe, decided in recipes:
-        assert recipe.decided(expert, 5).tolist() == [decided], recipe
+        contrast = contrast_of(recipe, Target(FAMILIES["llava"].model(), FAMILIES["llava"].inputs(PROMPTS)))
+        assert contrast.decided is not None
+        assert contrast.decided(expert, 5).tolist() == [decided], recipe
         if decided:
-            with_it, without = (recipe.combine(expert, one, 5).log_softmax(-1) for one in (amateur, None))
+            with_it, without = (contrast.combine(expert, one, 5).log_softmax(-1) for one in ([amateur], None))
             torch.testing.assert_close(with_it, without)
 
 
@@ -426,7 +438,7 @@ def test_methods_inside_the_model_refuse_compiled_steps() -> None:
     options = {"cache_implementation": "static", "compile_config": CompileConfig()}
     with (
         mitigate(family.model(), METHODS["m3id"], STRONG["vhr"]),
-        pytest.raises(InputError, match="m3id vhr: a compiled step"),
+        pytest.raises(InputError, match=r"m3id\+vhr: a compiled step"),
     ):
         run(family, PROMPTS, **options)
     plain = run(family, PROMPTS, cache_implementation="static")
@@ -437,30 +449,31 @@ def test_methods_inside_the_model_refuse_compiled_steps() -> None:
 
 
 def test_packing_and_unpacking() -> None:
-    pack = Pack(((2, 3), (1, 2)))
+    shapes = ((2, 3), (1, 2))
+    plan = PackedPass(shapes, [6, 2], (None, None), {})
     a, b = torch.arange(12.0).reshape(2, 3, 2), torch.arange(4.0).reshape(1, 2, 2)
-    packed = pack.join([a, b])
+    packed = plan.join([a, b])
     assert packed.shape == (1, 8, 2)
-    assert [torch.equal(x, y) for x, y in zip(pack.split(packed), (a, b), strict=True)] == [True, True]
+    assert [torch.equal(x, y) for x, y in zip(plan.split(packed), (a, b), strict=True)] == [True, True]
     heads = packed.reshape(1, 8, 2, 1).transpose(1, 2)
-    one, other = pack.split_heads(heads)
+    one, other = plan.split_heads(heads)
     assert one.shape == (2, 2, 3, 1)
     assert one[1, 0, :, 0].tolist() == a[1, :, 0].tolist()
     assert other[0, 1, :, 0].tolist() == b[0, :, 1].tolist()
-    positions = pack.join_positions([torch.tensor([[5, 6, 7]]), torch.tensor([[1, 2]])])
+    positions = join_positions([torch.tensor([[5, 6, 7]]), torch.tensor([[1, 2]])], shapes)
     assert positions.tolist() == [[5, 6, 7, 5, 6, 7, 1, 2]]
-    three = pack.join_positions([torch.zeros(3, 2, 3), torch.ones(3, 1, 2)])
+    three = join_positions([torch.zeros(3, 2, 3), torch.ones(3, 1, 2)], shapes)
     assert three.shape == (3, 1, 8)
-    assert pack.join_rotary([torch.zeros(3, 2, 3, 4), torch.ones(3, 1, 2, 4)]).shape == (3, 1, 8, 4)
+    assert join_rotary([torch.zeros(3, 2, 3, 4), torch.ones(3, 1, 2, 4)], shapes).shape == (3, 1, 8, 4)
 
 
 def test_arguments_that_cannot_be_shared_are_named() -> None:
-    states = [torch.zeros(1, 1, 2)] * 2
+    shapes = [(1, 1)] * 2
     with pytest.raises(Unpackable, match="'weights'"):
-        pack_calls(states, [((), {"weights": torch.ones(1)})] * 2, {})
+        pack_calls(shapes, [((), {"weights": torch.ones(1)})] * 2)
     with pytest.raises(Unpackable, match="different"):
-        pack_calls(states, [((), {"use_cache": True}), ((), {})], {})
+        pack_calls(shapes, [((), {"use_cache": True}), ((), {})])
     with pytest.raises(Unpackable, match="'use_cache'"):
-        pack_calls(states, [((), {"use_cache": True}), ((), {"use_cache": False})], {})
+        pack_calls(shapes, [((), {"use_cache": True}), ((), {"use_cache": False})])
     with pytest.raises(Unpackable, match="without a cache"):
-        pack_calls(states, [((), {"past_key_values": None})] * 2, {})
+        pack_calls(shapes, [((), {"past_key_values": None})] * 2)

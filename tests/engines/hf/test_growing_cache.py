@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from keepsight.engines.hf.growing_cache import ROOM, RoomyLayer, growing_cache
+from keepsight.engines.hf.growing_cache import ROOM, GrowingLayer, growing_cache
 
 
 def pair(tokens: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +25,7 @@ def same(roomy: Any, plain: Any) -> bool:
 def test_whatever_happens_to_it_it_holds_what_its_parent_holds(seed: int) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    roomy, plain = RoomyLayer(), DynamicLayer()
+    roomy, plain = GrowingLayer(), DynamicLayer()
     start = pair(draw.randint(1, 90))
     given = roomy.update(*start)
     assert all(torch.equal(a, b) for a, b in zip(given, plain.update(*start), strict=True))
@@ -54,7 +54,7 @@ def test_whatever_happens_to_it_it_holds_what_its_parent_holds(seed: int) -> Non
 
 
 def test_old_tokens_stay_where_they_are() -> None:
-    layer = RoomyLayer()
+    layer = GrowingLayer()
     layer.update(*pair(100))
     places = set()
     for _ in range(2 * ROOM):
@@ -68,7 +68,7 @@ def test_old_tokens_stay_where_they_are() -> None:
 
 
 def test_a_cache_made_in_inference_mode_goes_on_outside_of_it() -> None:
-    roomy, plain = RoomyLayer(), DynamicLayer()
+    roomy, plain = GrowingLayer(), DynamicLayer()
     with torch.inference_mode():
         start = pair(5)
         for layer in (roomy, plain):
@@ -83,8 +83,8 @@ def test_a_cache_made_in_inference_mode_goes_on_outside_of_it() -> None:
 def test_windows_keep_their_own_layers() -> None:
     config = FAMILIES["gemma3"].model().config
     kinds = [type(layer) for layer in growing_cache(config).layers]
-    assert set(kinds) <= {RoomyLayer, DynamicSlidingWindowLayer}
+    assert set(kinds) <= {GrowingLayer, DynamicSlidingWindowLayer}
     assert DynamicSlidingWindowLayer in kinds
     plain = DynamicCache(config=config.get_text_config(decoder=True)).layers
-    assert [kind is RoomyLayer for kind in kinds] == [type(layer) is DynamicLayer for layer in plain]
-    assert {type(layer) for layer in growing_cache(FAMILIES["llava"].model().config).layers} == {RoomyLayer}
+    assert [kind is GrowingLayer for kind in kinds] == [type(layer) is DynamicLayer for layer in plain]
+    assert {type(layer) for layer in growing_cache(FAMILIES["llava"].model().config).layers} == {GrowingLayer}

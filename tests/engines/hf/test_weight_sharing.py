@@ -254,7 +254,7 @@ def compiled(model: Any) -> Iterator[None]:
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "accelerate": (accelerated, r"Accelerate moves what LlamaDecoderLayer \S*layers.1 works on"),
     "mitigate": (lambda model: mitigate(model, "vcd"), r"generate\(\) of LlavaFor\w+ is replaced"),
-    "edits": (lambda model: attached(model, FAMILY.inputs(PROMPT), STRONG["pai"]), "has a hook"),
+    "edits": (lambda model: attached(model, FAMILY.inputs(PROMPT), STRONG["pai"]), "is replaced"),
     "shared passes": (
         lambda model: attached(model, FAMILY.inputs(PROMPT), STRONG["vcd"], fused=True),
         r"(is replaced|has a hook)",

@@ -156,7 +156,7 @@ def test_who_leaves_before_the_picture_is_read_is_never_answered(
     assert len(list(iter(lambda: begun.acquire(blocking=False), False))) <= 1, "two were read at a time"
 
 
-def test_a_picture_that_is_slow_to_read_takes_no_lane(
+def test_a_picture_that_is_slow_to_read_takes_no_worker(
     service: PageService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free, begun = threading.Event(), threading.Event()

@@ -110,7 +110,7 @@ def test_many_askers_at_once_get_what_each_gets_alone(service: PageService, ask:
     assert [told(one[-1]) for one in found] == [*alone, *alone[::-1]]
 
 
-def test_a_lane_in_which_an_answer_failed_writes_the_next_one(
+def test_a_worker_on_which_an_answer_failed_writes_the_next_one(
     service: PageService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from keepsight.inference import streaming as answering
@@ -176,7 +176,7 @@ def test_facts_tell_how_many_answers_are_written_at_a_time(service: PageService,
         replace(service, at_once=0)
 
 
-def test_lanes_take_turns_in_order_and_each_does_one_thing_at_a_time() -> None:
+def test_workers_take_turns_in_order_and_each_does_one_thing_at_a_time() -> None:
     begun: list[int] = []
     free = [threading.Event() for _ in range(6)]
     busy = [threading.Lock() for _ in range(2)]
@@ -219,7 +219,7 @@ def test_lanes_take_turns_in_order_and_each_does_one_thing_at_a_time() -> None:
     assert sorted(begun[4:]) == [4, 5]
 
 
-def test_closing_ends_what_is_written_in_every_lane() -> None:
+def test_closing_ends_what_is_written_on_every_worker() -> None:
     ended: list[int] = []
 
     def work(say: Callable[[Any], None], stop: threading.Event, worker: int) -> None:
@@ -237,7 +237,7 @@ def test_closing_ends_what_is_written_in_every_lane() -> None:
     assert sorted(ended) == [0, 1], "and the third never began"
 
 
-def test_the_command_says_why_there_is_one_lane_and_takes_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_why_there_is_one_worker_and_takes_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     from keepsight.serve.page import server
 
     def run(app: Any, opened: Any) -> None:
