@@ -2,7 +2,7 @@
 
 Never looks at a test split. The rule, fixed before any figure was seen: of a method's settings that lose at most one
 point of recall, the one with the lowest CHAIR_i; a method all of whose settings lose more is left out, by name. Writes
-``benchmarks/results/choose.json``; `make check` compares its choice with the demo's defaults.
+``benchmarks/results/choose.json``; `make release-check` compares its choice with the demo's defaults.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def best(rows: list[dict[str, Any]], name: str) -> str | None:
 
 
 def main() -> None:
-    from keepsight.demo.model import WEIGHTS, load
-    from keepsight.experiments.demo_comparison import compare
+    from demo_methods import as_result, compare_methods, weights_digest
+
+    from keepsight.demo.model import load
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,12 +66,12 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from keepsight.experiments.demo_comparison import digest
-
     torch.set_num_threads(1)
     model, processor = load()
-    weights = digest(WEIGHTS / "model.safetensors")
-    searched = compare(model, processor, GRID, split="val-shifted", n=args.images, weights=weights).to_json()
+    found = compare_methods(
+        model, processor, GRID, split="val-shifted", n=args.images, weights=weights_digest()
+    )
+    searched = as_result(found)
     names = list(dict.fromkeys(recipe.name() for recipe in GRID))
     picked = {name: best(searched["rows"], name) for name in names}
     result = {

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keepsight.experiments.latency.report import BRANCH, facts, markdown, skip_markdown
+from keepsight.experiments.latency.report import BRANCH, facts, markdown
 
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = "cost-lengths-"
@@ -48,7 +48,3 @@ def _over_lengths(result: dict[str, Any]) -> str:
 def _ratio(row: dict[str, Any], part: str) -> str:
     low, high = row[f"{part}_spread"]
     return f"{row[f'{part}_ratio']:.2f}× [{low:.2f}, {high:.2f}]"
-
-
-def skipping() -> str:
-    return skip_markdown(load(RESULTS / "skipping-demo-cpu.json"))

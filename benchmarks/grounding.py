@@ -30,7 +30,7 @@ from keepsight.demo.model import PROMPT, WEIGHTS, load
 from keepsight.demo.splits import DEFAULT_METHODS
 from keepsight.demo.world import scenes
 from keepsight.eval.stats.auroc import auroc, auroc_interval, best_threshold, detect, paired_auroc
-from keepsight.experiments.demo_comparison import digest
+from keepsight.experiments.environment import file_digest
 from keepsight.grounding import AGGREGATES, SCORES, teacher_force
 from keepsight.grounding.alignment import object_words, word_tokens
 from keepsight.grounding.scores import aggregated, joined
@@ -226,7 +226,7 @@ def main() -> None:
         "max_new_tokens": 64,
         "bootstrap": {"resamples": 1000, "seed": 0, "level": 0.95, "unit": "pictures"},
         "model": "demo",
-        "weights_sha256": digest(WEIGHTS / "model.safetensors"),
+        "weights_sha256": file_digest(WEIGHTS / "model.safetensors"),
         "hardware": {"cpu": processor_name(), "cores": os.cpu_count(), "threads": 1, "device": "cpu"},
         "versions": {
             "keepsight": keepsight.__version__,

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from keepsight.attention_mods.layers import last_layers
-from keepsight.attention_mods.vhr import LATE_SHARE, Listen, clean, divergence
-from keepsight.engines.hf.contrast_processor import overhear
+from keepsight.attention_mods.vhr import LATE_SHARE, RecordHeads, clean, divergence
+from keepsight.decoding.views import MainPrompt, NoImage
+from keepsight.engines.hf.engine import HFPasses
 from keepsight.engines.hf.patching import editing
 from keepsight.method import Method, parameter
 from keepsight.parts import Edit, HookContext
@@ -83,19 +84,20 @@ class Look(Edit):
 
 def divergences(target: Target, layers: frozenset[int]) -> dict[int, Tensor]:
     """Cleaned VHD ``(pictures, heads)`` of each layer on the prompt's last token, nothing reinforced."""
-    heard = []
-    for inputs in (target.without_image(), dict(target.model_inputs)):
-        listen = Listen(layers)
-        overhear(target, inputs, listen)
-        heard.append(listen.heard)
-    text, shown = heard
+    seen = []
+    for view in (NoImage(), MainPrompt()):
+        record = RecordHeads(layers)
+        HFPasses(target).prefill(view, record)
+        seen.append(record.seen)
+    text, shown = seen
     return {layer: clean(divergence(shown[layer], text[layer]), text[layer]) for layer in layers}
 
 
 def main() -> None:
-    from keepsight.demo.model import PROMPT, WEIGHTS, load
+    from demo_methods import as_result, compare_methods, weights_digest
+
+    from keepsight.demo.model import PROMPT, load
     from keepsight.demo.world import scenes
-    from keepsight.experiments.demo_comparison import compare, digest
     from keepsight.source.prompts import prepare
 
     parser = argparse.ArgumentParser(
@@ -126,7 +128,7 @@ def main() -> None:
     recipes = [Silenced(which=which) for which in KEPT]
     width = model.config.text_config.hidden_size
     result = {
-        "weights_sha256": digest(WEIGHTS / "model.safetensors"),
+        "weights_sha256": weights_digest(),
         "width": width,
         "layers": layers,
         "vhd": {str(layer): [round(float(v), 4) for v in values] for layer, values in sorted(vhd.items())},
@@ -134,7 +136,9 @@ def main() -> None:
         "share_first_token_and_picture": {
             str(k): [round(x, 4) for x in v] for k, v in sorted(look.share.items())
         },
-        "comparison": compare(model, processor, recipes, split="val-shifted", n=args.images).to_json(),
+        "comparison": as_result(
+            compare_methods(model, processor, recipes, split="val-shifted", n=args.images)
+        ),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"largest |x| / rms by layer (at most sqrt({width}) = {width**0.5:.1f}):", result["massive"])

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from demo_methods import compare_methods, differences
 from sink_tasks import Gallery
 from torch import Tensor, nn
 
@@ -23,7 +24,9 @@ from keepsight.analysis.probe import probe
 from keepsight.attention_mods.var import scaled_tau, sink_score
 from keepsight.demo.model import BOS, PROMPT, load
 from keepsight.engines.hf.patching import editing
+from keepsight.eval.chair.report import Report
 from keepsight.eval.stats.bootstrap import paired
+from keepsight.experiments.compare import Comparison, Row
 from keepsight.parts import Edit, HookContext
 from keepsight.source.prompts import prepare
 
@@ -261,11 +264,11 @@ def measure_planted(check: Gallery, images: int) -> dict[str, Any]:
     fitted = prepare(processor, [one.image() for one in check.scenes[:32]], PROMPT)
     seen = prepare(processor, [one.image() for one in scenes(SPLIT, 64)], PROMPT)
     dim = quietest_dimension(model, fitted)
-    unplanted = _captioned(model, processor, (), images)
-    rows: list[dict[str, Any]] = [_row("unplanted", unplanted.greedy, None)]
+    unplanted = _captioned(model, processor, (), images).rows[0]
+    rows: list[dict[str, Any]] = [_row("unplanted", unplanted, None)]
     rows[0]["attention"] = attention_shares(model, seen, dim, None)
     clear(model, dim)
-    rows.append(_row("dimension cleared", _captioned(model, processor, (), images).greedy, unplanted.greedy))
+    rows.append(_row("dimension cleared", _captioned(model, processor, (), images).rows[0], unplanted))
     for share in SHARES:
         model, _ = load()
         clear(model, dim)
@@ -287,12 +290,11 @@ def measure_planted(check: Gallery, images: int) -> dict[str, Any]:
                 "reasons": found.reasons,
             },
         }
-        greedy = compared.greedy
-        for name, entry in zip(("planted", *methods), compared.entries, strict=True):
+        for name, compared_row in zip(("planted", *methods), compared.rows, strict=True):
             method = methods.get(name)
-            row = _row(name, entry, unplanted.greedy)
-            if method is not None:
-                row["difference_to_planted"] = _differences(greedy.report, entry.report)
+            row = _row(name, compared_row, unplanted)
+            if compared_row.differences is not None:
+                row["difference_to_planted"] = differences(compared_row.differences)
             rows.append({**row, **facts, "attention": attention_shares(model, seen, dim, method)})
             print(
                 f"{name:<12} wanted {share:.1f}  CHAIR_i {row['chair_i']:.3f}  recall {row['recall']:.3f}  visual sinks get"
@@ -315,24 +317,22 @@ def _methods(dim: int, tau: float | None) -> dict[str, VAR]:
     return {"VAR": paper, "VAR, all": replace(paper, fraction=1.0, ratio=0.0, mass=0.0, layers=(2, 3, 4, 5))}
 
 
-def _captioned(model: Any, processor: Any, methods: tuple[VAR, ...], images: int) -> Any:
-    from keepsight.experiments.demo_comparison import compare
-
-    return compare(model, processor, methods, split=SPLIT, n=images)
+def _captioned(model: Any, processor: Any, methods: tuple[VAR, ...], images: int) -> Comparison:
+    return compare_methods(model, processor, methods, split=SPLIT, n=images)
 
 
-def _row(name: str, entry: Any, unplanted: Any | None) -> dict[str, Any]:
-    report = entry.report
-    row: dict[str, Any] = {"model": name, "method": entry.method}
+def _row(name: str, compared: Row, unplanted: Row | None) -> dict[str, Any]:
+    figures = compared.figures
+    row: dict[str, Any] = {"model": name, "method": compared.method}
     for rate in RATES:
-        row[rate] = getattr(report, rate)
-    row["length"] = report.length
-    row["ci"] = {rate: list(report.ci[rate]) if report.ci[rate] else None for rate in RATES}
+        row[rate] = figures[rate].value
+    row["length"] = figures["length"].value
+    intervals = {rate: figures[rate].ci for rate in RATES}
+    row["ci"] = {rate: None if ci is None else list(ci) for rate, ci in intervals.items()}
     if unplanted is not None:
-        row["difference_to_unplanted"] = _differences(unplanted.report, report)
+        # The two captioned the same pictures in different runs, since one of them is another model
+        before, after = unplanted.score, compared.score
+        assert isinstance(before, Report)
+        assert isinstance(after, Report)
+        row["difference_to_unplanted"] = differences({rate: paired(before, after, rate) for rate in RATES})
     return row
-
-
-def _differences(before: Any, after: Any) -> dict[str, Any]:
-    found = {rate: paired(before, after, rate) for rate in RATES}
-    return {rate: {"value": one.value, "ci": [one.low, one.high]} for rate, one in found.items()}

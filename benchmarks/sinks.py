@@ -29,7 +29,7 @@ from sink_tables import tables
 from sink_tasks import BACKCOPY, Backcopy, backcopy_rows, gallery, picture_rows, text_rows
 from torch import Tensor, nn
 
-from keepsight.demo.model import PROMPT, WEIGHTS, build_model, load
+from keepsight.demo.model import PROMPT, build_model, load
 from keepsight.demo.world import scene
 from keepsight.source.prompts import prepare
 from training.demo.train_data import Lines
@@ -173,11 +173,12 @@ def run(condition: Condition, shop: Workshop, images: int, keep: Path | None) ->
 
 def captioned(model: Any, processor: Any, calibrated: dict[str, Any], images: int) -> list[dict[str, Any]]:
     """CHAIR of greedy captions of ``val-shifted``, and under VAR where the model has sinks."""
+    from demo_methods import as_result, compare_methods
+
     from keepsight import VAR
-    from keepsight.experiments.demo_comparison import compare
 
     methods = [VAR(dims=tuple(calibrated["dims"]), tau=calibrated["tau"])] if calibrated["supported"] else []
-    rows = compare(model, processor, methods, split="val-shifted", n=images).to_json()["rows"]
+    rows = as_result(compare_methods(model, processor, methods, split="val-shifted", n=images))["rows"]
     for row in rows:
         print(
             f"  {row['method']}, val-shifted, n={images}: CHAIR_i {row['chair_i']:.3f}, recall {row['recall']:.3f}",
@@ -209,8 +210,9 @@ def facts() -> dict[str, Any]:
     """Of the run: versions and hardware."""
     from importlib.metadata import version
 
+    from demo_methods import weights_digest
+
     import keepsight
-    from keepsight.experiments.demo_comparison import digest
 
     return {
         "versions": {
@@ -223,7 +225,7 @@ def facts() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
-        "weights_sha256": digest(WEIGHTS / "model.safetensors"),
+        "weights_sha256": weights_digest(),
     }
 
 

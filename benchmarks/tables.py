@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import amateur_skipping
 import cost_tables
 import dominance_tables
 import honest_tables
-import products
 import serve_tables
 
 from keepsight import methods
@@ -130,8 +130,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "heads": heads,
     "cost": cost_tables.cost,
     "cost-lengths": cost_tables.lengths,
-    "skipping": cost_tables.skipping,
-    "products": lambda: products.table(load("products-cpu")),
+    "skipping": lambda: amateur_skipping.table(load("skipping-demo-cpu")),
 }
 
 
@@ -149,12 +148,12 @@ def render(text: str) -> str:
 
 def stale() -> list[str]:
     """What is not as the code and the results say: pages, and results measured on other weights than the shipped ones."""
-    from keepsight.demo.model import WEIGHTS
+    from demo_methods import weights_digest
+
     from keepsight.demo.splits import DEFAULT_METHODS
-    from keepsight.experiments.demo_comparison import digest
 
     found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
-    weights = digest(WEIGHTS / "model.safetensors")
+    weights = weights_digest()
     choice = load("choose")
     for name, result in {
         "choose": choice["val-shifted"],
@@ -172,7 +171,7 @@ def stale() -> list[str]:
         if [row["method"] for row in result["methods"] if row["method"] not in plain] != tuned:
             found.append(f"benchmarks/results/{path.name} (other settings than chosen)")
     if not set(DEFAULT_METHODS) <= set(choice["chosen"]):
-        found.append("keepsight/demo/compare.py (other defaults than benchmarks/choose.py chose)")
+        found.append("keepsight/demo/splits.py (other defaults than benchmarks/choose.py chose)")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Every error Keepsight raises on purpose: one line that says what is wrong and what to do."""
+"""The errors Keepsight raises on purpose. The message of each is one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class KeepsightError(Exception):
-    """Base class of every error raised on purpose; the command line prints it as one line."""
+    """The base class of every error that Keepsight raises on purpose; the command prints the message and exits with 2."""
 
 
 class InputError(KeepsightError, ValueError):
-    """What the caller gave cannot be used: a file, an image, a value."""
+    """Something that the caller gave, such as a file, an image or a value, cannot be used."""
 
 
 class UnsupportedModel(KeepsightError, TypeError):
@@ -19,35 +19,35 @@ class UnsupportedModel(KeepsightError, TypeError):
 
 
 class NoImageTokens(InputError):
-    """A prompt holds no image, so there is nothing to contrast or to attend to."""
+    """The prompt holds no image token, so that a method has no image to contrast with or to attend to."""
 
 
 class InvalidParameter(InputError):
-    """A method's parameter is NaN, out of its range or of the wrong type."""
+    """A parameter is NaN, is out of its range, or has the wrong type."""
 
 
 class UnknownMethod(InputError):
-    """No method has this name."""
+    """No method is registered under this name; the message suggests the nearest names."""
 
 
 class UnknownParameter(InputError):
-    """The method has no parameter of this name."""
+    """The method has no parameter of this name; the message suggests the nearest names."""
 
 
 class OperatorOnly(InputError):
-    """A request to a server names code, a file or a model, which only whoever operates the server may do."""
+    """A request to a server names code, a file or a model, which only the operator of the server may do."""
 
 
 class NeedsCalibration(InputError):
-    """A method needs constants of this very checkpoint, and none are known."""
+    """A method needs constants that were measured on this checkpoint, and none are known for it."""
 
 
 class ConflictingMethods(InputError):
-    """Methods that make no sense together."""
+    """Methods were asked for together that cannot be combined."""
 
 
 class ConcurrentUse(KeepsightError, RuntimeError):
-    """Two threads want to edit the inside of one model at once."""
+    """Two threads tried to edit the inside of one model at the same time."""
 
 
 class NeedsBlock(InputError):
@@ -59,11 +59,11 @@ class CopiedInBlock(KeepsightError, RuntimeError):
 
 
 class ProcessorReused(KeepsightError, RuntimeError):
-    """A processor object met a second generation; it holds the state of one."""
+    """A logits processor was given to a second generation, although it holds the state of the first one."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The sentence that ends an unknown-name error: the nearest names, else all of them.
+    """The words that end an error about an unknown name: the one or two nearest names, or all of them if none is near.
 
     >>> did_you_mean("m3di", ["m3id", "vcd"])
     "did you mean 'm3id'?"
@@ -75,5 +75,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return "known: " + ", ".join(names)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank, without space around it.
+
+    Errors of other libraries may have messages of many lines, of which one fits into a message of ours. An error without
+    a message gives the name of its class, so that the result is never empty.
+
+    >>> first_line(ValueError("\\n  shapes differ\\n(3, 4) and (4, 4)"))
+    'shapes differ'
+    >>> first_line(KeyError())
+    'KeyError'
+    """
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

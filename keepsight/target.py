@@ -29,7 +29,7 @@ IMAGE_KEYS = frozenset(
         "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "aspect_ratio_ids", "aspect_ratio_mask",
         "cross_attention_mask", "num_local_patches", "high_res_pixel_values", "image_embeds", "image_features",
         "mm_encoder_outputs", "image_position_ids", "batch_num_images", "spatial_shapes", "vision_feature_layer",
-        "vision_feature_select_strategy", "num_tiles", "target_sizes",
+        "vision_feature_select_strategy", "num_tiles", "target_sizes", "image_patches",
     }
 )  # fmt: skip
 """Inputs that exist only because of a picture; a prompt without one goes without them."""
@@ -335,7 +335,10 @@ def cache_name(*functions: Callable[..., Any]) -> str:
 
 def cache_among(arguments: Mapping[str, Any]) -> Any:
     """The cache among keyword arguments, by either name; None without one."""
-    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+    for name in CACHE_NAMES:
+        if (cache := arguments.get(name)) is not None:
+            return cache
+    return None
 
 
 def check_generates(model: Any) -> None:

@@ -6,27 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keepsight.experiments.benchmark import Asked, digest
+from keepsight.experiments.benchmark import ItemRecord, digest
 from keepsight.experiments.store import Answer, Run, create, open_run
 
 Said = str | None
 """An answer; None failed. A question that is not answered is missing."""
 
 
-def described(truth: Mapping[int, Sequence[str]]) -> list[Asked]:
+def described(truth: Mapping[int, Sequence[str]]) -> list[ItemRecord]:
     """CHAIR's items: a question for each picture."""
     return [
-        Asked(
+        ItemRecord(
             id=f"q{image}", image_id=image, question="Describe this image.", truth={"objects": list(objects)}
         )
         for image, objects in truth.items()
     ]
 
 
-def asked(labels: Mapping[str, Sequence[str]]) -> list[Asked]:
+def asked(labels: Mapping[str, Sequence[str]]) -> list[ItemRecord]:
     """POPE's items: for each split the right answers about pictures 0, 1, …"""
     return [
-        Asked(
+        ItemRecord(
             id=f"{split}/{image}",
             image_id=image,
             question="Is there a cat in the image?",
@@ -39,7 +39,7 @@ def asked(labels: Mapping[str, Sequence[str]]) -> list[Asked]:
 
 def made(
     folder: Path,
-    items: Sequence[Asked],
+    items: Sequence[ItemRecord],
     answers: Mapping[str, Sequence[Said]],
     *,
     bench: str = "chair",

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 from keepsight import (
     M3ID,
+    PAI,
     VCD,
     VHR,
     ConcurrentUse,
@@ -21,10 +22,12 @@ from keepsight import (
     KeepsightError,
     NoImageTokens,
     UnknownMethod,
+    UnknownParameter,
     UnsupportedModel,
     attached,
     mitigate,
 )
+from keepsight.errors import NeedsBlock
 
 FAMILY = FAMILIES["llava"]
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
@@ -258,3 +261,48 @@ def test_a_contrast_beside_another_thread_s_edits_is_refused() -> None:
         holder.join()
     with mitigate(model, M3ID()):
         model.generate(**inputs, **OPTIONS)
+
+
+def test_wrong_first_uses_are_answered_with_the_right_call() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    with pytest.raises(InputError, match=r"model comes first: write mitigate\(model, M3ID\(\)\)"):
+        mitigate(M3ID(), model)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"VCD is the class of a method: pass a recipe, VCD\(\)"):
+        mitigate(model, VCD)  # type: ignore[arg-type]
+    with (
+        pytest.raises(InputError, match=r"write attached\(model, inputs, M3ID\(\)\)"),
+        attached(model, VHR()),
+    ):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(InputError, match=r"logits_processor=\[VCD\(…\)\.processor\(model, inputs\)\]"):
+        model.generate(**inputs, **OPTIONS, logits_processor=[VCD()])
+    with pytest.raises(NeedsBlock, match=r"vhr runs passes before.*with mitigate\(model, VHR\("):
+        VHR().processor(model, inputs)
+    with pytest.raises(NeedsBlock, match="pai changes attn_scores"):
+        PAI().processor(model, inputs)
+    with pytest.raises(UnknownParameter, match="did you mean 'decay'"):
+        M3ID(decy=1)  # type: ignore[call-arg]
+    for error in (InputError, NeedsBlock, UnknownParameter):
+        assert issubclass(error, KeepsightError)
+
+
+def test_a_block_that_is_not_entered_warns() -> None:
+    with pytest.warns(UserWarning, match="without `with`"):
+        mitigate(FAMILY.model(), M3ID())
+    block = mitigate(FAMILY.model(), M3ID())
+    with block:
+        pass
+    with pytest.raises(InputError, match="entered once"), block:
+        pass
+
+
+@pytest.mark.parametrize("method", ["vcd", "m3id", "vhr", "sla", "m3id:decay=0,cutoff=0"])
+def test_prompts_that_no_method_can_use(method: str) -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    without = {key: value for key, value in inputs.items() if key != "pixel_values"}
+    with pytest.raises(NoImageTokens, match="no pixel_values"), attached(model, without, method):
+        pass
+    right = {**inputs, "attention_mask": inputs["attention_mask"].flip(-1)}
+    with pytest.raises(InputError, match="padding_side='left'"), attached(model, right, method):
+        pass
+    assert "_keepsight_in_place" not in vars(model)

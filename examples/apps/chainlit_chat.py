@@ -1,6 +1,6 @@
 """A Chainlit chat around a model's ``generate``, mitigated by one line.
 
-    pip install chainlit
+    pip install -e '.[apps]'
     chainlit run examples/apps/chainlit_chat.py
 
 The model inside the package takes one picture, and remembers nothing of the conversation. For a model of yours, load it

@@ -1,6 +1,6 @@
 """A Gradio chat around a model's ``generate``, mitigated by one line.
 
-    pip install gradio
+    pip install -e '.[apps]'
     python examples/apps/gradio_chat.py
 
 The model inside the package takes one picture, and remembers nothing of the conversation. For a model of yours, load it

@@ -1,6 +1,6 @@
 """A Streamlit chat around a model's ``generate``, mitigated by one line.
 
-    pip install streamlit
+    pip install -e '.[apps]'
     streamlit run examples/apps/streamlit_chat.py
 
 The model inside the package takes one picture, and remembers nothing of the conversation. For a model of yours, load it

@@ -256,7 +256,7 @@ def look(
     found = [
         Sink(*divmod(at, grid[1]), score) for at, score in enumerate(seen.sinks.tolist()) if score >= rule.tau
     ]
-    spec = " ".join(method.spec for method in methods) or None
+    spec = "+".join(method.spec for method in methods) or None
     return AttentionMap(
         spec,
         text,

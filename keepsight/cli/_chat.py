@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from keepsight.method import Method
 
 HELP = """\
-  /image PATH        show a picture and begin anew; also a drawn scene, such as /image test-shifted:5
-  /method SPEC…      answer under methods, such as /method m3id:decay=0.05 pai; /method none is the plain model
-  /words             the figures behind the colours of the last answer
-  /reset             forget what was said; the picture stays
+  /image PATH        show a picture or a drawn scene, such as /image test-shifted:5, and forget what was said
+  /method SPEC       answer under a method, or under several joined with +, such as /method m3id:decay=0.05+pai;
+                     /method none is the plain model
+  /words             print the figures behind the colours of the last answer
+  /reset             forget what was said, but keep the picture
   /quit              leave (or Ctrl-D)
 Anything else is a question about the picture. Ctrl-C ends an answer, not the chat."""
 COMMANDS = ("help", "image", "method", "quit", "reset", "words")
@@ -103,19 +104,25 @@ class Chat:
 
     @property
     def manner(self) -> str:
-        return " ".join(recipe.spec for recipe in self.recipes) or "plain"
+        from keepsight.cli._methods import label
+
+        return label(self.recipes)
 
     def choose(self, recipes: Sequence[Method]) -> None:
-        """Answer under these methods from now on."""
-        from keepsight.cli.caption import with_calibration
+        """Answer under these methods from now on, all of them together."""
+        from keepsight.cli._methods import reads_calibration, with_calibration
 
-        if self.calibration is not None and any(hasattr(recipe, "calibration") for recipe in recipes):
-            recipes = with_calibration(recipes, self.calibration)
+        if self.calibration is not None and any(map(reads_calibration, recipes)):
+            [recipes] = with_calibration([tuple(recipes)], self.calibration)
         self.recipes = list(recipes)
 
     def show(self, name: str) -> None:
-        """Take a picture, and forget what was said about another. Raises as ``read_picture``."""
-        from keepsight.cli.attention import read_picture
+        """Take a picture, and forget what was said about another.
+
+        Raises:
+            BadImage, WorldError: as ``read_picture``.
+        """
+        from keepsight.cli._pictures import read_picture
 
         self.picture, self.present = read_picture(name)
         self.said, self.judged = [], None
@@ -211,7 +218,7 @@ class Chat:
         Raises:
             UnknownCommand, and what the commands raise.
         """
-        from keepsight.registry import parse
+        from keepsight.cli._methods import read_methods
 
         name, _, rest = line[1:].strip().partition(" ")
         rest = rest.strip()
@@ -230,7 +237,7 @@ class Chat:
             self.show(rest[1:-1] if len(rest) > 1 and rest[0] == rest[-1] and rest[0] in "'\"" else rest)
         elif name == "method":
             if rest:
-                self.choose([] if rest == "none" else [parse(spec) for spec in rest.split()])
+                self.choose(read_methods(rest))
             self.screen.note(f"method: {self.manner}")
         else:
             raise UnknownCommand(f"no command is called /{name}: {did_you_mean(name, COMMANDS)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keepsight.reports.compare_tables import Cell, Grid, facts, grids, remarks, title, wrapped
+from keepsight.reports import compare_tables
+from keepsight.reports.compare_tables import facts, remarks, title, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,19 +15,20 @@ if TYPE_CHECKING:
     from keepsight.experiments.compare import Comparison
 
 _WIDE = 96
+"""From this many columns on, names and gaps take more room."""
 _STYLES = {"": "", "good": "green", "bad": "red", "dim": "dim"}
 
 
 def show(console: Console, comparison: Comparison) -> None:
-    """Print the tables, how to read them, and what must not be overlooked last."""
+    """Print the tables with how to read them, and last what must not be overlooked."""
     from rich.text import Text
 
     console.print(Text(title(comparison), style="bold"))
     console.print(Text(facts(comparison), style="dim"))
-    for grid in grids(comparison):
+    for table in compare_tables.tables(comparison):
         console.print()
-        console.print(_table(grid, wide=console.width >= _WIDE))
-        console.print(Text(grid.note, style="dim"))
+        console.print(_table(table, wide=console.width >= _WIDE))
+        console.print(Text(table.note, style="dim"))
     found = remarks(comparison)
     if found:
         console.print()
@@ -34,27 +36,27 @@ def show(console: Console, comparison: Comparison) -> None:
         console.print(Text.assemble(("! ", "bold red"), remark))
 
 
-def _table(grid: Grid, *, wide: bool) -> Table:
+def _table(shown: compare_tables.Table, *, wide: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))
-    table.add_column(grid.title, justify="left", no_wrap=True)
-    for heading in grid.headings:
-        # Where it is narrow a figure is broken, never cut
+    table.add_column(shown.title, justify="left", no_wrap=True)
+    for heading in shown.headings:
+        # In a narrow terminal a figure is broken over two lines rather than cut
         table.add_column(heading, justify="right", overflow="fold")
-    for line in grid.lines:
-        name = "  " + line.name if line.inner else "\n".join(wrapped(line.name, 22 if wide else 16))
-        table.add_row(Text(name, style="" if line.inner else "bold"), *map(_cell, line.cells))
+    for row in shown.rows:
+        name = "  " + row.name if row.inner else "\n".join(wrapped(row.name, 22 if wide else 16))
+        table.add_row(Text(name, style="" if row.inner else "bold"), *map(_cell, row.cells))
     return table
 
 
-def _cell(cell: Cell) -> Text:
+def _cell(cell: compare_tables.Cell) -> Text:
     from rich.text import Text
 
     found = Text(cell.text, style=_STYLES[cell.tone])
     if cell.detail:
-        # Four of these stand side by side
+        # Four columns of differences stand side by side, and "no significant difference" is too wide for that
         detail = cell.detail.replace("significant ", "significant\n")
         found.append("\n" + detail, style="" if cell.tone in ("good", "bad") else "dim")
     return found

@@ -1,4 +1,4 @@
-"""What the commands share in talking to a person: a quiet transformers, a progress bar, captions with marked words."""
+"""What the commands share in talking to a person: a progress bar, and captions with marked words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Marked(Protocol):
-    """A stretch of a caption to be marked: where it stands."""
+    """A part of a caption that is to be marked, by its span of characters."""
 
     @property
     def span(self) -> tuple[int, int]: ...

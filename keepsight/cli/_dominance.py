@@ -53,7 +53,7 @@ def tell_shares(curves: Sequence[Sequence[float]]) -> list[str]:
 def show_figures(
     console: Console, entries: Sequence[tuple[str, Summary]], picked: Mapping[str, Sequence[int]]
 ) -> None:
-    """The table: for each way of decoding one line for each group of layers."""
+    """Print the table: for each alternative, one line for each group of layers."""
     table = _table("text dominance", "layers", *HEADINGS.values())
     for name, found in entries:
         table.add_row(f"[bold]{name}[/bold]")
@@ -64,7 +64,7 @@ def show_figures(
 
 
 def show_change(console: Console, found: Summary, name: str) -> None:
-    """The paired differences of one way to the plain model."""
+    """Print the paired differences of one alternative to the plain model."""
     table = _table("change to plain", *HEADINGS.values())
     table.add_row(f"[bold]{name}[/bold]")
     for group, figures in found.items():
@@ -73,23 +73,29 @@ def show_change(console: Console, found: Summary, name: str) -> None:
 
 
 def show_readings(console: Console, found: Mapping[str, Sequence[Summary]]) -> None:
-    """MDI under every reading, by group; of several ways of decoding, one after the other."""
+    """Print MDI under every reading, by group of layers; the alternatives stand one after the other in a cell."""
     groups = list(next(iter(found.values()))[0])
     table = _table("MDI if read otherwise", *groups)
-    for reading, ways in found.items():
-        cells = (" → ".join(_plain(one[group]["mdi"].value) for one in ways) for group in groups)
+    for reading, alternatives in found.items():
+        cells = (" → ".join(_plain(one[group]["mdi"].value) for one in alternatives) for group in groups)
         table.add_row(f"  {reading}", *cells)
     console.print(table)
 
 
 def short(spec: str) -> str:
-    """The names of composed methods without their settings; ``plain`` for none."""
-    return " ".join(part.partition(":")[0] for part in spec.split()) or "plain"
+    """The names of methods that act together, without their settings; ``plain`` for none."""
+    return "+".join(map(_short_name, spec.split("+"))) or "plain"
 
 
-def tell_reading(reading: Reading, *ways: Sequence[Masses]) -> str:
-    """What the figures were taken under, with the mean numbers of tokens, which ``own`` makes differ between ways."""
-    counts = [[one.counts for one in answers] for answers in ways]
+def _short_name(spec: str) -> str:
+    name, _, rest = spec.partition(":")
+    # A class of a third party is called package.module:Class, of which the class alone tells enough here
+    return rest.partition(":")[0] if "." in name else name
+
+
+def tell_reading(reading: Reading, *alternatives: Sequence[Masses]) -> str:
+    """The reading of the figures and the mean numbers of tokens, which differ between alternatives if ``own`` counts."""
+    counts = [[one.counts for one in answers] for answers in alternatives]
     text = [
         f"{sum(count[part] for count in some for part in reading.text) / len(some):.1f}" for some in counts
     ]

@@ -1,23 +1,70 @@
-"""Files that the commands write: refused before the work if they cannot be, whole or not there afterwards."""
+"""What the commands write: refused before the work if it cannot be written, whole or not there afterwards."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from keepsight.files import CannotWrite, check_writable
+from keepsight.files import CannotWrite, check_writable, write_whole
+
+STDOUT = Path("-")
+"""As an output file: standard output."""
 
 
-def check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path]) -> None:
-    """`check_writable` for each output that is wanted; none may be an input, or another output.
+def check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path] = ()) -> None:
+    """``check_writable`` for each output that is wanted, standard output aside.
 
-    Raises ``CannotWrite``.
+    Raises:
+        CannotWrite: an output cannot be written, is one of the inputs, or is another output.
     """
     taken = {path.resolve(): "is one of the files to read" for path in inputs}
     for path in outputs:
         if path is None:
             continue
-        check_writable(path)
+        if path != STDOUT:
+            check_writable(path)
         if why := taken.get(path.resolve()):
             raise CannotWrite(f"cannot write {path}: it {why}; name another")
         taken[path.resolve()] = "is to be written twice"
+
+
+def silent(*outputs: Path | None) -> bool:
+    """Whether an output goes to standard output, so that a command prints nothing else there."""
+    return STDOUT in outputs
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text to a file, whole, or to standard output.
+
+    Raises:
+        CannotWrite: the file cannot be written.
+    """
+    if path == STDOUT:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_whole(path, text)
+
+
+class JsonLines:
+    """JSON lines for ``--json``: on standard output each as soon as it is known, in a file all of them at the end."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lines: list[str] = []
+
+    def add(self, value: dict[str, Any]) -> None:
+        """Take one line; a value that JSON cannot hold (NaN) is an error."""
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+        if self._path == STDOUT:
+            write(STDOUT, line)
+        elif self._path is not None:
+            self._lines.append(line)
+
+    def close(self) -> None:
+        """Write the file, if there is one. Raises ``CannotWrite``."""
+        if self._path not in (None, STDOUT):
+            write_whole(self._path, "".join(self._lines))

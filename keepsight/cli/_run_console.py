@@ -102,7 +102,7 @@ def _span(seconds: float) -> str:
 
 
 def summarise(console: Console, finished: Run) -> None:
-    """What was answered, what failed, and what each way took beside the baseline."""
+    """Print what was answered, what failed, and how long each alternative took beside the baseline."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -130,7 +130,7 @@ def summarise(console: Console, finished: Run) -> None:
         )
     console.print(table)
     console.print(
-        "tokens and seconds of an answer on average; cost: seconds over the baseline's, batches interleaved.",
+        "tokens, seconds: those of an answer on average. cost: seconds over the baseline's, batches interleaved.",
         style="dim",
     )
     failed = sum(len(finished.failed(method)) for method in finished.methods)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli.pope import BootstrapSeed, Resamples
+from keepsight.cli._options import BootstrapSeed, JsonFile, Resamples
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,7 @@ SHOWN = 3
 
 @app.callback()
 def amber(context: typer.Context) -> None:
-    """Objects made up in descriptions, and yes-or-no questions: score responses to AMBER's prompts."""
+    """Score responses to AMBER's prompts: descriptions that may invent objects, and answers to yes-or-no questions."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -38,8 +38,8 @@ def score(
         typer.Argument(
             metavar="RESPONSES",
             help='Responses: a JSON list, or JSON lines, of {"id": 1, "response": "…"}, as AMBER\'s script reads them. Ids '
-            "1 to 1004 are descriptions, the others answers; score either or both. Captions by [bold]keepsight "
-            "caption --json[/bold] of pictures called AMBER_1.jpg are read, too.",
+            "1 to 1004 are descriptions, the others answers; score either or both. What "
+            "[bold]keepsight caption --json[/bold] writes about pictures called AMBER_1.jpg is read, too.",
         ),
     ],
     annotations: Annotated[Path, typer.Option(metavar="FILE", help="AMBER's annotations.json.")],
@@ -48,8 +48,8 @@ def score(
     similarity: Annotated[
         str,
         typer.Option(
-            help="What else than AMBER's own lists makes two words mean the same: [bold]exact[/bold], nothing, or "
-            "spacy:en_core_web_lg, as the official script has it; needs spaCy and that model. Scores of different "
+            help="What makes two words mean the same besides AMBER's own lists: [bold]exact[/bold], which is nothing, or "
+            "spacy:en_core_web_lg, as the official script has it, which needs spaCy and that model. Scores of different "
             "similarities must not be compared.",
         ),
     ] = "exact",
@@ -76,32 +76,28 @@ def score(
             "answers take every question for a picture of its own, and come out too narrow.",
         ),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json", metavar="OUT", help="Write everything, response by response, to this JSON file."
-        ),
-    ] = None,
+    json_file: JsonFile = None,
     resamples: Resamples = 1000,
     seed: BootstrapSeed = 0,
 ) -> None:
     """Score AMBER: CHAIR, Cover, Hal and Cog of descriptions; accuracy, precision, recall and F1 of answers.
 
-    keepsight amber score responses.json --annotations annotations.json --relations relation.json --safe-words safe_words.txt
+    keepsight amber score responses.json --annotations annotations.json --relations relation.json
+    --safe-words safe_words.txt
     """
     from rich.console import Console
 
+    from keepsight.cli._files import check_outputs, silent, write
     from keepsight.eval.amber.files import read_annotations, read_lexicon, read_queries, read_responses
     from keepsight.eval.amber.score import check_convention, rule
     from keepsight.eval.amber.score import score as judge
     from keepsight.eval.amber.similarity import similarity as named
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
 
     check_convention(convention)
     rule(parser, convention)
     alike = named(similarity)
-    if json_file is not None:
-        check_writable(json_file)
+    check_outputs([json_file])
     report = judge(
         read_responses(responses),
         read_annotations(annotations),
@@ -114,8 +110,9 @@ def score(
         seed=seed,
     )
     if json_file is not None:
-        write_whole(json_file, as_json(report.to_json()))
-    _show(Console(highlight=False), report)
+        write(json_file, as_json(report.to_json()))
+    if not silent(json_file):
+        _show(Console(highlight=False), report)
 
 
 # Name in the report, name in print, meaning

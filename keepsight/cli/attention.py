@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, MaxNewTokens, Model, Prompt, RawPrompt
-from keepsight.cli.caption import PROMPT, with_calibration
+from keepsight.cli._options import (
+    Device,
+    Dtype,
+    JsonFile,
+    MaxNewTokens,
+    Model,
+    Picture,
+    Prompt,
+    RawPrompt,
+    method_option,
+)
+from keepsight.cli.caption import PROMPT
 from keepsight.errors import InputError, InvalidParameter
 
 if TYPE_CHECKING:
@@ -27,100 +37,91 @@ class NoObjectWords(InputError):
 
 
 def attention(
-    image: Annotated[
-        str,
-        typer.Argument(
-            metavar="IMAGE",
-            help="A picture, or a drawn scene of the demo world such as [bold]test-shifted:3[/bold], of which it is"
-            " known what is in it.",
-        ),
-    ],
-    model: Model = "demo",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="SPEC",
-            help="A method such as [bold]pai:alpha=0.5[/bold] (see [bold]keepsight methods[/bold]) to draw the maps"
-            " after; several compose. Without one there are only the maps before.",
-        ),
-    ] = None,
+    model: Model,
+    image: Picture,
+    method: Annotated[list[str] | None, method_option("only the plain model")] = None,
     prompt: Prompt = PROMPT,
     raw_prompt: RawPrompt = False,
     layers: Annotated[
         str | None,
         typer.Option(
-            metavar="L+L…", help="Layers to average over, from 0, such as 2+3+4.", show_default="all"
+            metavar="L/L…",
+            help="The layers to average over, counted from 0, such as 2/3/4.",
+            show_default="all",
         ),
     ] = None,
     objects: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="What is in the picture, if you know: words for other objects are struck.",
+            help="What is in the picture, if you know it. Words for other objects are then struck.",
+            show_default=False,
         ),
     ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What [bold]keepsight calibrate[/bold] found in this model: for the rings, and for var.",
+            help="What [bold]keepsight calibrate[/bold] found in this model, for the rings around sinks, and for the"
+            " methods that need it (var).",
+            show_default=False,
         ),
     ] = None,
     max_new_tokens: MaxNewTokens = 128,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The figure, a PNG.")] = Path("attention.png"),
-    json_out: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the maps, shares and sinks as numbers as well."),
-    ] = None,
-    device_map: DeviceMap = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The figure to write, a PNG.")] = Path(
+        "attention.png"
+    ),
+    device: Device = "cpu",
     dtype: Dtype = "auto",
+    json_file: JsonFile = None,
 ) -> None:
     """Draw where a model looks for each object word of its caption, before and after methods act.
 
-    The model captions the picture greedily, once as it is and once under the methods.
+        keepsight attention demo test-shifted:3 --method pai:alpha=0.5 --method pai+vhr
 
-    The figure lays each object word's attention over the picture; rings mark sinks; a curve follows the picture's share.
-
-    Printed as well is text dominance (MDI, AEI), of which [bold]keepsight dominance[/bold] tells more.
+    The model captions the picture greedily, once as it is and once for each alternative, which gives a row each. The
+    figure lays the attention of every object word over the picture. Rings mark attention sinks. A curve follows the
+    picture's share of the attention, token by token. Text dominance (MDI, AEI) is printed as well;
+    [bold]keepsight dominance[/bold] tells more of it.
     """
     from keepsight.analysis.attention_maps import look, sink_rule
     from keepsight.analysis.image_grid import seen_box
-    from keepsight.attention_mods.var import VAR
     from keepsight.calibration.file import Calibration
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._methods import read_alternatives, reads_calibration, with_calibration
+    from keepsight.cli._model import check_model_first, open_model
+    from keepsight.cli._pictures import read_picture
     from keepsight.eval.modality_dominance.score import Reading
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
     from keepsight.inference.generation import Generation
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
-    from keepsight.registry import parse
     from keepsight.reports.attention_figure import draw
     from keepsight.source.prompts import prepare
     from keepsight.target import Target
 
-    recipes = [parse(spec) for spec in method or ()]
+    alternatives = read_alternatives(method, plain_first=True)
     known = None if calibration is None else Calibration.load(calibration)
-    if calibration is not None and any(isinstance(recipe, VAR) for recipe in recipes):
-        recipes = with_calibration(recipes, calibration)
+    every = [recipe for recipes in alternatives for recipe in recipes]
+    if calibration is not None and any(map(reads_calibration, every)):
+        alternatives = with_calibration(alternatives, calibration)
+        every = [recipe for recipes in alternatives for recipe in recipes]
     generation = Generation(max_new_tokens=max_new_tokens)
     chosen = read_layers(layers)
+    check_model_first(model, "attention")
     picture, present = read_picture(image)
     if objects is not None:
         present = read_objects(objects)
     if out.suffix.lower() != ".png":
         raise InputError(f"the figure is a PNG: name {out.with_suffix('.png')} instead of {out}")
-    for path in (out, *([json_out] if json_out else [])):
-        check_writable(path)
+    check_outputs([out, json_file], [Path(image)])
 
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
-    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    loaded, processor = open_model(model, device, dtype)
     box = seen_box(processor.image_processor, *picture.size)
     inputs = prepare(processor, [picture], prompt, raw=raw_prompt).to(loaded.device, dtype=loaded.dtype)
-    rule = sink_rule(Target(loaded, inputs), recipes, known)
+    # One rule for all rows, so that rings can be compared: that of the first method that knows sinks
+    rule = sink_rule(Target(loaded, inputs), every, known)
     maps = [
-        look(loaded, processor, inputs, *methods, layers=chosen, generation=generation, sinks=rule)
-        for methods in ([], recipes)[: 2 if recipes else 1]
+        look(loaded, processor, inputs, *recipes, layers=chosen, generation=generation, sinks=rule)
+        for recipes in alternatives
     ]
     if not any(one.words for one in maps):
         said = " / ".join(one.caption.strip() or "nothing" for one in maps)
@@ -135,7 +136,7 @@ def attention(
         remarks=remarks(box, *picture.size),
     )
     save_png(figure, out)
-    if json_out is not None:
+    if json_file is not None:
         facts = {
             "image": image,
             "model": model,
@@ -146,39 +147,25 @@ def attention(
             "reading": Reading().to_json(),
             "maps": [as_numbers(one, present) for one in maps],
         }
-        write_whole(json_out, as_json(facts))
-    _print(maps, present, out)
+        write(json_file, as_json(facts))
+    if not silent(json_file):
+        _print(maps, present, out)
 
 
 def read_layers(text: str | None) -> tuple[int, ...] | None:
-    """``2+3`` as numbers.
+    """``2/3`` as numbers.
 
     Raises:
         InvalidParameter: it is something else.
     """
     if text is None:
         return None
-    if not re.fullmatch(r"\d+(\+\d+)*", text):
-        raise InvalidParameter(f"--layers {text!r} must be whole numbers joined by +, such as 2+3")
-    return tuple(sorted({int(part) for part in text.split("+")}))
-
-
-def read_picture(name: str) -> tuple[Image, frozenset[str] | None]:
-    """The picture of that name, and what is in it where that is known: in a drawn scene, named ``SPLIT:INDEX``.
-
-    Raises:
-        BadImage: no such picture.
-        WorldError: no such split or scene.
-    """
-    from keepsight.source.images import open_picture
-
-    drawn = re.fullmatch(r"([a-z-]+):(\d+)", name)
-    if drawn is None or Path(name).exists():
-        return open_picture(Path(name)), None
-    from keepsight.demo.world import scene
-
-    shown = scene(drawn[1], int(drawn[2]))
-    return shown.image(), frozenset(shown.names)
+    if not re.fullmatch(r"\d+(/\d+)*", text):
+        numbers = re.findall(r"\d+", text) or ["2", "3"]
+        raise InvalidParameter(
+            f"--layers {text!r} must be whole numbers joined with /, such as {'/'.join(numbers)}"
+        )
+    return tuple(sorted({int(part) for part in text.split("/")}))
 
 
 def read_objects(text: str) -> frozenset[str]:

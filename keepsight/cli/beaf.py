@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli.pope import BootstrapSeed, Resamples
+from keepsight.cli._options import BootstrapSeed, JsonFile, Partial, RecordedMethod, Resamples
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ SHOWN = 3
 
 @app.callback()
 def beaf(context: typer.Context) -> None:
-    """Does a model notice when an object is taken out of a picture? Score answers to BEAF's questions."""
+    """Score answers to BEAF's questions, which ask whether a model notices that an object is gone from a picture."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -57,17 +57,9 @@ def score(
             "opera, vcd, lmms_eval, vlmevalkit, mme.",
         ),
     ] = "strict",
-    method: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help='Score only the answers with this "method" in the file.'),
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Score what was answered, though questions have no answer.")
-    ] = False,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="OUT", help="Write everything, answer by answer, to this JSON file."),
-    ] = None,
+    method: RecordedMethod = None,
+    partial: Partial = False,
+    json_file: JsonFile = None,
     resamples: Resamples = 1000,
     seed: BootstrapSeed = 0,
 ) -> None:
@@ -77,17 +69,19 @@ def score(
     """
     from rich.console import Console
 
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._methods import one_recorded
     from keepsight.eval.beaf.files import match, read_questions
     from keepsight.eval.beaf.score import rule
     from keepsight.eval.beaf.score import score as judge
     from keepsight.eval.pope.files import read_answers
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
 
     rule(parser)
-    if json_file is not None:
-        check_writable(json_file)
+    wanted = one_recorded(method, "beaf score")
+    check_outputs([json_file])
     asked = read_questions(questions)
-    said = match(asked, read_answers(answers, method=method), source=str(answers), partial=partial)
+    said = match(asked, read_answers(answers, method=wanted), source=str(answers), partial=partial)
     report = judge(asked, said, parser, resamples=resamples, seed=seed)
     if json_file is not None:
         entries = [
@@ -100,8 +94,9 @@ def score(
             }
             for reply in report.replies
         ]
-        write_whole(json_file, as_json({**report.to_json(), "answers": entries}))
-    _show(Console(highlight=False), report)
+        write(json_file, as_json({**report.to_json(), "answers": entries}))
+    if not silent(json_file):
+        _show(Console(highlight=False), report)
 
 
 # Name in the report, name in print, meaning

@@ -8,62 +8,55 @@ from typing import Annotated, Any
 
 import typer
 
-from keepsight.cli._options import Prompt, RawPrompt
+from keepsight.cli._options import (
+    Device,
+    Dtype,
+    JsonFile,
+    MarkdownFile,
+    Model,
+    Prompt,
+    RawPrompt,
+    method_option,
+)
 from keepsight.cli.caption import PROMPT
 from keepsight.errors import InputError
 
 
 def bench(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model.",
-            show_default="demo",
-        ),
-    ] = None,
+    model: Model = "demo",
     shape: Annotated[
         str | None,
         typer.Option(
-            help="Instead of MODEL: random weights of a LLaVA's shape, [bold]130m[/bold], [bold]1b[/bold] or"
-            " [bold]7b[/bold]; nothing is downloaded, and speed does not depend on the values. demo is MODEL demo.",
+            help="Measure random weights of a LLaVA's shape instead of MODEL: [bold]130m[/bold], [bold]1b[/bold] or"
+            " [bold]7b[/bold]. Nothing is downloaded, and speed does not depend on the values.",
             show_default=False,
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method", metavar="SPEC", help="Give it once for each method.", show_default="every method"
-        ),
-    ] = None,
+    method: Annotated[list[str] | None, method_option("every method")] = None,
     new_tokens: Annotated[
-        str, typer.Option(metavar="N,…", help="Tokens to generate, 8 or more; several are all measured.")
+        str,
+        typer.Option(
+            metavar="N,…",
+            help="How many tokens are generated, 8 or more. All numbers of a list are measured.",
+        ),
     ] = "128",
     batch: Annotated[
-        str, typer.Option(metavar="N,…", help="Rows of a batch; several are all measured.")
+        str,
+        typer.Option(metavar="N,…", help="How many rows a batch has. All numbers of a list are measured."),
     ] = "1",
     image_tokens: Annotated[
         str | None,
         typer.Option(
             metavar="N,…",
-            help="Visual tokens of a prompt, with --shape; several are all measured.",
+            help="With --shape, how many visual tokens a prompt has. All numbers of a list are measured.",
             show_default="576",
-        ),
-    ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N+M",
-            help="Tokens of text before and after the picture, with --shape. What stands before it is read once for both"
-            " prompts of a shared pass.",
-            show_default="5+35",
         ),
     ] = None,
     fused: Annotated[
         str,
         typer.Option(
-            help="Second opinions in the main generation's passes: [bold]auto[/bold] measures both where that is"
-            " possible, [bold]on[/bold] and [bold]off[/bold] one of them."
+            help="Whether the amateur shares the passes of the main generation. [bold]auto[/bold] measures both where"
+            " that is possible, [bold]on[/bold] and [bold]off[/bold] one of them."
         ),
     ] = "auto",
     peer: Annotated[
@@ -72,45 +65,48 @@ def bench(
             metavar="NAME,…",
             help="What else to compare with, or none. [bold]naive[/bold]: a full second forward after the first, as"
             " published code does. [bold]cfg[/bold]: guidance_scale of transformers. [bold]eager[/bold]: attention that"
-            " returns its weights, as released VAR needs. [bold]static[/bold], [bold]compiled[/bold]: plain, with that"
-            " cache.",
+            " returns its weights, as released VAR needs. [bold]static[/bold], [bold]compiled[/bold]: plain generation"
+            " with that cache.",
         ),
     ] = "naive,cfg,eager",
     cache: Annotated[
         str,
         typer.Option(
-            help="Of every generation, plain too: dynamic, static, or compiled (static, with torch.compile)."
+            help="The cache of every generation, the plain one too: dynamic, static, or compiled (static, with"
+            " torch.compile)."
         ),
     ] = "dynamic",
-    repeats: Annotated[int, typer.Option(help="Pairs of a plain and another generation.")] = 5,
+    repeats: Annotated[
+        int, typer.Option(help="How many pairs of a plain and another generation are measured.")
+    ] = 5,
     clock: Annotated[
         str,
-        typer.Option(help="wall, or cpu: CPU seconds of the process, for a machine that others use as well."),
+        typer.Option(
+            help="[bold]wall[/bold] measures wall time, [bold]cpu[/bold] the CPU seconds of the process, for a machine that"
+            " others use as well."
+        ),
     ] = "wall",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own, else float32.")
-    ] = "auto",
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
     threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Of torch on the CPU.", show_default="torch's")
+        int | None,
+        typer.Option(metavar="N", help="How many CPU threads torch uses.", show_default="torch's own choice"),
     ] = None,
     prompt: Prompt = PROMPT,
     raw_prompt: RawPrompt = False,
     memory: Annotated[
         bool,
-        typer.Option(help="Peak memory: on the CPU, each row costs a fresh process that loads the model."),
+        typer.Option(
+            help="Measure peak memory. On the CPU, each row then costs a fresh process that loads the model."
+        ),
     ] = True,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every figure.", show_default=False)
-    ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table as Markdown.", show_default=False)
-    ] = None,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
     plot: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw it, a PNG; several lengths make lines. Needs matplotlib.",
+            help="Draw the ratios into this file, a PNG. Several lengths make lines. Needs matplotlib.",
             show_default=False,
         ),
     ] = None,
@@ -121,36 +117,34 @@ def bench(
         keepsight bench --shape 130m --threads 1 --new-tokens 32 --batch 1,8
         keepsight bench --shape 7b --device cuda --dtype bfloat16 --batch 1,8 --json 7b.json
 
-    Plain and other generations alternate, so that a machine whose speed drifts slows both; the ratio is the median
-    over pairs, with the smallest and the largest. Prefill is the time to the first token, the second opinion's included.
+    Plain and other generations alternate, so that a machine whose speed drifts slows both. A ratio is the median over
+    pairs, with the smallest and the largest. Prefill is the time to the first token, the amateur's prefill included.
     """
     from keepsight.cli._console import progress
-    from keepsight.cli._files import check_outputs
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._methods import joined, read_alternatives
     from keepsight.experiments.latency.report import markdown as as_markdown
     from keepsight.experiments.latency.subjects import Source, find_shape
-    from keepsight.files import as_json, write_whole
+    from keepsight.files import as_json
     from keepsight.inference.loading import DEMO, quiet_transformers
-    from keepsight.registry import parse
     from keepsight.reports.latency_figure import check_plots, draw
 
-    if model is not None and shape is not None:
+    if model != DEMO and shape is not None:
         raise InputError("give MODEL or --shape, not both: --shape has random weights of its own")
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"the plot is a PNG: name {plot.with_suffix('.png')} instead of {plot}")
-    for spec in method or ():
-        parse(spec)
-    sizes = None if shape in (None, DEMO) else find_shape(str(shape))
-    for option, given in (("--image-tokens", image_tokens), ("--text", text)):
-        if sizes is None and given is not None:
-            raise InputError(
-                f"{option} is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
-            )
+    specs = [joined(recipes) for recipes in read_alternatives(method, plain_first=True)[1:]]
+    sizes = None if shape is None else find_shape(shape)
+    if sizes is None and image_tokens is not None:
+        raise InputError(
+            "--image-tokens is for --shape 130m, 1b or 7b: a checkpoint's processor decides by itself"
+        )
     counts = {
         "new_tokens": whole("--new-tokens", new_tokens),
         "batch": whole("--batch", batch),
         "image_tokens": whole("--image-tokens", image_tokens or "576"),
     }
-    check_outputs([json_out, markdown, plot], [])
+    check_outputs([json_file, markdown_file, plot])
     if plot is not None:
         check_plots()
 
@@ -162,51 +156,43 @@ def bench(
         peers=() if peer == "none" else tuple(part.strip() for part in peer.split(",")),
     )  # fmt: skip
     source = Source(
-        model=None if sizes else model or DEMO,
+        model=None if sizes else model,
         shape=sizes,
         device=device,
         dtype=dtype,
-        text=before_after(text),
         prompt=prompt,
         raw=raw_prompt,
     )
     check(source, settings)
     quiet_transformers(bars=source.model not in (None, DEMO))
-    result = run(source, settings, method or METHODS, bar=progress)
+    result = run(source, settings, specs or METHODS, bar=progress)
     result["subject"] = f"random weights, shape {shape}" if sizes else f"model {source.model}"
-    table = as_markdown(result)
-    show(result)
-    if json_out is not None:
-        write_whole(json_out, as_json(result))
-    if markdown is not None:
-        write_whole(markdown, table)
+    if not silent(json_file, markdown_file):
+        show(result)
+    if json_file is not None:
+        write(json_file, as_json(result))
+    if markdown_file is not None:
+        write(markdown_file, as_markdown(result))
     if plot is not None:
         save(draw(result), plot)
 
 
 def whole(option: str, text: str) -> tuple[int, ...]:
-    """The numbers of ``1,8``. Raises ``InputError`` where it is written otherwise."""
+    """The numbers of ``1,8``.
+
+    Raises:
+        InputError: the text is written otherwise.
+    """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} {text!r} must be whole numbers parted by commas, such as 1,8") from None
-
-
-def before_after(text: str | None) -> tuple[int, int]:
-    """The numbers of ``5+35``. Raises ``InputError`` where it is written otherwise."""
-    from keepsight.experiments.latency.subjects import TEXT
-
-    if text is None:
-        return TEXT
-    try:
-        before, after = map(int, text.split("+"))
-    except ValueError:
-        raise InputError(f"--text {text!r} must be two whole numbers joined by +, such as 35+20") from None
-    return before, after
+        raise InputError(
+            f"{option} {text!r} must be whole numbers separated by commas, such as 1,8"
+        ) from None
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the table and what it hangs on."""
+    """Print the table, and the settings and the machine that the figures belong to."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -230,7 +216,7 @@ def show(result: Mapping[str, Any]) -> None:
     differing = [row["method"] for row in result["rows"] if row["same_tokens"] is False]
     if differing:
         console.print(
-            f"[yellow]Other tokens than in the separate branch:[/yellow] {escape(', '.join(differing))}"
+            f"[yellow]Other tokens than where the amateur runs in passes of its own:[/yellow] {escape(', '.join(differing))}"
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, ModelArgument, Prompt, RawPrompt
+from keepsight.cli._options import Device, Dtype, ImageFolder, Limit, Model, Prompt, RawPrompt
 from keepsight.cli.caption import PROMPT
 from keepsight.errors import InputError
 
@@ -22,33 +22,31 @@ BAR = 30
 
 
 def calibrate(
-    model: ModelArgument,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of pictures, as varied as those to come; demo has drawn ones of its own.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model,
+    images: ImageFolder = None,
     prompt: Prompt = PROMPT,
     raw_prompt: RawPrompt = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file to write.", show_default="MODEL-calibration.json"),
+        typer.Option(
+            metavar="FILE", help="The file to write, in JSON.", show_default="MODEL-calibration.json"
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most pictures.")] = 32,
-    device_map: DeviceMap = None,
+    limit: Limit = 32,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
 ) -> None:
     """Find where a model's attention sinks are, which heads answer to the picture, and in which layers it looks.
 
-    VAR needs the file ([bold]keepsight caption --method var --calibration FILE[/bold]); the rest helps to choose heads
-    and layers. The model reads every picture three times and generates nothing.
+    The method var needs the file that this command writes: [bold]keepsight caption MODEL IMAGE --method var --calibration
+    FILE[/bold]. The rest of what is printed helps to choose heads and layers. The pictures should be as varied as those
+    that the model will see later. The model reads every picture three times and generates nothing.
     """
     from keepsight.cli._console import progress
+    from keepsight.cli._model import open_model
+    from keepsight.cli._pictures import find_pictures
     from keepsight.files import check_writable
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.inference.loading import DEMO
     from keepsight.source.images import open_picture
     from keepsight.source.prompts import prepare
 
@@ -68,10 +66,7 @@ def calibrate(
     out = out or Path(f"{Path(model).name}-calibration.json")
     check_writable(out)
 
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
-    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    loaded, processor = open_model(model, device, dtype)
     from keepsight.analysis.probe import probe
 
     prompts = [
@@ -82,23 +77,6 @@ def calibrate(
         found = probe(loaded, prompts, prompt=prompt, advance=advance)
     found.save(out)
     show(found, out)
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder by name, not those of its folders.
-
-    Raises:
-        InputError: no such folder, or none in it.
-    """
-    from PIL import Image
-
-    if not folder.is_dir():
-        raise InputError(f"--images {folder} is no folder: name the folder that holds the pictures")
-    known = Image.registered_extensions()
-    found = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in known)
-    if not found:
-        raise InputError(f"no pictures in {folder}: it needs files such as .jpg or .png")
-    return found
 
 
 def show(found: Calibration, out: Path) -> None:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli._options import Synonyms
+from keepsight.cli._options import (
+    Annotations,
+    BootstrapSeed,
+    Family,
+    GroundTruth,
+    HtmlFile,
+    JsonFile,
+    RecordedMethod,
+    References,
+    Resamples,
+    Synonyms,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,60 +36,18 @@ def chair(
         typer.Argument(
             metavar="CAPTIONS",
             help='Captions to score: JSON lines, or one JSON list, of {"image_id": 42, "caption": "…"}. What '
-            "[bold]keepsight caption --json[/bold] prints and [bold]keepsight run[/bold] keeps is read, and so are COCO "
+            "[bold]keepsight caption --json[/bold] writes and [bold]keepsight run[/bold] keeps is read, and so are COCO "
             "results. An image id may be a number or a COCO file name.",
         ),
     ],
-    annotations: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="COCO instances, such as instances_val2014.json. Give the option once for each file.",
-        ),
-    ] = None,
-    references: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="COCO captions, such as captions_val2014.json: what people saw in the image is no hallucination. The "
-            "published CHAIR uses both --annotations and --references.",
-        ),
-    ] = None,
-    ground_truth: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--ground-truth",
-            metavar="FILE",
-            help='Instead of COCO files: JSON lines of {"image_id": 42, "objects": ["cat", "sofa"]}, what '
-            "[bold]keepsight truth[/bold] wrote, or a run's items.jsonl.",
-        ),
-    ] = None,
-    family: Annotated[
-        str,
-        typer.Option(
-            help="Which CHAIR: [bold]pattern[/bold], the original of 2018, or [bold]wordnet[/bold], OPERA's and most "
-            "papers' since 2023 (needs NLTK data). Their scores must not be compared.",
-        ),
-    ] = "pattern",
+    annotations: Annotations = None,
+    references: References = None,
+    ground_truth: GroundTruth = None,
+    family: Family = "pattern",
     synonyms: Synonyms = None,
-    method: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help='Score only the captions with this "method" in the file.'),
-    ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json", metavar="OUT", help="Write everything, caption by caption, to this JSON file."
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="OUT",
-            help="Write a page with the figures and every caption, unsupported words marked. It needs no other file.",
-        ),
-    ] = None,
+    method: RecordedMethod = None,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
     per_caption: Annotated[
         bool,
         typer.Option(
@@ -86,20 +55,19 @@ def chair(
             help=f"Print every caption that has a hallucination, not only the {WORST} with the most.",
         ),
     ] = False,
-    resamples: Annotated[
-        int, typer.Option(min=0, help="Bootstrap resamples of the images for the intervals; 0 for none.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    resamples: Resamples = 1000,
+    seed: BootstrapSeed = 0,
 ) -> None:
     """Score captions with CHAIR: how many of the objects they name are not in the image.
 
-    Needs the captions and what is in the images: COCO's annotations, or a list of objects of your own.
-
         keepsight chair captions.jsonl --annotations instances_val2014.json --references captions_val2014.json
+
+    The command needs the captions, and what is in the images: COCO's annotations, or a list of objects of your own.
     """
     from rich.console import Console
 
-    from keepsight.cli._files import check_outputs
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._methods import one_recorded
     from keepsight.eval.annotations import load_truth
     from keepsight.eval.chair.captions import read_captions_and_failures
     from keepsight.eval.chair.score import COCO, check_family, score
@@ -110,16 +78,18 @@ def chair(
     check_family(family)
     sources = [*(annotations or ()), *(references or ()), *(ground_truth or ())]
     check_outputs([json_file, html_file], [captions, *sources, *([synonyms] if synonyms else [])])
-    said, failed = read_captions_and_failures(captions, method=method)
+    said, failed = read_captions_and_failures(captions, method=one_recorded(method, "chair"))
     vocabulary = COCO if synonyms is None else read_vocabulary(synonyms, family)
     truth = load_truth(sources, [caption.image_id for caption in said], family, vocabulary=vocabulary)
     report = score(said, truth, family=family, vocabulary=vocabulary, resamples=resamples, seed=seed)
     alone = bool(annotations) and not references and not ground_truth
     html = None if html_file is None else page(report, source=captions.name)
     if json_file is not None:
-        write_whole(json_file, as_json(report.to_json()))
+        write(json_file, as_json(report.to_json()))
     if html_file is not None and html is not None:
         write_whole(html_file, html)
+    if silent(json_file):
+        return
     console = Console(highlight=False)
     _print_figures(console, report)
     if failed:

@@ -3,53 +3,43 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype
+from keepsight.cli._options import (
+    CalibrationFile,
+    Device,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    Sample,
+    SampleSeed,
+    Temperature,
+    TopP,
+    one_method_option,
+)
 from keepsight.errors import InvalidParameter
 
 
 def chat(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
-        ),
-    ] = "demo",
+    model: Model = "demo",
     image: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH",
-            help="The first picture, or a drawn scene such as [bold]test-shifted:5[/bold]. In the chat:"
-            " [bold]/image PATH[/bold].",
+            metavar="IMAGE",
+            help="The first picture, or a drawn scene such as [bold]test-shifted:5[/bold]. In the chat, [bold]/image"
+            " IMAGE[/bold] shows another.",
             show_default=False,
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="SPEC",
-            help="A method to start with (see [bold]keepsight methods[/bold]); several compose. In the chat:"
-            " [bold]/method SPEC…[/bold].",
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What [bold]keepsight calibrate[/bold] found in this model, for the methods that need it (var).",
-            show_default=False,
-        ),
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the best.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="With --sample.", show_default="1")] = None,
-    top_p: Annotated[float | None, typer.Option(help="With --sample.", show_default="1")] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling; the same for every answer.")] = 0,
+    method: Annotated[list[str] | None, one_method_option("the plain model")] = None,
+    calibration: CalibrationFile = None,
+    max_new_tokens: MaxNewTokens = 256,
+    sample: Sample = False,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: SampleSeed = 0,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -61,32 +51,37 @@ def chat(
     single_turn: Annotated[
         bool,
         typer.Option(
-            "--single-turn", help="Let every question stand alone, as it always does with the demo model."
+            "--single-turn",
+            help="Ask every question without those before it, as is always done with the demo model.",
         ),
     ] = False,
-    device_map: DeviceMap = None,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
 ) -> None:
     """Chat about pictures with any image-text-to-text model, in the terminal.
 
     Answers appear as they are written. Then object words that the picture may not support turn red.
 
-    [bold]/image PATH[/bold] shows a picture, [bold]/method SPEC…[/bold] chooses methods, [bold]/help[/bold] tells the rest.
+    In the chat, [bold]/image IMAGE[/bold] shows a picture, [bold]/method m3id+vhr[/bold] chooses methods, and
+    [bold]/help[/bold] lists all commands.
 
-    From a pipe it reads a question or command a line, ends at the first that is refused, and puts flagged words in brackets.
+    From a pipe, every line is a question or a command. Flagged words then stand in brackets, and the chat ends at the
+    first line that is refused.
     """
+    from keepsight.calibration.file import Calibration
     from keepsight.cli._chat import Chat, converse
     from keepsight.cli._chat_screen import Screen
-    from keepsight.cli.attention import read_picture
-    from keepsight.cli.caption import with_calibration
+    from keepsight.cli._methods import only_one, read_methods
+    from keepsight.cli._model import open_model
+    from keepsight.cli._pictures import read_picture
     from keepsight.grounding import THRESHOLD
     from keepsight.inference.generation import Generation
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
-    from keepsight.registry import parse
+    from keepsight.inference.loading import DEMO
 
-    recipes = [parse(spec) for spec in method or ()]
+    spec = only_one(method, "chat")
+    recipes = () if spec is None else read_methods(spec)
     if calibration is not None:
-        with_calibration([parse("var")], calibration)
+        Calibration.load(calibration)
     if threshold is not None and not math.isfinite(threshold):
         raise InvalidParameter(f"--threshold {threshold} must be a finite number")
     generation = Generation(
@@ -95,10 +90,7 @@ def chat(
     if image is not None:
         read_picture(image)
     screen = Screen()
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
-    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    loaded, processor = open_model(model, device, dtype)
     talk = Chat(
         name=model,
         model=loaded,

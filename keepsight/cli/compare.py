@@ -1,4 +1,4 @@
-"""``keepsight compare``: the methods of one or several runs side by side, with error bars."""
+"""``keepsight compare``: compares the methods of one or several runs, with intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-_TRUTH, _OUT = "What is in the pictures, where the run does not know", "Output"
+from keepsight.cli._options import (
+    Annotations,
+    BootstrapSeed,
+    GroundTruth,
+    HtmlFile,
+    JsonFile,
+    MarkdownFile,
+    Parser,
+    References,
+    Resamples,
+    RunFamily,
+)
 
 
 def compare(
@@ -15,130 +26,92 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="DIR",
-            help="Folders of [bold]keepsight run[/bold]: one bench, one model, one prompt. Their order does not matter.",
+            help="Folders that [bold]keepsight run[/bold] made, of one benchmark, one model and one prompt, in any order.",
         ),
     ],
     baseline: Annotated[
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="What the others are compared with.",
+            help="The recorded method that the others are compared with, such as greedy.",
             show_default="the plain model of the runs",
         ),
     ] = None,
-    parser: Annotated[
-        str,
-        typer.Option(
-            help="pope, beaf: the rule that reads yes or no: strict, official, opera, vcd, lmms_eval, vlmevalkit, mme,"
-            " beaf."
-        ),
-    ] = "strict",
-    family: Annotated[
-        str | None,
-        typer.Option(help="chair: pattern or wordnet.", show_default="the run's, else pattern"),
-    ] = None,
-    annotations: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="COCO instances, as for keepsight chair.", rich_help_panel=_TRUTH),
-    ] = None,
-    references: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="COCO captions.", rich_help_panel=_TRUTH)
-    ] = None,
-    ground_truth: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--ground-truth",
-            metavar="FILE",
-            help='JSON lines of {"image_id": 42, "objects": ["cat"]}.',
-            rich_help_panel=_TRUTH,
-        ),
-    ] = None,
+    parser: Parser = "strict",
+    family: RunFamily = None,
+    annotations: Annotations = None,
+    references: References = None,
+    ground_truth: GroundTruth = None,
     tuning: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="A folder of [bold]keepsight tune[/bold] that chose settings compared here: refused if it used the same"
-            " questions or pictures.",
+            help="A folder of [bold]keepsight tune[/bold] in which settings were chosen that are compared here. The"
+            " comparison is refused if both used the same questions or pictures.",
         ),
     ] = None,
     allow_tuned: Annotated[
         bool,
         typer.Option(
             "--allow-tuned",
-            help="Show figures although settings were chosen on these very questions, and say so.",
+            help="Show the figures, under a warning, although settings were chosen on these very questions.",
         ),
     ] = False,
-    resamples: Annotated[
-        int, typer.Option(min=0, help="Bootstrap resamples of the pictures; 0 for no intervals.")
-    ] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write all figures.", rich_help_panel=_OUT),
-    ] = None,
-    markdown_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--markdown", metavar="FILE", help="Write the tables as Markdown.", rich_help_panel=_OUT
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Write a page with tables and plots; it needs no other file.",
-            rich_help_panel=_OUT,
-        ),
-    ] = None,
+    resamples: Resamples = 10_000,
+    seed: BootstrapSeed = 0,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
+    html_file: HtmlFile = None,
 ) -> None:
-    """Lay methods side by side: figures with 95 % intervals, paired differences to the baseline, cost.
+    """Lay methods side by side: figures with 95 % intervals, paired differences to the baseline, and cost.
 
-    All methods are judged on the questions that every one of them answered. A difference whose
-    interval holds zero is no significant difference. For CHAIR, each method also has to beat the
-    baseline cut to as many mentions, since who says less makes up less.
-
-        keepsight run --bench chair --method vcd --method m3id --out runs/chair
+        keepsight run demo --bench chair --method vcd --method m3id --out runs/chair
 
         keepsight compare runs/chair --html compare.html
+
+    All methods are judged on the questions that every one of them answered. A difference whose interval holds zero is no
+    significant difference. On chair, each method also has to beat the baseline cut to as many mentions, since a caption
+    that says less invents less. The options on what is in the pictures are for runs that do not know it themselves.
     """
     from rich.console import Console
 
     from keepsight.cli._compare_tables import show
+    from keepsight.cli._files import check_outputs, silent, write
     from keepsight.experiments.compare import compare as measure
-    from keepsight.experiments.scores import Ruler
+    from keepsight.experiments.scores import Scorer
     from keepsight.experiments.store import open_run
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
     from keepsight.reports.compare_page import page
     from keepsight.reports.compare_tables import markdown
 
-    for file in (json_file, markdown_file, html_file):
-        if file is not None:
-            check_writable(file)
+    outputs = (json_file, markdown_file, html_file)
+    check_outputs(outputs)
     runs = [open_run(folder) for folder in folders]
-    ruler = Ruler(family=family, parser=parser)
+    scorer = Scorer(family=family, parser=parser)
     if sources := [*(annotations or ()), *(references or ()), *(ground_truth or ())]:
         from keepsight.eval.annotations import load_truth
 
         asked = dict.fromkeys(item.image_id for run in runs for item in run.items)
-        ruler = Ruler(family=family, parser=parser, truth=load_truth(sources, asked, family or "pattern"))
+        scorer = Scorer(family=family, parser=parser, truth=load_truth(sources, asked, family or "pattern"))
     found = measure(
         runs,
         baseline=baseline,
-        ruler=ruler,
+        scorer=scorer,
         resamples=resamples,
         seed=seed,
         tunings=[open_run(folder) for folder in tuning or ()],
         allow_tuned=allow_tuned,
     )
-    written: list[tuple[Path, str]] = []
-    if json_file is not None:
-        written.append((json_file, as_json(found.to_json())))
-    if markdown_file is not None:
-        written.append((markdown_file, markdown(found)))
-    if html_file is not None:
-        written.append((html_file, page(found)))
-    show(Console(highlight=False), found)
-    for file, text in written:
-        write_whole(file, text)
-        print(f"wrote {file}")
+    if not silent(*outputs):
+        show(Console(highlight=False), found)
+    # Each text is made before the first is written, so that a fault in one leaves no half of the results
+    texts = [
+        (json_file, as_json(found.to_json()) if json_file is not None else ""),
+        (markdown_file, markdown(found) if markdown_file is not None else ""),
+        (html_file, page(found) if html_file is not None else ""),
+    ]
+    for file, text in texts:
+        if file is not None:
+            write(file, text)
+            if not silent(*outputs):
+                print(f"wrote {file}")

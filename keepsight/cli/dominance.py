@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, MaxNewTokens, ModelArgument, Prompt, RawPrompt
-from keepsight.cli.calibrate import find_pictures
+from keepsight.cli._options import (
+    Device,
+    Dtype,
+    ImageFolder,
+    JsonFile,
+    Limit,
+    MaxNewTokens,
+    Model,
+    Prompt,
+    RawPrompt,
+    method_option,
+    split_option,
+)
 from keepsight.cli.caption import PROMPT
 from keepsight.errors import InputError
 
@@ -24,77 +35,69 @@ SPLIT = "test"
 
 
 def dominance(
-    model: ModelArgument = "demo",
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of pictures; demo has drawn ones of its own.",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="SPEC",
-            help="A method such as [bold]pai:alpha=0.5[/bold] to measure as well and to compare with the plain model;"
-            " several compose.",
-        ),
-    ] = None,
+    model: Model = "demo",
+    images: ImageFolder = None,
+    method: Annotated[list[str] | None, method_option("only the plain model")] = None,
     prompt: Prompt = PROMPT,
     raw_prompt: RawPrompt = False,
-    limit: Annotated[int, typer.Option(min=1, help="Most pictures.")] = 32,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Which of the demo world's pictures.", show_default=f"{SPLIT}, for demo alone"),
-    ] = None,
+    limit: Limit = 32,
+    split: Annotated[str | None, split_option(SPLIT)] = None,
     text: Annotated[
         str,
         typer.Option(
             metavar="PART+PART…",
-            help="What counts as text: bos (what stands first), special (marks of template and picture), before and"
-            " after (text before and after the picture), own (what the model wrote).",
+            help="The parts that count as text: bos (what stands first), special (marks of the template and of the"
+            " picture), before and after (text before and after the picture), own (what the model wrote).",
         ),
     ] = "bos+special+before+after",
     heads: Annotated[
-        str, typer.Option(help="mean: average the attention over heads first. each: average their figures.")
+        str,
+        typer.Option(
+            help="[bold]mean[/bold] averages the attention over heads first, [bold]each[/bold] averages the figures of the"
+            " heads."
+        ),
     ] = "mean",
     average: Annotated[
         str,
         typer.Option(
-            help="samples: mean of each answer's figure. pooled: add up attention and tokens first."
+            help="[bold]samples[/bold] is the mean of each answer's figure, [bold]pooled[/bold] adds up attention and"
+            " tokens of all answers first."
         ),
     ] = "samples",
-    group: Annotated[int, typer.Option(help="Layers in each of the groups early, middle, late.")] = 2,
+    group: Annotated[
+        int, typer.Option(help="How many layers each of the groups early, middle and late has.")
+    ] = 2,
     max_new_tokens: MaxNewTokens = 128,
-    json_out: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write every figure, by layer and token as well."),
-    ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw the picture's share of attention, token by token; a PNG."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw the picture's share of attention, token by token, into this file, a PNG.",
+            show_default=False,
+        ),
     ] = None,
-    device_map: DeviceMap = None,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
+    json_file: JsonFile = None,
 ) -> None:
     """Measure text dominance: MDI and AEI by groups of layers, and the picture's share of attention token by token.
 
-    The model answers about every picture greedily, once as it is and once under the methods.
+        keepsight dominance demo --method pai:alpha=0.5 --method pai+vhr
 
-    The definition leaves open what counts as text and how to average; figures under other choices are printed as well.
+    The model answers about every picture greedily, once as it is and once for each alternative. The definition leaves
+    open what counts as text and how to average, so that figures under other choices are printed as well.
     """
     from keepsight.analysis.modality_dominance import measure_all
     from keepsight.cli._console import progress
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._methods import joined, read_alternatives
+    from keepsight.cli._model import open_model
     from keepsight.eval.modality_dominance.score import Reading
     from keepsight.experiments.environment import hardware, versions
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
     from keepsight.inference.generation import Generation
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
-    from keepsight.registry import parse
 
-    recipes = [parse(spec) for spec in method or ()]
+    alternatives = read_alternatives(method, plain_first=True)
     reading = Reading(
         text=tuple(part.strip() for part in text.split("+")), heads=heads, average=average, group=group
     )
@@ -102,32 +105,29 @@ def dominance(
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"the plot is a PNG: name {plot.with_suffix('.png')} instead of {plot}")
     count, shown, source = find_shown(model, images, split, limit)
-    for path in (json_out, plot):
-        if path is not None:
-            check_writable(path)
+    check_outputs([json_file, plot])
 
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
-    loaded, processor = load(model, dtype=dtype, device_map=device_map)
-    ways = [[], recipes] if recipes else [[]]
-    answers: list[list[Masses]] = [[] for _ in ways]
-    with progress(count * len(ways), "answering") as advance:
+    loaded, processor = open_model(model, device, dtype)
+    answers: list[list[Masses]] = [[] for _ in alternatives]
+    with progress(count * len(alternatives), "answering") as advance:
         for picture in shown:
-            for way, found in zip(ways, answers, strict=True):
+            for recipes, found in zip(alternatives, answers, strict=True):
                 found += measure_all(
-                    loaded, processor, [picture], prompt, *way, raw=raw_prompt, generation=generation, advance=advance
+                    loaded, processor, [picture], prompt, *recipes, raw=raw_prompt, generation=generation,
+                    advance=advance,
                 )  # fmt: skip
-    names = [" ".join(recipe.spec for recipe in way) for way in ways]
+    names = [joined(recipes) for recipes in alternatives]
     facts = {"model": model, "prompt": prompt, **source, "max_new_tokens": max_new_tokens}
-    if json_out is not None:
+    if json_file is not None:
         numbers = as_numbers(names, answers, reading)
         run_on = {"hardware": hardware(loaded.device), "versions": versions()}
-        write_whole(json_out, as_json({**facts, **numbers, **run_on}))
+        write(json_file, as_json({**facts, **numbers, **run_on}))
     if plot is not None:
         _draw(plot, names, answers, model=model, prompt=prompt)
+    if silent(json_file):
+        return
     _show(names, answers, reading, model)
-    for path in (json_out, plot):
+    for path in (json_file, plot):
         if path is not None:
             print(f"written: {path}")
 
@@ -141,6 +141,7 @@ def find_shown(
         InputError: no folder for a model that has no pictures of its own, or a split of a folder.
         UnknownSplit, BadImage.
     """
+    from keepsight.cli._pictures import find_pictures
     from keepsight.inference.loading import DEMO
     from keepsight.source.images import open_picture
 
@@ -164,8 +165,8 @@ def as_numbers(names: Sequence[str], answers: Sequence[Sequence[Masses]], readin
     """Everything measured as plain data: under ``reading`` by group with intervals and by layer, under others by group.
 
     Args:
-        names: specs of the ways of decoding, the plain model's empty and first.
-        answers: of each way, to the same pictures.
+        names: the specs of the alternatives, the plain model's empty and first.
+        answers: those of each alternative, to the same pictures.
     """
     from keepsight.cli._dominance import figures_json
     from keepsight.eval.modality_dominance.score import groups
@@ -215,15 +216,15 @@ def _draw(
 ) -> None:
     from keepsight.cli.attention import save_png
     from keepsight.eval.modality_dominance.summary import share_curve
+    from keepsight.reports.attention_figure import tint
     from keepsight.reports.attention_share_figure import Curve, share_figure
-    from keepsight.reports.pillow_text import AFTER, BEFORE
 
     curves = []
-    for name, found, colour in zip(names, answers, (BEFORE, AFTER), strict=False):
+    for at, (name, found) in enumerate(zip(names, answers, strict=True)):
         points = share_curve(found)
         most = sum(2 * point["n"] >= len(found) for point in points)
         shares = [float(point["image_share"]) for point in points]
-        curves.append(Curve(name or "plain", colour, shares, solid=most))
+        curves.append(Curve(name or "plain", tint(at), shares, solid=most))
     notes = [
         f"Mean over {len(answers[0])} pictures, all layers and all heads, at the position that predicts each token, the"
         " end mark included. Pale: fewer than half of the answers are so long, so that the mean is of other pictures."
@@ -244,9 +245,9 @@ def _show(names: Sequence[str], answers: Sequence[Sequence[Masses]], reading: Re
     picked = groups(answers[0][0].layers, reading.group)
     terminal.show_figures(console, list(zip(told, summaries, strict=True)), picked)
     n = len(answers[0])
-    ways = f"plain and {names[1]}" if len(names) > 1 else "plain"
+    compared = " and ".join(["plain", *names[1:]])
     intervals = "; under each figure its 95 % bootstrap interval over pictures" if n > 1 else ""
-    console.print(f"{model}, {ways}, n = {n} pictures{intervals}.", style="dim", markup=False)
+    console.print(f"{model}, {compared}, n = {n} pictures{intervals}.", style="dim", markup=False)
     console.print(terminal.tell_reading(reading, *answers), style="dim")
     console.print(terminal.LEGEND, style="dim")
     lacking = {one.n for found in summaries for figures in found.values() for one in figures.values()} - {n}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, MaxNewTokens, Model, Prompt, RawPrompt
-from keepsight.cli.attention import read_picture
-from keepsight.cli.caption import PROMPT, with_calibration
+from keepsight.cli._options import (
+    CalibrationFile,
+    Device,
+    Dtype,
+    JsonFile,
+    MaxNewTokens,
+    Model,
+    Pictures,
+    Prompt,
+    RawPrompt,
+    method_option,
+)
+from keepsight.cli.caption import PROMPT
 from keepsight.errors import InputError, InvalidParameter
 
 if TYPE_CHECKING:
@@ -25,94 +34,76 @@ MINUS = "−"
 
 
 def ground(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE…",
-            help="Pictures, or drawn scenes of the demo world such as [bold]test-shifted:3[/bold], of which it is known"
-            " what is in them.",
-        ),
-    ],
-    model: Model = "demo",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="SPEC",
-            help="A method that writes the captions (see [bold]keepsight methods[/bold]); several compose. Their words are"
-            " judged by the plain model all the same.",
-        ),
-    ] = None,
+    model: Model,
+    images: Pictures,
+    method: Annotated[list[str] | None, method_option("the plain model")] = None,
     caption: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Judge this text about the one picture, instead of the model's own."
+            metavar="TEXT",
+            help="Judge this text about the one picture, instead of a caption that the model writes.",
+            show_default=False,
         ),
     ] = None,
     words: Annotated[
         str | None,
         typer.Option(
             metavar="NOUN,…",
-            help="The nouns to judge, or a file with one on each line.",
+            help="The nouns to judge, or a file that holds one on each line.",
             show_default="the 80 objects of COCO",
         ),
     ] = None,
     score: Annotated[
         str | None,
         typer.Option(
-            help="What a word is judged by, all of it high where a word is supported: [bold]contrast[/bold], "
-            "[bold]difference[/bold], [bold]likelihood[/bold], [bold]entropy[/bold] or [bold]divergence[/bold].",
+            help="The score that judges a word: [bold]contrast[/bold], [bold]difference[/bold], [bold]likelihood[/bold], "
+            "[bold]entropy[/bold] or [bold]divergence[/bold]. Each is high where the picture supports the word.",
             show_default="contrast",
         ),
     ] = None,
     aggregate: Annotated[
         str | None,
         typer.Option(
-            help="Over the tokens of a word: first, mean, min or sum.",
+            help="How the score of a word is made of the scores of its tokens: first, mean, min or sum.",
             show_default="mean",
         ),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Flag words whose score is below this. The default was chosen on the demo world's val-shifted split: for"
-            " another model choose your own. It holds for the default score and aggregate; with others nothing is flagged"
-            " unless you say where.",
+            help="Flag words whose score is below this. The default, -0.18, was chosen on the demo world's val-shifted"
+            " split: choose your own for another model. It holds for the default score and aggregate; with others, no"
+            " word is flagged without this option.",
             show_default=False,
         ),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What [bold]keepsight calibrate[/bold] found in this model, for the methods that need it (var).",
-            show_default=False,
-        ),
-    ] = None,
+    calibration: CalibrationFile = None,
     prompt: Prompt = PROMPT,
     raw_prompt: RawPrompt = False,
     max_new_tokens: MaxNewTokens = 128,
-    device_map: DeviceMap = None,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON line for each picture as it is done, with all tokens.")
-    ] = False,
+    json_file: JsonFile = None,
 ) -> None:
-    """Flag the words of a caption that the picture may not hold, without annotations.
+    """Flag the words of a caption that the picture may not support, without annotations.
 
-    Captions each picture greedily and reads the caption twice, with the picture and without it.
+        keepsight ground demo test-shifted:1 --method none --method m3id
 
-    A word is flagged if the picture supports it too little.
+    The model captions each picture greedily, once for each alternative; the alternative [bold]none[/bold] is the plain
+    model. The plain model then reads every caption twice, with the picture and without it. A word is flagged if the
+    picture supports it too little. With --json, each line is one caption with all its tokens.
     """
+    from keepsight.cli._files import JsonLines, check_outputs, silent
+    from keepsight.cli._methods import joined, label, read_alternatives, with_calibration
+    from keepsight.cli._model import check_model_first, open_model
+    from keepsight.cli._pictures import picture_id, read_picture
     from keepsight.grounding import AGGREGATE, AGGREGATES, SCORE, SCORES, THRESHOLD, WEIGHT
     from keepsight.grounding.scores import check_choice
     from keepsight.inference.generation import Generation
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
-    from keepsight.registry import parse
 
-    recipes = [parse(spec) for spec in method or ()]
+    alternatives = read_alternatives(method)
     if calibration is not None:
-        recipes = with_calibration(recipes, calibration)
+        alternatives = with_calibration(alternatives, calibration)
     score, aggregate = score or SCORE, aggregate or AGGREGATE
     check_choice("score", score, SCORES)
     check_choice("aggregate", aggregate, AGGREGATES)
@@ -120,7 +111,7 @@ def ground(
         raise InvalidParameter(f"--threshold {threshold} must be a finite number")
     if threshold is None and (score, aggregate) == (SCORE, AGGREGATE):
         threshold = THRESHOLD
-    if caption is not None and (len(images) > 1 or recipes):
+    if caption is not None and (len(images) > 1 or method):
         raise InputError(
             "--caption is about one picture and written already: leave out the other pictures and --method"
         )
@@ -128,37 +119,40 @@ def ground(
         raise InputError("--caption is empty: give a text")
     nouns = read_nouns(words)
     generation = Generation(max_new_tokens=max_new_tokens)
+    check_model_first(model, "ground")
+    check_outputs([json_file], [Path(name) for name in images])
     for name in images:
         read_picture(name)
 
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
-    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    loaded, processor = open_model(model, device, dtype)
+    lines = JsonLines(json_file)
     for name in images:
         picture, present = read_picture(name)
         if nouns is not None:
             present = None  # what is in a drawn scene is known by COCO's names
-        found = look(loaded, processor, picture, prompt, recipes, caption, raw_prompt, generation)
-        judged = found.words(nouns, score=score, aggregate=aggregate)
-        if as_json:
-            line = {
-                "image_id": _image_id(name),
-                "image": name,
-                "caption": found.text,
-                "method": " ".join(recipe.spec for recipe in recipes) or None,
-                "model": model,
-                "prompt": prompt,
-                "score": score,
-                "aggregate": aggregate,
-                "weight": WEIGHT,
-                "threshold": threshold,
-                **as_numbers(found, judged, threshold, present),
-            }
-            print(json.dumps(line, ensure_ascii=False, allow_nan=False), flush=True)
-        else:
-            _print(name, found, judged, score, threshold, present)
-    if not as_json:
+        for recipes in alternatives:
+            found = look(loaded, processor, picture, prompt, recipes, caption, raw_prompt, generation)
+            judged = found.words(nouns, score=score, aggregate=aggregate)
+            lines.add(
+                {
+                    "image_id": picture_id(name),
+                    "image": name,
+                    "caption": found.text,
+                    "method": joined(recipes) or None,
+                    "model": model,
+                    "prompt": prompt,
+                    "score": score,
+                    "aggregate": aggregate,
+                    "weight": WEIGHT,
+                    "threshold": threshold,
+                    **as_numbers(found, judged, threshold, present),
+                }
+            )
+            if not silent(json_file):
+                heading = name if len(alternatives) == 1 else f"{name}, {label(recipes)}"
+                _print(heading, found, judged, score, threshold, present)
+    lines.close()
+    if not silent(json_file):
         _explain(score, threshold)
 
 
@@ -260,14 +254,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _image_id(name: str) -> int | str:
-    from keepsight.eval.image_ids import image_id
-
-    return name if not Path(name).exists() else image_id(Path(name).stem)
-
-
 def _print(
-    name: str,
+    heading: str,
     found: Grounding,
     judged: Sequence[WordGrounding],
     score: str,
@@ -279,10 +267,10 @@ def _print(
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.print(Text(name, style="bold"))
+    console.print(Text(heading, style="bold"))
     console.print(shade(console, found.text, judged, threshold))
     if not judged:
-        console.print(Text("no object word", style="dim"))
+        console.print(Text("The caption holds no object word.", style="dim"))
         console.print()
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -308,7 +296,7 @@ def _print(
 
 
 def shade(console: Console, text: str, judged: Sequence[WordGrounding], threshold: float | None) -> Any:
-    """The caption: flagged words red, others green; in brackets where there is no colour."""
+    """The caption with flagged words red and others green; where there is no colour, flagged words stand in brackets."""
     from rich.text import Text
 
     shown, at = Text(), 0
@@ -337,7 +325,8 @@ def _explain(score: str, threshold: float | None) -> None:
 
     console = Console(highlight=False)
     console.print(
-        "with, without: log-probability of the word given the picture and without it, in nats.", style="dim"
+        "with, without: the log-probability of the word with the picture and without it, in nats.",
+        style="dim",
     )
     if threshold is None:
         console.print(f"No word is flagged: {score} has no default threshold, give --threshold.", style="dim")

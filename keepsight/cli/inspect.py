@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, ModelArgument, Prompt, RawPrompt
+from keepsight.cli._options import Device, Dtype, JsonFile, Model, Prompt, RawPrompt
 from keepsight.cli.caption import PROMPT
 from keepsight.errors import InputError
 
@@ -23,45 +23,44 @@ LARGEST = 8192
 
 
 def inspect(
-    model: ModelArgument,
+    model: Model = "demo",
     image: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Try methods on this picture.", show_default="a grey one"),
+        typer.Option(metavar="FILE", help="Try the methods on this picture.", show_default="a grey picture"),
     ] = None,
     size: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WxH",
-            help="Count the tokens that a picture of this size makes; may be repeated.",
+            help="Count the tokens that a picture of this size makes. Repeat the option for several sizes.",
             show_default=", ".join(SIZES),
         ),
     ] = None,
     prompt: Prompt = PROMPT,
     raw_prompt: RawPrompt = False,
-    device_map: DeviceMap = None,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_file: JsonFile = None,
 ) -> None:
-    """What Keepsight sees in a model: decoder, picture tokens, and which methods run, or why not.
+    """Say what Keepsight sees in a model: its decoder, its picture tokens, and which methods run on it, or why not.
 
-    Loads the model and generates two tokens under every method, so an answer is tried, not looked up.
+    The command loads the model and generates two tokens under every method: the answer is tried, not looked up.
     """
     from keepsight.analysis.inspect import grey_picture, inspect_model
-    from keepsight.files import as_json as dump
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._model import open_model
+    from keepsight.files import as_json
     from keepsight.source.images import open_picture
 
     sizes = {text: read_size(text) for text in size or SIZES}
     pictures = {} if image is None else {image.name: open_picture(image)}
     pictures |= {text: grey_picture(*each) for text, each in sizes.items()}
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
-    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    check_outputs([json_file], [] if image is None else [image])
+    loaded, processor = open_model(model, device, dtype)
     found = inspect_model(loaded, processor, pictures, prompt, raw=raw_prompt)
-    if as_json:
-        print(dump({"model": model, **asdict(found)}), end="")
-    else:
+    if json_file is not None:
+        write(json_file, as_json({"model": model, **asdict(found)}))
+    if not silent(json_file):
         show(model, found)
 
 
@@ -121,7 +120,9 @@ def _show_methods(console: Console, model: str, found: Inspection) -> None:
         table.add_row(trial.method, runs, escape(trial.why_not or ""))
     console.print(table)
     if any(trial.missing for trial in found.trials):
-        console.print(f"\nnot yet: run [bold]keepsight calibrate {escape(model)}[/bold] first")
+        console.print(
+            f"\nnot yet: the method needs a calibration, run [bold]keepsight calibrate {escape(model)}[/bold] first"
+        )
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -116,12 +117,26 @@ PANELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """The commands as ``--help`` groups them."""
 
+
+def help_text(docstring: str | None) -> str:
+    """A command's docstring as ``--help`` shows it: prose in lines as wide as the terminal, then the examples.
+
+    Typer keeps the line breaks of all paragraphs but the first, and takes the indentation from the second.
+    """
+    paragraphs = cleandoc(docstring or "").split("\n\n")
+    examples = [text for text in paragraphs if text.startswith(" ")]
+    prose = [" ".join(text.split()) for text in paragraphs if not text.startswith(" ")]
+    return "\n\n".join([*prose, *examples])
+
+
 for panel, commands in PANELS.items():
     for name, command in commands.items():
         if isinstance(command, typer.Typer):
+            for inner in command.registered_commands:
+                inner.help = help_text(inner.callback and inner.callback.__doc__)
             app.add_typer(command, name=name, rich_help_panel=panel)
         else:
-            app.command(name, rich_help_panel=panel)(command)
+            app.command(name, help=help_text(command.__doc__), rich_help_panel=panel)(command)
 
 
 def run() -> None:

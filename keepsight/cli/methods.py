@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import math
 from dataclasses import Field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from keepsight.errors import InputError
+from keepsight.cli._options import JsonFile, MarkdownFile
 
 if TYPE_CHECKING:
     from keepsight.method import Method
 
 
+GRAMMAR = (
+    "A method is written as NAME:parameter=value,… for example [bold]m3id:decay=0.05,gate=0.9[/bold]. The numbers of a"
+    " tuple are joined with /, as in [bold]vhr:layers=3/4[/bold], and none stands for no value.",
+    "Methods that act together are joined with +, as in [bold]m3id:decay=0.05+vhr[/bold]. Where a command compares"
+    " methods, --method is repeated for each alternative.",
+    "A class of your own, a concrete subclass of keepsight.Method, is written as package.module:Class, for example"
+    " [bold]mypackage.mymodule:MyMethod:alpha=1[/bold].",
+)
+"""How methods are written, under the list."""
+
+
 def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown, as the docs hold it.")
-    ] = False,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
 ) -> None:
-    """Every method: its paper, what it does, its parameters and defaults, what it costs."""
-    from keepsight.files import as_json as dump
+    """List every method with its paper, what it does, its parameters and defaults, and what it costs."""
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.files import as_json
     from keepsight.registry import methods as known
 
-    if as_json and as_markdown:
-        raise InputError("--json and --markdown exclude each other")
+    check_outputs([json_file, markdown_file])
     described = [describe(method) for method in known().values()]
-    if as_json:
-        print(dump(described), end="")
-    elif as_markdown:
-        print(markdown(described), end="")
-    else:
+    if json_file is not None:
+        write(json_file, as_json(described))
+    if markdown_file is not None:
+        write(markdown_file, markdown(described))
+    if not silent(json_file, markdown_file):
         _print(described)
 
 
@@ -95,12 +102,18 @@ def _print(described: list[dict[str, Any]]) -> None:
             table.add_row(item["name"], _written(item["default"]), escape(item["text"] + limits))
         console.print(Padding(table, (0, 0, 0, 2)))
         console.print()
-    console.print(
-        "Write a choice as NAME:parameter=value,…  for example [bold]m3id:decay=0.05,gate=0.9[/bold]"
-    )
+    for line in GRAMMAR:
+        console.print(line)
 
 
 def _range(item: Field[Any]) -> str:
+    """What a parameter may be, in words; empty where any number or text will do."""
+    if choices := item.metadata["choices"]:
+        return "one of " + ", ".join(choices)
+    if str(item.type).startswith("tuple"):
+        return "whole numbers joined with /"
+    if str(item.type).startswith("bool"):
+        return "true or false"
     low, high = item.metadata["low"], item.metadata["high"]
     if math.isinf(low) and math.isinf(high):
         return ""
@@ -109,5 +122,6 @@ def _range(item: Field[Any]) -> str:
 
 def _written(value: Any) -> str:
     if isinstance(value, tuple):
-        return "+".join(map(str, value)) or "empty"
+        # As a spec string has it: + joins methods, / the numbers of a tuple
+        return "/".join(map(str, value)) or "empty"
     return "none" if value is None else str(value)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli.pope import BootstrapSeed, Resamples
+from keepsight.cli._options import BootstrapSeed, JsonFile, Resamples
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -18,7 +18,7 @@ app = typer.Typer(
 
 @app.callback()
 def mme(context: typer.Context) -> None:
-    """MME's tasks with two questions for each picture: existence, count, position, color."""
+    """Score MME's tasks with two questions for each picture: existence, count, position, color."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -29,21 +29,18 @@ def score(
         list[Path],
         typer.Argument(
             metavar="FILE…",
-            help="Answers to a task, such as existence.txt: lines of picture, question, right answer and answer, parted by "
-            "tabs, two lines for each picture. Several files are summed.",
+            help="Answers to a task, such as existence.txt: lines of picture, question, right answer and answer, separated "
+            "by tabs, two lines for each picture. Several files are summed.",
         ),
     ],
     parser: Annotated[
         str,
         typer.Option(
-            help="The rule that reads yes or no out of an answer: MME's own, or any that [bold]keepsight pope score[/bold] "
-            "knows, such as strict.",
+            help="The rule that reads yes or no out of an answer: [bold]mme[/bold], the official one, or any other that"
+            " [bold]keepsight pope score[/bold] knows, such as strict.",
         ),
     ] = "mme",
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="OUT", help="Write everything, answer by answer, to this JSON file."),
-    ] = None,
+    json_file: JsonFile = None,
     resamples: Resamples = 1000,
     seed: BootstrapSeed = 0,
 ) -> None:
@@ -53,14 +50,14 @@ def score(
     """
     from rich.console import Console
 
+    from keepsight.cli._files import check_outputs, silent, write
     from keepsight.cli._yesno_tables import plain_table, safe, with_interval
     from keepsight.eval.mme import BEST, read_task, score_task
     from keepsight.eval.pope.answer_parsers import check_parser
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
 
     check_parser(parser)
-    if json_file is not None:
-        check_writable(json_file)
+    check_outputs([json_file])
     reports = [
         score_task(read_task(path), task=path.stem, parser=parser, resamples=resamples, seed=seed)
         for path in files
@@ -76,7 +73,9 @@ def score(
             "resamples": resamples,
             "seed": seed,
         }
-        write_whole(json_file, as_json(result))
+        write(json_file, as_json(result))
+    if silent(json_file):
+        return
     console = Console(highlight=False)
     table = plain_table("", "acc", "acc+", "score", "n", "pictures", "unparsed")
     for report in reports:

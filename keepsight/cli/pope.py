@@ -7,6 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keepsight.cli._options import (
+    Annotations,
+    BootstrapSeed,
+    JsonFile,
+    Parser,
+    Partial,
+    RecordedMethod,
+    References,
+    Resamples,
+)
+
 if TYPE_CHECKING:
     from keepsight.eval.pope.pairing import Joined
     from keepsight.eval.pope.score import YesNoReport
@@ -17,15 +28,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Resamples = Annotated[
-    int, typer.Option(min=0, help="Bootstrap resamples of the pictures for the intervals; 0 for none.")
-]
-BootstrapSeed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
-
 
 @app.callback()
 def pope(context: typer.Context) -> None:
-    """Ask about objects that are there and objects that are not: build POPE's questions, score answers."""
+    """Build POPE's questions, about objects that are in a picture and objects that are not, and score answers to them."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -33,21 +39,8 @@ def pope(context: typer.Context) -> None:
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files; made if it is not there.")],
-    annotations: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="COCO instances, such as instances_val2014.json. Give the option once for each file.",
-        ),
-    ] = None,
-    references: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="COCO captions, such as captions_val2014.json: what people saw counts as in the picture, too. The "
-            "published POPE counts it.",
-        ),
-    ] = None,
+    annotations: Annotations = None,
+    references: References = None,
     objects: Annotated[
         list[Path] | None,
         typer.Option(
@@ -55,22 +48,28 @@ def build(
             help='Instead of COCO files: JSON lines of {"image": "a.jpg", "objects": ["cat", "sofa"]}.',
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Pictures to draw.")] = 500,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many pictures are drawn at random to ask about.")
+    ] = 500,
     per_image: Annotated[
         int,
         typer.Option(
-            min=1, help="Objects that are there to ask about in each picture, and as many that are not."
+            min=1,
+            help="How many objects of each picture are asked about, and as many that are not in it.",
         ),
     ] = 3,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the drawing; it gives the official builder's questions.")
+        int,
+        typer.Option(
+            min=0, help="Seed of the drawing. The same seed gives the questions of the official builder."
+        ),
     ] = 0,
     name: Annotated[str, typer.Option(help="What the files' names begin with.")] = "coco",
     image_name: Annotated[
         str,
         typer.Option(
             metavar="TEMPLATE",
-            help="File name of a picture whose file of objects knows only its number, such as COCO_val2014_{:012d}.jpg.",
+            help="File names of pictures of which only the number is known, such as COCO_val2014_{:012d}.jpg.",
         ),
     ] = "{}",
 ) -> None:
@@ -92,7 +91,7 @@ def build(
     pictures = read_pictures(
         [*(annotations or ()), *(objects or ())], references=references or (), image_name=image_name
     )
-    built = choose(pictures, images=images, per_image=per_image, seed=seed)
+    built = choose(pictures, images=limit, per_image=per_image, seed=seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,13 +127,7 @@ def score(
             "once for each file; a file's name says its split. Not needed where the answers hold image, question and label.",
         ),
     ] = None,
-    parser: Annotated[
-        str,
-        typer.Option(
-            help="The rule that reads yes or no out of an answer: [bold]strict[/bold], which counts what it cannot read, "
-            "or official, opera, vcd, lmms_eval, vlmevalkit, mme, beaf.",
-        ),
-    ] = "strict",
+    parser: Parser = "strict",
     compare_parsers: Annotated[
         bool, typer.Option("--compare-parsers", help="Also print what every rule makes of these answers.")
     ] = False,
@@ -145,17 +138,9 @@ def score(
             help="Other answers to the same questions: print the paired difference to them. As many files as ANSWERS.",
         ),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help='Score only the answers with this "method" in the file.'),
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Score what was answered, though questions have no answer.")
-    ] = False,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="OUT", help="Write everything, answer by answer, to this JSON file."),
-    ] = None,
+    method: RecordedMethod = None,
+    partial: Partial = False,
+    json_file: JsonFile = None,
     resamples: Resamples = 1000,
     seed: BootstrapSeed = 0,
 ) -> None:
@@ -165,23 +150,25 @@ def score(
     """
     from rich.console import Console
 
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._methods import one_recorded
     from keepsight.cli._yesno_tables import show_differences, show_parsers, show_score
     from keepsight.eval.pope.answer_parsers import check_parser
     from keepsight.eval.pope.compare_parsers import compare_parsers as read_by_all
     from keepsight.eval.pope.pairing import match_files
     from keepsight.eval.pope.score import mean
-    from keepsight.files import as_json, check_writable, write_whole
+    from keepsight.files import as_json
 
     check_parser(parser)
-    if json_file is not None:
-        check_writable(json_file)
-    joined = match_files(answers, questions or (), method=method, partial=partial)
+    wanted = one_recorded(method, "pope score")
+    check_outputs([json_file])
+    joined = match_files(answers, questions or (), method=wanted, partial=partial)
     reports = _reports(joined, parser, resamples, seed)
     over_splits = mean(reports)
     rows = read_by_all(joined.replies) if compare_parsers else []
     changes: list[dict[str, Any]] = []
     if baseline:
-        others = match_files(baseline, questions or (), method=method, partial=partial)
+        others = match_files(baseline, questions or (), method=wanted, partial=partial)
         changes = _changes(others, joined, parser, resamples, seed)
     if json_file is not None:
         result = {
@@ -195,7 +182,9 @@ def score(
             "resamples": resamples,
             "seed": seed,
         }
-        write_whole(json_file, as_json(result))
+        write(json_file, as_json(result))
+    if silent(json_file):
+        return
     console = Console(highlight=False)
     show_score(console, reports, over_splits, joined)
     if changes:

@@ -1,4 +1,4 @@
-"""``keepsight run``: a bench, a model and ways of decoding in, a folder of answers out that survives being killed."""
+"""``keepsight run``: asks a model a benchmark under several methods, into a folder of answers that survives a stop."""
 
 from __future__ import annotations
 
@@ -7,22 +7,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, Model, RawPrompt
+from keepsight.cli._options import (
+    DECODING,
+    OWN,
+    Annotations,
+    BenchBatch,
+    BenchMaxNewTokens,
+    BenchPrompt,
+    BenchSeed,
+    Device,
+    Dtype,
+    Family,
+    GroundTruth,
+    ImageFolder,
+    Model,
+    RawPrompt,
+    References,
+    limit_option,
+    method_option,
+    split_option,
+)
 from keepsight.errors import InputError
 
 if TYPE_CHECKING:
-    from keepsight.experiments.benchmark import Bench
+    from keepsight.experiments.benchmark import Benchmark
 
 DEMO_PICTURES = 500
-_OWN, _HOW, _MANY = "Your own pictures", "Decoding", "Many processes"
 
 
 def run(
     bench: Annotated[
         str,
         typer.Option(
-            help="[bold]chair[/bold] describes pictures; [bold]pope[/bold] asks whether things are in them;"
-            " [bold]beaf[/bold] asks again after things were taken out.",
+            help="[bold]chair[/bold] asks for descriptions of pictures, [bold]pope[/bold] asks whether things are in"
+            " them, and [bold]beaf[/bold] asks again after things were taken out.",
         ),
     ],
     out: Annotated[
@@ -33,123 +51,59 @@ def run(
         ),
     ],
     model: Model = "demo",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="SPEC",
-            help="One more way of answering, such as [bold]m3id:decay=0.05[/bold] (see [bold]keepsight methods[/bold])."
-            " Give the option once for each. Within one, methods parted by spaces compose:"
-            " [bold]'pai vhr'[/bold]; a decoding may come first: [bold]'sample vcd'[/bold].",
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Of the demo world: test, test-shifted, val or val-shifted.", show_default="test"),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Only the first N pictures, with all questions about them.",
-            show_default=f"{DEMO_PICTURES} of the demo world, all of your own",
-        ),
-    ] = None,
+    method: Annotated[list[str] | None, method_option("only the plain model")] = None,
+    split: Annotated[str | None, split_option("test")] = None,
+    limit: Annotated[int | None, limit_option(f"{DEMO_PICTURES} of the demo world, all of your own")] = None,
     world_seed: Annotated[
-        int | None, typer.Option(help="Of the demo world: another one is other pictures.", show_default="0")
+        int | None,
+        typer.Option(help="Seed of the demo world: another seed gives other pictures.", show_default="0"),
     ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of your pictures, instead of the demo world.",
-            rich_help_panel=_OWN,
-            show_default=False,
-        ),
-    ] = None,
+    images: ImageFolder = None,
     questions: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="The questions about them in POPE's or BEAF's own form. POPE: once for each split"
-            " (coco_pope_random.json, …).",
-            rich_help_panel=_OWN,
+            help="pope and beaf: the questions about your pictures, in POPE's or BEAF's own form. Repeat the option for"
+            " each split of POPE (coco_pope_random.json, …).",
+            rich_help_panel=OWN,
         ),
     ] = None,
-    annotations: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="chair: COCO instances that say what is in your pictures, as for [bold]keepsight chair[/bold]. What is"
-            " true can also be told later.",
-            rich_help_panel=_OWN,
-        ),
-    ] = None,
-    references: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="chair: COCO captions, likewise.", rich_help_panel=_OWN),
-    ] = None,
-    ground_truth: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--ground-truth",
-            metavar="FILE",
-            help='chair: JSON lines of {"image_id": 42, "objects": ["cat"]}, instead of COCO files.',
-            rich_help_panel=_OWN,
-        ),
-    ] = None,
-    family: Annotated[
-        str,
-        typer.Option(help="chair: how --references are read, pattern or wordnet.", rich_help_panel=_OWN),
-    ] = "pattern",
+    annotations: Annotations = None,
+    references: References = None,
+    ground_truth: GroundTruth = None,
+    family: Family = "pattern",
     decode: Annotated[
         str,
         typer.Option(
             metavar="DECODING",
-            help="How tokens are chosen where a method does not say: [bold]greedy[/bold],"
-            " [bold]sample:temperature=1,top_p=1[/bold] or [bold]beam:num_beams=5[/bold].",
-            rich_help_panel=_HOW,
+            help="How tokens are chosen: [bold]greedy[/bold], [bold]sample:temperature=1,top_p=1[/bold] or"
+            " [bold]beam:num_beams=5[/bold]. A --method may name its own first, as in"
+            " [bold]sample:temperature=0.7+vcd[/bold].",
+            rich_help_panel=DECODING,
         ),
     ] = "greedy",
     baseline: Annotated[
         list[str] | None,
         typer.Option(
             metavar="DECODING",
-            help="The plain model, answering in this way too; may be repeated. The methods are compared with the first.",
+            help="How the plain model chooses tokens. Repeat the option to have it answer in several ways; methods are"
+            " compared with the first.",
             show_default="that of --decode",
-            rich_help_panel=_HOW,
+            rich_help_panel=DECODING,
         ),
     ] = None,
     no_baseline: Annotated[
-        bool, typer.Option("--no-baseline", help="Leave the plain model out.", rich_help_panel=_HOW)
+        bool, typer.Option("--no-baseline", help="Leave the plain model out.", rich_help_panel=DECODING)
     ] = False,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="What to ask; {question} stands for the bench's own question:"
-            ' "{question} Answer yes or no."',
-            show_default="{question}",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
+    prompt: BenchPrompt = None,
     raw_prompt: RawPrompt = False,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest answer, in tokens.",
-            show_default="512 for chair, 32 for pope and beaf",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(help="Of sampling. Every question has a stream of its own.", rich_help_panel=_HOW),
-    ] = 0,
-    batch: Annotated[int, typer.Option(help="Questions answered together.", rich_help_panel=_HOW)] = 16,
-    device_map: DeviceMap = None,
+    max_new_tokens: BenchMaxNewTokens = None,
+    seed: BenchSeed = 0,
+    batch: BenchBatch = 16,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="When going on: ask again what failed before.")
+        bool, typer.Option("--retry-failed", help="When a run goes on, ask again what failed before.")
     ] = False,
     processes: Annotated[
         int | None,
@@ -157,38 +111,43 @@ def run(
             metavar="N",
             help="Refuse to start unless so many processes share the run.",
             show_default="as many as the launcher started",
-            rich_help_panel=_MANY,
         ),
     ] = None,
 ) -> None:
-    """Ask a model a bench of questions in several ways of decoding, and keep every answer.
+    """Ask a model the questions of a benchmark under several methods, and keep every answer.
 
-    The plain model is always among them. Each answer is on disk as soon as it is there: a run that
-    was stopped, in whatever way, goes on when the same command is given again. A question that fails
-    is recorded as failed, never as an empty answer.
+        keepsight run demo --bench pope --method vcd --method m3id+vhr --limit 100 --out runs/pope
 
-        keepsight run --bench pope --method vcd --method m3id --limit 100 --out runs/pope
+        torchrun --nproc_per_node 4 -m keepsight run llava-hf/llava-1.5-7b-hf --bench chair --images val2014
+        --device cuda --method m3id --out runs/llava
 
-        torchrun --nproc_per_node 4 -m keepsight run --bench chair --images val2014
-        --model llava-hf/llava-1.5-7b-hf --device-map cuda --method m3id --out runs/llava
+    The plain model is always among the alternatives. Every answer is on disk as soon as it is there: a run that was
+    stopped, in whatever way, goes on when the same command is given again. A question that fails is recorded as failed,
+    never as an empty answer. [bold]keepsight compare[/bold] reads the folder.
     """
     from rich.console import Console
 
+    from keepsight.cli._model import device_map, quiet
     from keepsight.cli._run_console import shown, summarise
     from keepsight.eval.chair.score import check_family
-    from keepsight.experiments.decoding_config import choose
-    from keepsight.experiments.distributed import SaidByTheFirst, check, join, started
+    from keepsight.experiments.decoding_config import build_configs
+    from keepsight.experiments.distributed import (
+        MainProcessFailed,
+        check_launch,
+        init_process_group,
+        launched_processes,
+    )
     from keepsight.experiments.environment import weights
-    from keepsight.experiments.manifest import QUESTION, Plan
+    from keepsight.experiments.manifest import QUESTION, RunConfig
     from keepsight.experiments.runner import check_folder, execute
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.inference.loading import load
 
-    check(processes)
+    check_launch(processes)
     check_family(family)
     if no_baseline and baseline:
         raise InputError("--baseline and --no-baseline exclude each other")
-    ways = choose(method or (), [] if no_baseline else baseline or None, decode)
-    where = device_of(device_map, started())
+    configs = build_configs(method or (), [] if no_baseline else baseline or None, decode)
+    where = device_of(device, launched_processes())
     truth = [*(annotations or ()), *(references or ()), *(ground_truth or ())]
     if images is None and (questions or truth):
         raise InputError(
@@ -196,7 +155,7 @@ def run(
         )
     if images is not None and (split is not None or world_seed is not None):
         raise InputError("--split and --world-seed belong to the demo world: leave them out beside --images")
-    plan = Plan(
+    config = RunConfig(
         bench=build(
             bench,
             images,
@@ -207,7 +166,7 @@ def run(
             limit=limit,
             seed=world_seed or 0,
         ),
-        ways=ways,
+        ways=configs,
         model=model,
         dtype=dtype,
         prompt=QUESTION if prompt is None else prompt,
@@ -216,34 +175,34 @@ def run(
         batch=batch,
         seed=seed,
     )
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
-    world = join(processes)
+    quiet(model)
+    group = init_process_group(processes)
     try:
-        digest = world.first(lambda: weights(model))
-        world.first(lambda: check_folder(out, plan, digest))
+        digest = group.on_main_process(lambda: weights(model))
+        group.on_main_process(lambda: check_folder(out, config, digest))
         loaded, processor = load(
             model,
             dtype=dtype,
-            device_map=f"cuda:{world.local}" if where == "cuda" and world.size > 1 else where,
+            device_map=f"cuda:{group.local_rank}"
+            if where == "cuda" and group.world_size > 1
+            else device_map(where),
         )
-        with shown(world.size, quiet=world.rank > 0) as tell:
+        with shown(group.world_size, quiet=group.rank > 0) as tell:
             finished = execute(
-                plan,
+                config,
                 loaded,
                 processor,
                 out,
                 weights=digest,
-                world=world,
+                group=group,
                 retry_failed=retry_failed,
-                tell=tell,
+                on_progress=tell,
             )
-    except SaidByTheFirst:
+    except MainProcessFailed:
         raise typer.Exit(2) from None
     finally:
-        world.leave()
-    if world.rank == 0:
+        group.destroy()
+    if group.rank == 0:
         summarise(Console(highlight=False), finished)
 
 
@@ -257,24 +216,24 @@ def build(
     split: str,
     limit: int | None,
     seed: int,
-) -> Bench:
-    """The user's bench if there is a folder of pictures, else the demo world's."""
-    from keepsight.experiments.open_benchmark import demo_bench, user_bench
+) -> Benchmark:
+    """The benchmark over the user's pictures if there is a folder of them, else over the demo world's."""
+    from keepsight.experiments.open_benchmark import demo_benchmark, user_benchmark
 
     if images is None:
-        return demo_bench(name, split, DEMO_PICTURES if limit is None else limit, seed)
-    return user_bench(name, images=images, questions=questions, truth=truth, family=family, limit=limit)
+        return demo_benchmark(name, split, DEMO_PICTURES if limit is None else limit, seed)
+    return user_benchmark(name, images=images, questions=questions, truth=truth, family=family, limit=limit)
 
 
-def device_of(device_map: str | None, processes: int) -> str | None:
-    """``device_map`` itself.
+def device_of(device: str, processes: int) -> str:
+    """``device`` itself.
 
     Raises:
         InputError: one of several processes would spread its model over the GPUs of all.
     """
-    if processes > 1 and device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+    if processes > 1 and device in ("auto", "balanced", "balanced_low_0", "sequential"):
         raise InputError(
-            f"--device-map {device_map} spreads one model over all GPUs, and {processes} processes would each do so: use"
-            " --device-map cuda, which gives each process a GPU, or start one process"
+            f"--device {device} spreads one model over all GPUs, and {processes} processes would each do so: use --device"
+            " cuda, which gives each process a GPU, or start one process"
         )
-    return device_map
+    return device

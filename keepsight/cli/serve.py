@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, ModelArgument
+from keepsight.cli._options import CalibrationFile, Device, Dtype, Model, method_option
 from keepsight.errors import InvalidParameter
 
 _LIMITS = "Limits"
@@ -19,39 +19,27 @@ _MIB = 1 << 20
 
 
 def serve(
-    model: ModelArgument = "demo",
+    model: Model = "demo",
     method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="SPEC",
-            help="Offer this method, as [bold]MODEL:SPEC[/bold]; join methods by a plus: [bold]vhr+m3id[/bold]. May be"
-            " repeated.",
-            show_default="all that run on the model, at their defaults",
-        ),
+        list[str] | None, method_option("every method that runs on the model, at its defaults")
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What [bold]keepsight calibrate[/bold] found in this model, for the methods that need it (var).",
-            show_default=False,
-        ),
-    ] = None,
+    calibration: CalibrationFile = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 stands for all addresses of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
+    ] = 8000,
     name: Annotated[
         str | None,
-        typer.Option(help="What the plain model is called.", show_default="MODEL, of a folder its name"),
+        typer.Option(help="Model name of the plain model.", show_default="MODEL, or the name of its folder"),
     ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
             envvar="KEEPSIGHT_API_KEY",
-            help="Answer nobody who does not send this key. Better set in the environment, where no list of processes shows"
-            " it.",
+            help="Answer only requests that send this key. It is better set in the environment, where no list of processes"
+            " shows it.",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +47,7 @@ def serve(
         bool,
         typer.Option(
             "--fetch-urls",
-            help="Fetch pictures from http(s) addresses of the public internet, not only data URIs.",
+            help="Fetch pictures from http(s) addresses of the public internet, too, and not only data URIs.",
         ),
     ] = False,
     allow_origin: Annotated[
@@ -67,52 +55,65 @@ def serve(
         typer.Option(
             "--allow-origin",
             metavar="ORIGIN",
-            help="Let web pages of this origin ask, such as [bold]http://localhost:3000[/bold]. May be repeated.",
+            help="Let web pages of this origin ask, such as [bold]http://localhost:3000[/bold]. Repeat the option for"
+            " several origins.",
             show_default="none",
         ),
     ] = None,
-    max_batch: Annotated[int, typer.Option(help="Answers written together.", rich_help_panel=_LIMITS)] = 8,
+    max_batch: Annotated[
+        int, typer.Option(help="How many answers are written together.", rich_help_panel=_LIMITS)
+    ] = 8,
     max_queue: Annotated[
-        int, typer.Option(help="Answers that may wait; then 429.", rich_help_panel=_LIMITS)
+        int,
+        typer.Option(
+            help="How many answers may wait. Further requests get status 429.", rich_help_panel=_LIMITS
+        ),
     ] = 32,
     max_tokens: Annotated[
-        int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=_LIMITS)
+        int, typer.Option(help="The longest answer, in tokens.", rich_help_panel=_LIMITS)
     ] = 4096,
     max_prompt_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Longest conversation, pictures included.",
+            help="The longest conversation, in tokens, pictures included.",
             rich_help_panel=_LIMITS,
             show_default="what the model takes",
         ),
     ] = None,
     max_messages: Annotated[
-        int, typer.Option(help="Messages of a conversation.", rich_help_panel=_LIMITS)
+        int, typer.Option(help="The most messages in a conversation.", rich_help_panel=_LIMITS)
     ] = 1000,
     max_images: Annotated[
-        int, typer.Option(help="Pictures of a conversation; demo takes 1.", rich_help_panel=_LIMITS)
+        int, typer.Option(help="The most pictures in a conversation; demo takes 1.", rich_help_panel=_LIMITS)
     ] = 16,
     max_image_mb: Annotated[
-        float, typer.Option(help="MiB of one picture's file.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="The largest file of a picture, in MiB.", rich_help_panel=_LIMITS)
     ] = 10,
     max_megapixels: Annotated[
-        float, typer.Option(help="Million pixels of one picture.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="The largest picture, in million pixels.", rich_help_panel=_LIMITS)
     ] = 50,
-    max_request_mb: Annotated[float, typer.Option(help="MiB of one request.", rich_help_panel=_LIMITS)] = 20,
+    max_request_mb: Annotated[
+        float, typer.Option(help="The largest request, in MiB.", rich_help_panel=_LIMITS)
+    ] = 20,
     grace: Annotated[
         float,
-        typer.Option(help="At the end, seconds for answers that are being written.", rich_help_panel=_LIMITS),
+        typer.Option(
+            help="How many seconds answers that are being written have at the end.", rich_help_panel=_LIMITS
+        ),
     ] = 30,
-    device_map: DeviceMap = None,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
 ) -> None:
     """Serve a model to chat apps that speak OpenAI's protocol, each method under a model name of its own.
 
-    Point an app's base URL at http://127.0.0.1:8000/v1 and choose demo, demo:m3id, … as its model. Needs the extra
-    [bold]serve[/bold]. Ends at Ctrl-C, when the answers that are being written have ended.
+        keepsight serve demo --method m3id --method vhr+m3id:decay=0.05
+
+    Point an app's base URL at http://127.0.0.1:8000/v1 and choose demo, demo:m3id or demo:vhr+m3id:decay=0.05 as its
+    model. Needs the extra [bold]serve[/bold]. Ctrl-C ends it, once the answers that are being written are done.
     """
     _check_extra()
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.cli._methods import read_methods
+    from keepsight.cli._model import open_model
     from keepsight.serve.addresses import is_loopback, listen
     from keepsight.serve.batching_engine import BatchingEngine
     from keepsight.serve.limits import Limits
@@ -147,13 +148,14 @@ def serve(
         from keepsight.calibration.file import Calibration
 
         Calibration.load(calibration)
+    for spec in method or ():
+        # Its message shows the right joiner; a server that offers the plain model anyway has no use for none
+        if not read_methods(spec):
+            raise InvalidParameter("--method none: the plain model is always offered, leave it out")
     models = ModelRegistry.from_specs(base, method or (), found)
     bound = listen(host, port)
     with bound:
-        quiet_transformers(bars=model != DEMO)
-        if model == DEMO:
-            use_one_thread()
-        loaded, processor = load(model, dtype=dtype, device_map=device_map)
+        loaded, processor = open_model(model, device, dtype)
         if method is None:
             models, why_not = runnable_models(loaded, processor, base, found)
             for line in why_not:
@@ -191,7 +193,9 @@ def _check_extra() -> None:
         import openai  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(f"{error.name} is not installed: pip install 'keepsight[serve]'") from None
+        raise MissingExtra(
+            f"{error.name} is not installed; install the extra 'serve': pip install -e '.[serve]' in the clone"
+        ) from None
 
 
 def _origin(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli._options import Synonyms
+from keepsight.cli._options import Family, References, Synonyms
 
 
 def truth(
@@ -15,41 +15,28 @@ def truth(
         list[Path],
         typer.Option(
             metavar="FILE",
-            help="COCO instances, such as instances_val2014.json. Give the option once for each file.",
+            help="COCO instances, such as instances_val2014.json. Repeat the option for several files.",
         ),
     ],
-    references: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="COCO captions, such as captions_val2014.json. Give the option once for each file. The published CHAIR "
-            "uses instances and captions, of train2014 and val2014.",
-        ),
-    ] = None,
-    family: Annotated[
-        str,
-        typer.Option(
-            help="How objects are found in captions: [bold]pattern[/bold] or [bold]wordnet[/bold]. Captions must be scored "
-            "with the same family.",
-        ),
-    ] = "pattern",
+    references: References = None,
+    family: Family = "pattern",
     synonyms: Synonyms = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where to write it.",
+            help="The file to write.",
             show_default="chair-truth-FAMILY.json beside the first annotation file",
         ),
     ] = None,
 ) -> None:
-    """Gather what is in the images, once, so that chair need not read COCO's large files every time.
+    """Gather what is in the images once, so that keepsight chair need not read COCO's large files every time.
 
         keepsight truth --annotations instances.json --references captions.json
         keepsight chair said.jsonl --ground-truth chair-truth-pattern.json
 
-    The file says from which files (SHA-256), in which family and with which vocabulary it was made. For
-    another family or vocabulary, [bold]keepsight chair[/bold] refuses it.
+    The file says from which files (by SHA-256), in which family and with which vocabulary it was made. [bold]keepsight
+    chair[/bold] refuses it for another family or vocabulary.
     """
     import json
 

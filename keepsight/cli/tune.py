@@ -1,4 +1,4 @@
-"""``keepsight tune``: a method and a grid of settings in, the whole curve and the best setting under a floor out."""
+"""``keepsight tune``: tries a grid of a method's settings, and chooses the best that breaks no floor."""
 
 from __future__ import annotations
 
@@ -7,60 +7,71 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype, Model, RawPrompt
+from keepsight.cli._options import (
+    OWN,
+    Annotations,
+    BenchBatch,
+    BenchMaxNewTokens,
+    BenchPrompt,
+    BenchSeed,
+    Device,
+    Dtype,
+    Family,
+    GroundTruth,
+    ImageFolder,
+    JsonFile,
+    Model,
+    Parser,
+    RawPrompt,
+    References,
+    Resamples,
+    limit_option,
+    one_method_option,
+    split_option,
+)
 from keepsight.errors import InputError
 
 CHOSEN, CURVE = "chosen.txt", "tuning.json"
 PICTURES = {"chair": 500, "pope": 100}
-_OWN, _HOW = "Your own pictures", "Decoding"
 
 
 def tune(
-    method: Annotated[
-        str,
-        typer.Option(
-            metavar="SPEC", help="The method, with what the grid leaves as it is: m3id:cutoff=0.02."
-        ),
-    ],
     grid: Annotated[
         list[str],
         typer.Option(
             metavar="NAME=V,V,…",
-            help="Values of a parameter. Give the option once for each parameter; all combinations are tried.",
+            help="Values of a parameter. Repeat the option for each parameter; all combinations are tried. Where several"
+            " methods act together, NAME may be METHOD.PARAMETER.",
         ),
     ],
-    bench: Annotated[
-        str, typer.Option(help="[bold]chair[/bold]: the lowest CHAIR_i. [bold]pope[/bold]: the highest F1.")
-    ] = "chair",
-    split: Annotated[
-        str | None,
-        typer.Option(help="Of the demo world: val-shifted or val.", show_default="val-shifted"),
-    ] = None,
     model: Model = "demo",
+    method: Annotated[list[str] | None, one_method_option("none: a method is required")] = None,
+    bench: Annotated[
+        str,
+        typer.Option(
+            help="On [bold]chair[/bold] the lowest CHAIR_i is chosen, on [bold]pope[/bold] the highest F1."
+        ),
+    ] = "chair",
+    split: Annotated[str | None, split_option("val-shifted", "val-shifted or val")] = None,
     floor: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=POINTS",
-            help="How much a figure may change against the baseline, at worst, in points: recall=-1. May be repeated;"
-            " [bold]none[/bold] for no floor.",
+            help="How much a figure may change against the baseline at worst, in points, such as recall=-1. Repeat the"
+            " option for several figures; [bold]none[/bold] is no floor.",
             show_default="recall=-1",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            "--limit",
-            "--n",
-            metavar="N",
-            help="Only the first N pictures.",
-            show_default=f"{PICTURES['chair']} of the demo world (pope: {PICTURES['pope']}), all of your own",
-        ),
+        limit_option(f"{PICTURES['chair']} of the demo world ({PICTURES['pope']} for pope), all of your own"),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the answers and the choice; given again, a stopped tuning goes on.",
+            help="Folder for the answers and the choice. If the same tuning was stopped there, it goes on where it"
+            " stopped.",
             show_default="runs/tune-METHOD-BENCH-SPLIT",
         ),
     ] = None,
@@ -68,85 +79,60 @@ def tune(
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="A run that is reported: refused if it shares questions or pictures with this bench.",
+            help="A run that is reported. The tuning is refused if they share questions or pictures.",
         ),
     ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder of your pictures, instead of the demo world.", rich_help_panel=_OWN
-        ),
-    ] = None,
+    images: ImageFolder = None,
     questions: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="pope: the questions, once for each split.", rich_help_panel=_OWN),
-    ] = None,
-    annotations: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="chair: COCO instances.", rich_help_panel=_OWN),
-    ] = None,
-    references: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="chair: COCO captions.", rich_help_panel=_OWN)
-    ] = None,
-    ground_truth: Annotated[
-        list[Path] | None,
         typer.Option(
-            "--ground-truth",
             metavar="FILE",
-            help='chair: JSON lines of {"image_id": 42, "objects": ["cat"]}.',
-            rich_help_panel=_OWN,
+            help="pope: the questions about your pictures. Repeat the option for each split.",
+            rich_help_panel=OWN,
         ),
     ] = None,
-    family: Annotated[str, typer.Option(help="chair: pattern or wordnet.", rich_help_panel=_OWN)] = "pattern",
-    parser: Annotated[str, typer.Option(help="pope: the rule that reads yes or no.")] = "strict",
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="What to ask; {question} stands for the bench's own.",
-            show_default="{question}",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
+    annotations: Annotations = None,
+    references: References = None,
+    ground_truth: GroundTruth = None,
+    family: Family = "pattern",
+    parser: Parser = "strict",
+    prompt: BenchPrompt = None,
     raw_prompt: RawPrompt = False,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest answer, in tokens.", show_default="512 for chair, 32 for pope", rich_help_panel=_HOW
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling.", rich_help_panel=_HOW)] = 0,
-    batch: Annotated[int, typer.Option(help="Questions answered together.", rich_help_panel=_HOW)] = 16,
-    device_map: DeviceMap = None,
+    max_new_tokens: BenchMaxNewTokens = None,
+    seed: BenchSeed = 0,
+    batch: BenchBatch = 16,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples; 0 for no intervals.")] = 10_000,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the curve and the choice here too.")
-    ] = None,
+    resamples: Resamples = 10_000,
+    json_file: JsonFile = None,
 ) -> None:
     """Choose a method's settings on validation pictures, under a floor, and show the whole curve.
 
-    Tries every combination of the grid, and the plain model beside them. The best setting wins that
-    does not break a floor: by default recall may not drop by more than one point. The folder then
-    holds chosen.txt, the spec alone in a line, and tuning.json, the curve. Splits that are for
-    reporting are refused, and keepsight compare refuses this folder.
+        keepsight tune demo --method m3id --grid decay=0.02,0.05,0.1 --grid cutoff=0.02,0.1 --out runs/tune
 
-        keepsight tune --method m3id --grid decay=0.02,0.05,0.1 --grid cutoff=0.02,0.1 --out runs/tune
+        keepsight run demo --bench chair --split test --method "$(cat runs/tune/chosen.txt)" --out runs/test
 
-        keepsight run --bench chair --split test --method "$(cat runs/tune/chosen.txt)" --out runs/test
+    Every combination of the grid is tried, and the plain model beside them. The best setting that breaks no floor wins;
+    by default, recall may not drop by more than one point. The folder then holds chosen.txt, the spec alone in a line,
+    and tuning.json, the curve. Splits that are for reporting are refused, and [bold]keepsight compare[/bold] refuses
+    this folder.
     """
     from rich.console import Console
 
+    from keepsight.cli._files import check_outputs, silent, write
+    from keepsight.cli._methods import only_one
+    from keepsight.cli._model import open_model, quiet
     from keepsight.cli._run_console import shown
     from keepsight.cli._tune_table import broken, show
     from keepsight.cli.run import build
     from keepsight.eval.pope.answer_parsers import check_parser
     from keepsight.experiments import store
     from keepsight.experiments.compare import compare
-    from keepsight.experiments.decoding_config import Way
+    from keepsight.experiments.decoding_config import DecodingConfig
     from keepsight.experiments.environment import weights
-    from keepsight.experiments.manifest import QUESTION, Plan
+    from keepsight.experiments.manifest import QUESTION, RunConfig
     from keepsight.experiments.runner import check_folder, execute
-    from keepsight.experiments.scores import Ruler
+    from keepsight.experiments.scores import Scorer
     from keepsight.experiments.tune import (
         GOALS,
         BadGrid,
@@ -158,12 +144,14 @@ def tune(
         pick,
         settings,
     )
-    from keepsight.files import as_json, check_writable, write_whole
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
+    from keepsight.files import as_json, write_whole
 
     if bench not in GOALS:
         raise BadGrid(f"settings are chosen on {' or '.join(GOALS)}, not on {bench!r}")
-    ways = settings(method, grid)
+    spec = only_one(method, "tune")
+    if spec is None:
+        raise BadGrid("there is nothing to tune: name a method, such as --method m3id")
+    points = settings(spec, grid)
     wanted = floor or ["recall=-1"]
     floors = [] if wanted == ["none"] else [parse_floor(text, bench) for text in wanted]
     check_parser(parser)
@@ -178,8 +166,7 @@ def tune(
         raise InputError(
             "CHAIR needs what is in your pictures: --annotations, --references or --ground-truth"
         )
-    if json_file is not None:
-        check_writable(json_file)
+    check_outputs([json_file])
     chosen_on = build(
         bench,
         images,
@@ -192,11 +179,11 @@ def tune(
     )
     check_split(chosen_on)
     check_unreported(chosen_on, [store.open_run(folder) for folder in reported or ()])
-    names = "-".join(one.name() for one in ways[0].methods)
+    names = "-".join(one.name() for one in points[0].methods)
     folder = out or Path("runs") / f"tune-{names}-{bench}-{chosen_on.split}"
-    plan = Plan(
+    config = RunConfig(
         bench=chosen_on,
-        ways=(Way(ways[0].decoding), *ways),
+        ways=(DecodingConfig(points[0].strategy), *points),
         model=model,
         dtype=dtype,
         prompt=QUESTION if prompt is None else prompt,
@@ -205,31 +192,32 @@ def tune(
         batch=batch,
         seed=seed,
     )
-    quiet_transformers(bars=model != DEMO)
-    if model == DEMO:
-        use_one_thread()
+    quiet(model)
     digest = weights(model)
-    check_folder(folder, plan, digest)
-    loaded, processor = load(model, dtype=dtype, device_map=device_map)
+    check_folder(folder, config, digest)
+    loaded, processor = open_model(model, device, dtype)
     with shown(1, quiet=False) as tell:
-        execute(plan, loaded, processor, folder, weights=digest, tell=tell)
+        execute(config, loaded, processor, folder, weights=digest, on_progress=tell)
     run = store.open_run(folder)
     found = pick(
-        compare([run], ruler=Ruler(family=family, parser=parser), resamples=resamples, allow_tuned=True),
+        compare([run], scorer=Scorer(family=family, parser=parser), resamples=resamples, allow_tuned=True),
         floors,
     )
-    store.write_manifest(folder, mark(run.manifest, found, method, grid))
+    store.write_manifest(folder, mark(run.manifest, found, spec, grid))
     curve = as_json(found.to_json())
     write_whole(folder / CURVE, curve)
     if json_file is not None:
-        write_whole(json_file, curve)
+        write(json_file, curve)
     console = Console(highlight=False)
-    show(console, found)
+    if not silent(json_file):
+        show(console, found)
     if found.chosen is None:
         (folder / CHOSEN).unlink(missing_ok=True)
         raise NothingPasses(
             f"{broken(found)}: the curve is in {folder / CURVE}; add weaker settings to the grid, or lower the floor"
         )
     write_whole(folder / CHOSEN, found.chosen.row.method + "\n")
+    if silent(json_file):
+        return
     console.print(f"[bold]chosen: {found.chosen.row.method}[/bold]", soft_wrap=True)
     print(f"wrote {folder / CHOSEN} and {folder / CURVE}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keepsight.cli._options import DeviceMap, Dtype
+from keepsight.cli._options import CalibrationFile, Device, Dtype, Model
 from keepsight.errors import KeepsightError
 
 
@@ -16,36 +15,29 @@ class MissingExtra(KeepsightError, ImportError):
 
 
 def ui(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A folder, a Hugging Face id, or [bold]demo[/bold] for the packaged model."
-        ),
-    ] = "demo",
+    model: Model = "demo",
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Beyond this machine nobody is asked for a password.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 7860,
-    calibration: Annotated[
-        Path | None,
+        str,
         typer.Option(
-            metavar="FILE",
-            help="What [bold]keepsight calibrate[/bold] found in this model, for the methods that need it (var).",
-            show_default=False,
+            help="Address to listen on. The page asks for no password: whoever reaches the address can use it."
         ),
-    ] = None,
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 7860,
+    calibration: CalibrationFile = None,
     at_once: Annotated[
         int,
-        typer.Option(min=1, max=8, help="Answers written at the same time, each with a cache of its own."),
+        typer.Option(
+            min=1, max=8, help="How many answers are written at once, each with a cache of its own."
+        ),
     ] = 2,
-    device_map: DeviceMap = None,
+    device: Device = "cpu",
     dtype: Dtype = "auto",
 ) -> None:
     """Open a page that shows which words of an answer the picture supports, plain and under a method.
 
-    Upload a picture or take a drawn one, choose two settings, and click a word to see where the model looked for it.
-
-    The page needs nothing from the network. Both answers are written at the same time; they are greedy.
+    On the page you upload a picture or take a drawn one, choose two settings, and click a word to see where the model
+    looked for it. The page needs nothing from the network. Both answers are greedy and are written at the same time.
+    Needs the extra [bold]ui[/bold]. Ctrl-C ends it.
     """
     try:
         from keepsight.serve.page.app import create_page
@@ -54,21 +46,17 @@ def ui(
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise MissingExtra(
-            f"the page needs {error.name}, which is not installed: pip install 'keepsight[ui]'"
+            f"{error.name} is not installed; install the extra 'ui': pip install -e '.[ui]' in the clone"
         ) from None
-    from keepsight.cli.caption import with_calibration
-    from keepsight.inference.loading import DEMO, load, quiet_transformers, use_one_thread
-    from keepsight.registry import parse
+    from keepsight.calibration.file import Calibration
+    from keepsight.cli._model import open_model
     from keepsight.serve.addresses import is_loopback, listen
     from keepsight.serve.page.service import PageService
 
     if calibration is not None:
-        with_calibration([parse("var")], calibration)
+        Calibration.load(calibration)
     with listen(host, port) as opened:
-        quiet_transformers(bars=model != DEMO)
-        if model == DEMO:
-            use_one_thread()
-        loaded, processor = load(model, dtype=dtype, device_map=device_map)
+        loaded, processor = open_model(model, device, dtype)
         service = PageService(
             name=model, model=loaded, processor=processor, calibration=calibration, at_once=at_once
         )

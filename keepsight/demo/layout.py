@@ -1,4 +1,4 @@
-"""Where things go: every object gets a free surface, and its cover or its cut at the frame if it has one."""
+"""Chooses where the objects of a scene stand and what hides them, without drawing anything."""
 
 from __future__ import annotations
 
@@ -12,24 +12,21 @@ from keepsight.demo.covers import LEAD
 from keepsight.demo.glyphs import BANK, Sprite, cut
 
 Rect = tuple[float, float, float, float]  # left, top, right, bottom
-SIZES = (70, 75, 81, 88, 94, 101, 108)  # percent; a sprite exists in these sizes only, so that few are cut
-USUAL = 2  # index of the smallest size that objects have where there is room
-STEPS = (
-    0,
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    6,
-)  # how many sizes smaller each further attempt at a layout draws everything
+# In per cent of an object's own size. There are no sizes between, so that few sprites are made and each can be cached.
+SIZES = (70, 75, 81, 88, 94, 101, 108)
+# Index of the smallest size that objects have where there is room.
+USUAL = 2
+# How many sizes smaller each further attempt at a layout draws everything.
+STEPS = (0, 0, 1, 2, 3, 4, 5, 6, 6)
+# Least and greatest share of an object's area that its cover or the frame hides, and density of the mist before it.
 HIDDEN = {"part": (0.30, 0.50), "heavy": (0.60, 0.85)}
 VEIL = {"part": (0.45, 0.56), "heavy": (0.78, 0.88)}
+# Random places that are tried in each zone.
 TRIES = 9
-CROWDED = 0.03  # share of the smaller object's rectangle that may overlap before things are drawn smaller
-COMFORT = 8.0  # a gap of this many pixels is as good as any larger one
+# Share of the smaller object's rectangle that may overlap before things are drawn smaller.
+CROWDED = 0.03
+# In pixels; a gap of this width is as good as any larger one.
+COMFORT = 8.0
 
 # Objects whose natural place differs by surroundings; the others follow their glyph's stance.
 OUTDOOR_HOMES = {"clock": ("top", "floor"), "umbrella": ("floor", "air")}
@@ -40,9 +37,13 @@ GROUNDED = {"cloud": "hedge", "curtain": "screen"}
 
 @dataclass(frozen=True)
 class Veil:
-    """How much of an object is hidden and by what: "none", "edge" (the frame), "mist", or a cover's name.
+    """How much of an object is hidden, and by what.
 
-    side says where the cover comes from; share is the hidden share of its area, for mist its density.
+    Args:
+        kind: "none", "edge" (the frame of the picture), "mist", or the name of a cover.
+        side: where the cover comes from: "below", "left" or "right".
+        share: of the object's area that is hidden, in [0, 1]; of mist its density.
+        way: index of the cover's colours.
     """
 
     kind: str
@@ -53,7 +54,14 @@ class Veil:
 
 @dataclass(frozen=True)
 class Spot:
-    """One object put in its place: sprite position, the area its cover hides, and all it occupies."""
+    """One object in its place, in pixels of the picture.
+
+    Args:
+        left, top: of the sprite; they may lie outside the picture.
+        home: the kind of surface: "floor", "top" or "air".
+        cover: left, top, width and height of what hides the object; None where nothing does.
+        taken: the rectangle of all that the object and its cover occupy.
+    """
 
     name: str
     sprite: Sprite
@@ -88,7 +96,7 @@ def choose_veil(name: str, visibility: str, outdoors: bool, rng: random.Random) 
 
 
 def find_homes(name: str, outdoors: bool) -> tuple[str, ...]:
-    """Kinds of surface an object may take, best first."""
+    """The kinds of surface that an object may stand on, best first."""
     special = OUTDOOR_HOMES if outdoors else INDOOR_HOMES
     return special.get(name, STANCE_HOMES[BANK[name].stance])
 
@@ -96,7 +104,15 @@ def find_homes(name: str, outdoors: bool) -> tuple[str, ...]:
 def arrange(
     items: Sequence[tuple[str, str]], zones: Sequence[Zone], outdoors: bool, rng: random.Random
 ) -> list[Spot]:
-    """Place (name, visibility) pairs, in their order; crowded scenes are tried again with smaller things."""
+    """Place objects, and try again with smaller ones while the scene is crowded.
+
+    Args:
+        items: name and visibility ("clear", "part" or "heavy") of each object.
+        zones: the free surfaces of the backdrop.
+
+    Returns:
+        One spot for each item, in the order of the items.
+    """
     looks = []
     for name, visibility in items:
         glyph = BANK[name]
@@ -104,6 +120,7 @@ def arrange(
         flip = glyph.flips and rng.random() < 0.5
         look = (name, rng.randrange(len(glyph.ways)), rng.randrange(USUAL, len(SIZES)), flip, turn)
         looks.append((look, choose_veil(name, visibility, outdoors, rng)))
+    # Large objects first: small ones find room between them, and not the other way round
     order = sorted(range(len(items)), key=lambda i: -BANK[items[i][0]].width * BANK[items[i][0]].height)
     best: dict[int, Spot] = {}
     least = float("inf")
@@ -118,7 +135,7 @@ def arrange(
             return crowding
 
         crowded = [i for i in order if seat(i) > CROWDED]
-        # Those that found no room try again now that everything else has its place; then their neighbours do.
+        # Objects without room try again now that all others have their places, and then their neighbours do
         if crowded:
             for i in [*crowded, *order]:
                 if _crowd(spots[i].taken, [s.taken for j, s in spots.items() if j != i]) > CROWDED:
@@ -142,7 +159,7 @@ def _seat(
     taken: Sequence[Rect],
     rng: random.Random,
 ) -> tuple[Spot, float]:
-    """The least crowded of some random places, on the best kind of surface that has room."""
+    """The least crowded of some random places on the best kind of surface that has room, and how crowded it is."""
     best: Spot | None = None
     least = float("inf")
     for home in find_homes(name, outdoors):
@@ -163,7 +180,7 @@ def _seat(
         if least <= 0:
             break
     if best is None:
-        # Too large for every surface of its kind (tall things in small corners): let it stand anywhere.
+        # Too large for every surface of its kind, as tall things in small corners are: it may stand anywhere
         zone = Zone("floor", 1, SIZE - 1, SIZE - 12, SIZE - 4)
         best = _try_place(name, sprite, veil, zone, rng)
         assert best is not None
@@ -211,7 +228,10 @@ def _try_place(name: str, sprite: Sprite, veil: Veil, zone: Zone, rng: random.Ra
 
 
 def _crowd(rect: Rect, taken: Sequence[Rect]) -> float:
-    """Largest share of the smaller of two rectangles that both cover; negative when all keep a gap."""
+    """The largest overlap with any rectangle, as a share of the smaller of the two; negative where all keep a gap.
+
+    -1 is a gap of `COMFORT` pixels or more to every rectangle.
+    """
     worst = -1.0
     x0, y0, x1, y1 = rect
     area = (x1 - x0) * (y1 - y0)

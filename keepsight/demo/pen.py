@@ -18,12 +18,12 @@ def mix(first: str, second: str, share: float) -> str:
 
 
 def darken(colour: str, share: float = 0.2) -> str:
-    """Blend towards deep plum, which keeps shades warmer than black would."""
+    """Blend a "#rrggbb" colour towards deep plum, which keeps shades warmer than black would; share is in [0, 1]."""
     return mix(colour, "#241a38", share)
 
 
 def lighten(colour: str, share: float = 0.3) -> str:
-    """Blend towards white."""
+    """Blend a "#rrggbb" colour towards white; share is in [0, 1]."""
     return mix(colour, "#ffffff", share)
 
 

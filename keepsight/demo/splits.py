@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from keepsight.errors import InputError, did_you_mean
 
-if TYPE_CHECKING:
-    pass
-
-
 DEFAULT_METHODS = ("vcd:beta=0.02,noise_step=999", "m3id:decay=0.07,cutoff=0.02")
-
-
-"""The demo's own settings, chosen on the ``val`` splits."""
-
-
+"""What ``keepsight demo`` compares with greedy search; the settings were chosen on ``val-shifted``."""
 SPLITS = {
     "test": "held-out pictures that follow the habits of the training world",
     "test-shifted": "held-out pictures in which what usually comes along is mostly absent, so that habit misleads",
     "val": "the pictures that settings are chosen on, drawn like test",
     "val-shifted": "the pictures that settings are chosen on, drawn like test-shifted",
 }
-
-
-"""The splits that a comparison may use, and what each is."""
+"""The splits that a comparison may use, each with what it is. The split ``train`` is left out on purpose."""
 
 
 class UnknownSplit(InputError):

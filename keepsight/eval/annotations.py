@@ -40,7 +40,7 @@ def load_truth(
     - JSON lines of `{"image_id": …, "objects": ["cat", …]}`, or a JSON list of such; the objects may stand under
       `truth`, as in the `items.jsonl` of a run.
     - `{"categories": ["person", …], "objects": {image_id: [category number from 0, …]}}`, one compact JSON:
-      what `truth_file.to_json` makes, with family and vocabulary in it.
+      what `ground_truth_file.to_json` makes, with family and vocabulary in it.
 
     Any may be gzipped (.gz). Object names may be synonyms ("sofa"); they are brought to the vocabulary's own.
     Lists of objects that were made with the other family's reference captions cannot be told unless the file

@@ -1,4 +1,4 @@
-"""What can be wrong with the files and numbers a scorer is given."""
+"""The errors that scorers raise about the files and numbers they are given."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from keepsight.errors import InputError, KeepsightError
 
 
 class UnknownImage(InputError):
-    """A caption's image has no ground truth, so none of its objects could be judged."""
+    """An image has no ground truth, so that none of the objects named in its caption can be judged."""
 
 
 class UnknownObject(InputError):
-    """The ground truth names an object the vocabulary does not hold."""
+    """The ground truth names an object that the vocabulary does not hold."""
 
 
 class MixedTruth(InputError):
-    """Ground truth that was made with one family or vocabulary is read for another."""
+    """The ground truth was made with another CHAIR family or vocabulary than the one it is read for."""
 
 
 class MalformedFile(InputError):
-    """A file, or one of its lines, is not in the documented form."""
+    """A file, or one of its lines, does not have the documented form; the message names file and line."""
 
 
 class EmptyFile(InputError):
-    """There is nothing to score."""
+    """A file or a list holds nothing that could be scored."""
 
 
 class DuplicateImage(InputError):
-    """A file captions the same image twice."""
+    """A file holds two captions of the same image."""
 
 
 class DuplicateQuestion(InputError):
-    """A question stands in a file twice, or was answered twice."""
+    """A question occurs twice in a file, or has two answers."""
 
 
 class UnmatchedAnswers(InputError):
-    """Answers do not belong to the questions they are to be scored against, or some are missing."""
+    """Answers belong to other questions than those they are scored against, or a question has no answer."""
 
 
 class TooFewObjects(InputError):
-    """The annotations do not hold what the questions asked for would need."""
+    """The annotations hold too few pictures or objects to build the questions that were asked for."""
 
 
 class UnknownFamily(InputError):
@@ -50,4 +50,4 @@ class UnpairedReports(InputError):
 
 
 class MissingData(KeepsightError, LookupError):
-    """A family needs language data that is not installed."""
+    """A CHAIR family or AMBER needs language data that is not installed; the message says how to install it."""

@@ -1,1 +1,1 @@
-"""Runs: a bench of questions, a model, several ways of decoding, and a folder of answers that survives being killed."""
+"""Runs: several ways of decoding answer the questions of a benchmark, and every answer is kept in a folder."""

@@ -1,4 +1,4 @@
-"""Writing answers so that a killed process loses none of them, and no two write into one run."""
+"""Writes answers so that a killed process loses none of them, and so that no two processes write into one file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def claimed(folder: Path, rank: int) -> Iterator[None]:
-    """This process alone is number ``rank`` of the run in ``folder``; the system takes the claim back when it dies.
+def claim_rank(folder: Path, rank: int) -> Iterator[None]:
+    """Claim to be process ``rank`` of the run in ``folder`` while the block lasts.
+
+    The claim is a file lock, which the operating system releases when the process dies.
 
     The first process also makes sure that none of an older start is still writing.
 
@@ -53,8 +55,8 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
         lock.release()
 
 
-class Journal:
-    """A file of answers, open for adding lines; what an earlier process left half-written is cut off first."""
+class AnswerLog:
+    """A file of answers that is open for appending; a line that an earlier process left half-written is cut off first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,7 +68,9 @@ class Journal:
             self._file.seek(0, os.SEEK_END)
 
     def add(self, answers: Iterable[Answer]) -> None:
-        """Each line is handed to the system at once, so that a killed process loses none; all of them are then on disk.
+        """Append answers. Each line is handed to the system at once, so that a killed process loses none.
+
+        When this returns, all of them are on disk, so that a machine that loses its power keeps them too.
 
         Raises:
             CannotRecord: the disk is full, for example.

@@ -1,4 +1,4 @@
-"""A bench: what is asked about which picture, and what is true; the demo world's own or the user's files."""
+"""A benchmark: the questions that are asked, the pictures they are about, and the right answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from keepsight.errors import did_you_mean
 from keepsight.eval.image_ids import ImageId
-from keepsight.experiments.errors import BadBench
+from keepsight.experiments.errors import BadBenchmark
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 Name = Literal["chair", "pope", "beaf"]
 NAMES: tuple[Name, ...] = get_args(Name)
 DESCRIBE = "Describe this image."
-"""What a CHAIR bench asks about every picture."""
+"""What a CHAIR benchmark asks about every picture."""
 USER = "user"
-"""The split of a bench that is not the demo world's."""
+"""The split of a benchmark that is made of the user's files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """One question about one picture, as a run's folder keeps it.
+class ItemRecord:
+    """One question about one picture, without the picture, as the folder of a run keeps it.
 
     Args:
         id: unique within the bench.
@@ -53,14 +53,14 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item(Asked):
+class Item(ItemRecord):
     """A question with its picture, opened on demand: RGB, the same pixels on every call."""
 
     picture: Callable[[], Image] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Benchmark:
     """Questions about pictures in a fixed order, questions about one picture side by side.
 
     Args:
@@ -71,7 +71,7 @@ class Bench:
         family: the CHAIR family in which reference captions were read for ``truth``; None where none were.
 
     Raises:
-        BadBench: no items, or an id that occurs twice.
+        BadBenchmark: no items, or an id that occurs twice.
     """
 
     name: Name
@@ -82,10 +82,10 @@ class Bench:
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise BadBench(f"the {self.name} bench from {self.source} asks nothing")
+            raise BadBenchmark(f"the {self.name} bench from {self.source} asks nothing")
         twice = [one for one, times in Counter(item.id for item in self.items).items() if times > 1]
         if twice:
-            raise BadBench(
+            raise BadBenchmark(
                 f"the {self.name} bench from {self.source} holds question {twice[0]!r} twice: keep one"
             )
 
@@ -95,7 +95,7 @@ class Bench:
         return digest(self.items)
 
     def head(self) -> dict[str, Any]:
-        """What a manifest says of the bench."""
+        """What a manifest records of the benchmark."""
         return {
             "name": self.name,
             "split": self.split,
@@ -106,7 +106,7 @@ class Bench:
         }
 
 
-def digest(items: Iterable[Asked]) -> str:
+def digest(items: Iterable[ItemRecord]) -> str:
     """SHA-256 over ids, pictures' ids, questions and truths, in their order."""
     found = hashlib.sha256()
     for item in items:
@@ -116,7 +116,7 @@ def digest(items: Iterable[Asked]) -> str:
 
 
 def check_name(name: str) -> Name:
-    """``name`` itself. Raises ``BadBench`` with the nearest for any other than chair, pope and beaf."""
+    """``name`` itself. Raises ``BadBenchmark`` with the nearest for any other than chair, pope and beaf."""
     if name not in NAMES:
-        raise BadBench(f"no bench {name!r}: {did_you_mean(name, NAMES)}")
+        raise BadBenchmark(f"no bench {name!r}: {did_you_mean(name, NAMES)}")
     return name

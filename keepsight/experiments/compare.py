@@ -20,25 +20,25 @@ import numpy as np
 from keepsight.errors import InvalidParameter
 from keepsight.eval.chair import score as chair
 from keepsight.eval.chair.report import Interval, Report
-from keepsight.eval.stats.bootstrap import Difference, bounds, resampled
+from keepsight.eval.stats.bootstrap import Difference, percentile_interval, resampled_ratios
 from keepsight.experiments.merge_runs import (
-    Gathered,
-    Source,
+    MergedRuns,
+    MethodAnswers,
     TunedOnReported,
     check_not_tuned_on,
-    gather,
+    merge_runs,
 )
 from keepsight.experiments.relative_cost import Cost, cost_of
 from keepsight.experiments.scores import (
-    Ruler,
+    Counts,
     Score,
+    Scorer,
     Sums,
-    Tally,
+    count_answers,
     family_of,
     figures,
     score_texts,
     sums,
-    tally,
     texts,
     unparsed,
 )
@@ -75,8 +75,8 @@ class Control:
 class Row:
     """A method. ``differences`` are method minus baseline; they and the control are None for the baseline."""
 
-    source: Source
-    tally: Tally
+    source: MethodAnswers
+    counts: Counts
     unparsed: int | None
     score: Score
     figures: Mapping[str, Figure]
@@ -110,7 +110,7 @@ class Row:
 class Comparison:
     """What ``compare`` found; ``rows`` begin with the baseline. ``leaks`` say what was tuned on these questions."""
 
-    gathered: Gathered
+    merged: MergedRuns
     rule: str
     images: int
     rows: tuple[Row, ...]
@@ -120,11 +120,15 @@ class Comparison:
 
     @property
     def bench(self) -> str:
-        return str(self.gathered.runs[0].manifest["bench"]["name"])
+        return str(self.merged.runs[0].manifest["bench"]["name"])
 
-    def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON can hold it; rates are fractions in [0, 1], costs plain numbers."""
-        manifest = self.gathered.runs[0].manifest
+    def to_json(self, *, folders: bool = True) -> dict[str, Any]:
+        """The comparison as JSON can hold it; rates are fractions in [0, 1], costs plain numbers.
+
+        Args:
+            folders: whether to say where the runs lie. Without it ``folder`` is None, for runs that are not kept.
+        """
+        manifest = self.merged.runs[0].manifest
         return {
             "bench": dict(manifest["bench"]),
             "model": manifest.get("model"),
@@ -132,23 +136,23 @@ class Comparison:
             "prompt": manifest.get("prompt"),
             "max_new_tokens": manifest.get("max_new_tokens"),
             "rule": self.rule,
-            "n": len(self.gathered.ids),
-            "left_out": manifest["bench"]["n"] - len(self.gathered.ids),
+            "n": len(self.merged.ids),
+            "left_out": manifest["bench"]["n"] - len(self.merged.ids),
             "images": self.images,
             "baseline": self.rows[0].method,
             "bootstrap": {"resamples": self.resamples, "seed": self.seed, "level": 0.95, "unit": "picture"},
-            "warnings": [*self.leaks, *self.gathered.notes],
-            "methods": [_row(row) for row in self.rows],
+            "warnings": [*self.leaks, *self.merged.notes],
+            "methods": [_row(row, folders=folders) for row in self.rows],
             "runs": [
                 {
-                    "folder": str(run.folder),
+                    "folder": str(run.folder) if folders else None,
                     **{
                         name: run.manifest.get(name)
                         for name in ("methods", "baseline", "created", "seed", "batch", "versions")
                     },
                     "hardware": [one.get("hardware") for one in run.manifest.get("sessions") or ()],
                 }
-                for run in self.gathered.runs
+                for run in self.merged.runs
             ],
         }
 
@@ -157,7 +161,7 @@ def compare(
     runs: Sequence[Run],
     *,
     baseline: str | None = None,
-    ruler: Ruler | None = None,
+    scorer: Scorer | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     tunings: Sequence[Run] = (),
@@ -167,7 +171,7 @@ def compare(
 
     Args:
         baseline: what the others are compared with; None is the runs' own.
-        ruler: how answers are judged.
+        scorer: how answers are judged.
         resamples, seed: of the bootstrap; 0 resamples for no intervals.
         tunings: runs on which settings were chosen that are compared here.
         allow_tuned: go on although settings were chosen on these questions, and say so.
@@ -175,31 +179,31 @@ def compare(
     Cost: ten methods on 1,000 pictures take seconds.
 
     Raises:
-        Incomparable, NoBaseline: as ``gather``.
+        Incomparable, NoBaseline: as ``merge_runs``.
         TunedOnReported: settings were chosen on these questions.
         NotScorable, UnknownFamily, UnknownParser: as ``scores.score``.
     """
-    ruler = ruler or Ruler()
+    scorer = scorer or Scorer()
     if resamples < 0 or seed < 0:
         raise InvalidParameter(f"resamples={resamples} and seed={seed} must be 0 or more")
-    gathered = gather(runs, baseline)
-    leaks = check_not_tuned_on(gathered, tunings)
+    merged = merge_runs(runs, baseline)
+    leaks = check_not_tuned_on(merged, tunings)
     if leaks and not allow_tuned:
         raise TunedOnReported(
             f"{leaks[0]}: figures on it flatter what was chosen; report another split, or look at these with --allow-tuned"
         )
-    wanted = set(gathered.ids)
-    base = {one: text for one, text in _texts(gathered.baseline).items() if one in wanted}
-    run = gathered.runs[0]
+    wanted = set(merged.ids)
+    base = {one: text for one, text in _texts(merged.baseline).items() if one in wanted}
+    run = merged.runs[0]
     judged: list[Score] = []
     controls: list[Score | None] = []
-    for source in gathered.sources:
+    for source in merged.sources:
         answers = {one: text for one, text in _texts(source).items() if one in wanted}
-        found = score_texts(run, answers, ruler, source.method)
+        found = score_texts(run, answers, scorer, source.method)
         judged.append(found)
         controls.append(
-            score_texts(run, _cut(run, base, found), ruler, "the control")
-            if isinstance(found, Report) and source != gathered.baseline
+            score_texts(run, _cut(run, base, found), scorer, "the control")
+            if isinstance(found, Report) and source != merged.baseline
             else None
         )
     every = [*judged, *(one for one in controls if one is not None)]
@@ -208,27 +212,27 @@ def compare(
     )
     first = measured[id(judged[0])]
     rows = []
-    for source, found, control in zip(gathered.sources, judged, controls, strict=True):
+    for source, found, control in zip(merged.sources, judged, controls, strict=True):
         mine = measured[id(found)]
         cut = None if control is None else measured[id(control)]
         rows.append(
             Row(
                 source=source,
-                tally=tally(source.run, source.method),
+                counts=count_answers(source.run, source.method),
                 unparsed=unparsed(found),
                 score=found,
                 figures=mine.figures,
-                differences=None if source == gathered.baseline else mine.minus(first),
+                differences=None if source == merged.baseline else mine.minus(first),
                 control=None if cut is None else Control(figures=cut.figures, differences=mine.minus(cut)),
-                cost=cost_of(source.run, source.method, gathered.baseline.method),
+                cost=cost_of(source.run, source.method, merged.baseline.method),
             )
         )
     some = judged[0]
     return Comparison(
-        gathered=gathered,
-        rule=f"CHAIR, family {family_of(run, ruler)}"
+        merged=merged,
+        rule=f"CHAIR, family {family_of(run, scorer)}"
         if isinstance(some, Report)
-        else f"parser {ruler.parser}",
+        else f"parser {scorer.parser}",
         images=len(sums(run, some).images),
         rows=tuple(rows),
         leaks=leaks,
@@ -247,7 +251,7 @@ class _Measured:
     @property
     def figures(self) -> dict[str, Figure]:
         return {
-            name: Figure(None if np.isnan(value) else value, bounds(self.draws[name]))
+            name: Figure(None if np.isnan(value) else value, percentile_interval(self.draws[name]))
             for name, value in self.totals.items()
         }
 
@@ -255,7 +259,7 @@ class _Measured:
         found = {}
         for name, value in self.totals.items():
             change = value - other.totals[name]
-            low, high = bounds(self.draws[name] - other.draws[name]) or (None, None)
+            low, high = percentile_interval(self.draws[name] - other.draws[name]) or (None, None)
             found[name] = (
                 Difference(name, None, None, None)
                 if np.isnan(change)
@@ -267,7 +271,7 @@ class _Measured:
 def _measure(parts: Sequence[Sums], resamples: int, seed: int) -> list[_Measured]:
     """The figures of several scores of the same pictures, on the same draws of pictures."""
     top, bottom = np.hstack([part.top for part in parts]), np.hstack([part.bottom for part in parts])
-    drawn = resampled(top, bottom, resamples=resamples, seed=seed)
+    drawn = resampled_ratios(top, bottom, resamples=resamples, seed=seed)
     found, at = [], 0
     for part in parts:
         here = slice(at, at + len(part.columns))
@@ -280,7 +284,7 @@ def _measure(parts: Sequence[Sums], resamples: int, seed: int) -> list[_Measured
     return found
 
 
-def _texts(source: Source) -> dict[str, str]:
+def _texts(source: MethodAnswers) -> dict[str, str]:
     return texts(source.run, source.method)
 
 
@@ -308,13 +312,13 @@ def better(change: Difference) -> bool | None:
     return (change.value < 0) == (name in LOWER_IS_BETTER)
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, *, folders: bool) -> dict[str, Any]:
     return {
         "method": row.method,
-        "folder": str(row.source.run.folder),
-        "answered": row.tally.answered,
-        "failed": row.tally.failed,
-        "missing": row.tally.missing,
+        "folder": str(row.source.run.folder) if folders else None,
+        "answered": row.counts.answered,
+        "failed": row.counts.failed,
+        "missing": row.counts.missing,
         "unparsed": row.unparsed,
         "figures": {name: one.to_json() for name, one in row.figures.items()},
         "differences": None if row.differences is None else _changes(row.differences),

@@ -1,16 +1,17 @@
-"""A way of decoding: how tokens are chosen, and the methods that act meanwhile, written as one spec string.
+"""How answers are decoded, written as one string: how tokens are chosen, and the methods that act meanwhile.
 
-``greedy`` · ``sample:temperature=0.7,top_p=0.9`` · ``beam:num_beams=5`` · ``m3id:decay=0.05`` · ``sample vcd`` · ``pai vhr``
+``greedy`` · ``sample:temperature=0.7,top_p=0.9`` · ``beam:num_beams=5`` · ``m3id:decay=0.05`` · ``pai+vhr`` ·
+``sample:temperature=0.7+vcd:alpha=0.5``
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from keepsight.errors import (
-    ConflictingMethods,
     InvalidParameter,
     UnknownMethod,
     UnknownParameter,
@@ -18,7 +19,7 @@ from keepsight.errors import (
 )
 from keepsight.inference.generation import Generation
 from keepsight.method import Method
-from keepsight.registry import methods, parse
+from keepsight.registry import methods, parse_all
 
 Kind = Literal["greedy", "sample", "beam"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -30,13 +31,13 @@ _TAKES: dict[str, dict[str, type]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class DecodingStrategy:
     """How tokens are chosen.
 
     Args:
         kind: ``greedy`` takes the best token, ``sample`` draws one, ``beam`` searches.
         temperature: above 0, default 1; of ``sample``.
-        top_p: in (0, 1], default 1: all tokens; of ``sample``. A checkpoint's own top-k is not applied.
+        top_p: in (0, 1], default 1, which keeps all tokens; of ``sample``. A checkpoint's own top-k is not applied.
         num_beams: 2 or more, default 5; of ``beam``.
 
     Raises:
@@ -52,43 +53,65 @@ class Decoding:
         if self.kind == "beam" and self.num_beams < 2:
             raise InvalidParameter(f"beam: num_beams={self.num_beams} must be a whole number, 2 or more")
         if self.kind == "sample":
+            # Generation checks the ranges, so that the command line and a run refuse the same values
             Generation(sample=True, temperature=self.temperature, top_p=self.top_p)
 
     @property
     def spec(self) -> str:
-        """As a spec string, defaults left out: ``sample:temperature=0.7``."""
-        default = Decoding(kind=self.kind)
+        """The strategy as a string, defaults left out: ``sample:temperature=0.7``."""
+        default = DecodingStrategy(kind=self.kind)
         names = [name for name in _TAKES[self.kind] if getattr(self, name) != getattr(default, name)]
-        values = ",".join(f"{name}={getattr(self, name)}" for name in names)
+        # A plus joins methods, so an exponent is written without one, as the specs of methods have it
+        values = ",".join(f"{name}={getattr(self, name)}".replace("e+", "e") for name in names)
         return self.kind + (":" + values if values else "")
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of decoding: how tokens are chosen, and the methods that act meanwhile, in this order."""
+class DecodingConfig:
+    """How answers are decoded: the strategy that chooses tokens, and the methods that act meanwhile, in this order."""
 
-    decoding: Decoding
+    strategy: DecodingStrategy
     methods: tuple[Method, ...] = ()
 
     @property
     def name(self) -> str:
-        """The one spelling of it; ``greedy`` goes without saying beside a method."""
+        """The canonical string, which runs record; greedy search is left out of it beside a method."""
         if not self.methods:
-            return self.decoding.spec
-        said = [] if self.decoding == Decoding() else [self.decoding.spec]
-        return " ".join([*said, *(method.spec for method in self.methods)])
+            return self.strategy.spec
+        # Greedy is what every comparison uses by default: the name of a method alone is the shorter and usual one
+        first = [] if self.strategy == DecodingStrategy() else [self.strategy.spec]
+        return "+".join([*first, *(method.spec for method in self.methods)])
 
     @property
     def plain(self) -> bool:
-        """Whether the model is left as it is."""
+        """Whether no method acts."""
         return not self.methods
 
 
-GREEDY = Way(Decoding())
+GREEDY = DecodingConfig(DecodingStrategy())
 
 
-def parse_decoding(text: str) -> Decoding:
-    """The decoding that a spec names: ``greedy``, ``sample[:temperature=T,top_p=P]``, ``beam[:num_beams=N]``.
+def check_joiner(text: str) -> None:
+    """Refuse methods that are joined with something else than ``+``.
+
+    Raises:
+        InvalidParameter: with the text as it should be written.
+
+    >>> check_joiner("m3id:decay=0.05 vhr")
+    Traceback (most recent call last):
+    ...
+    keepsight.errors.InvalidParameter: methods that act together are joined with +: write 'm3id:decay=0.05+vhr'
+    """
+    names = "|".join([*map(re.escape, methods()), *KINDS, r"[a-z_]\w*(?:\.\w+)+:[a-z_]\w*"])
+    # What follows a wrong joiner must be a whole name: a text such as the path of a file may hold spaces and commas
+    given = re.sub(r"\s*\+\s*", "+", text.strip())
+    fixed = re.sub(rf"\s*[\s,;&]\s*(?=(?:{names})(?:[:+\s,;&]|$))", "+", given, flags=re.IGNORECASE)
+    if fixed != given:
+        raise InvalidParameter(f"methods that act together are joined with +: write {fixed!r}")
+
+
+def parse_strategy(text: str) -> DecodingStrategy:
+    """The strategy that a string names: ``greedy``, ``sample[:temperature=T,top_p=P]``, ``beam[:num_beams=N]``.
 
     Raises:
         UnknownMethod, UnknownParameter: with the nearest names.
@@ -113,62 +136,68 @@ def parse_decoding(text: str) -> Decoding:
         except ValueError:
             wanted = "a whole number" if takes[key] is int else "a number"
             raise InvalidParameter(f"{kind}: {key}={value!r} must be {wanted}") from None
-    return Decoding(kind=kind, **values)  # type: ignore[arg-type]
+    return DecodingStrategy(kind=kind, **values)  # type: ignore[arg-type]
 
 
-def parse_way(text: str, default: Decoding | None = None) -> Way:
-    """The way that a spec names: a decoding, or methods, or a decoding and then methods, parted by spaces.
+def parse_config(text: str, default: DecodingStrategy | None = None) -> DecodingConfig:
+    """The configuration that a string names: a strategy, methods, or a strategy and then methods, joined with ``+``.
 
     Args:
-        default: the decoding where the spec names none; greedy if not given.
+        default: the strategy where the string names none; greedy if not given.
 
-    >>> parse_way("sample vcd:alpha=0.5").name
-    'sample vcd:alpha=0.5'
+    >>> parse_config("sample+vcd:alpha=0.5").name
+    'sample+vcd:alpha=0.5'
 
     Raises:
-        UnknownMethod, UnknownParameter, InvalidParameter: as ``parse`` and ``parse_decoding``.
+        UnknownMethod, UnknownParameter, InvalidParameter: as ``parse_all`` and ``parse_strategy``.
         ConflictingMethods: a method is named twice.
     """
-    pieces = text.split()
-    if not pieces:
+    if not text.strip():
         raise UnknownMethod("an empty method: name one, or a decoding such as sample")
-    decoding = default or Decoding()
-    if pieces[0].partition(":")[0] in KINDS:
-        decoding = parse_decoding(pieces.pop(0))
-    known = methods()
-    for piece in pieces:
-        name = piece.partition(":")[0]
-        if name in KINDS:
-            raise InvalidParameter(f"{text!r}: write {name} first, and once")
-        if name.lower() not in known:
-            raise UnknownMethod(f"no method {name!r}: {did_you_mean(name, [*known, *KINDS])}")
-    recipes = tuple(parse(piece) for piece in pieces)
-    names = [recipe.name() for recipe in recipes]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConflictingMethods(f"{text!r}: {twice} is named twice; its strength is a parameter")
-    return Way(decoding, recipes)
+    check_joiner(text)
+    pieces = [piece.strip() for piece in text.split("+")]
+    if not all(pieces):
+        raise InvalidParameter(f"{text!r}: + joins two methods, such as m3id+vhr")
+    kinds = [piece.partition(":")[0] for piece in pieces]
+    if twice := next((kind for kind in kinds[1:] if kind in KINDS), None):
+        raise InvalidParameter(f"{text!r}: write {twice} first, and once")
+    strategy = default or DecodingStrategy()
+    if kinds[0] in KINDS:
+        number = pieces[1].partition(",")[0] if len(pieces) > 1 else ""
+        if number.isdigit() and pieces[0][-1:] in ("e", "E"):
+            written = f"{pieces[0].rpartition('=')[2]}{number}"
+            raise InvalidParameter(f"{text!r}: + joins methods; write the exponent without it: {written}")
+        strategy = parse_strategy(pieces.pop(0))
+        if not pieces:
+            return DecodingConfig(strategy)
+    elif len(pieces) == 1 and kinds[0].isidentifier() and kinds[0].lower() not in methods():
+        # The registry knows methods alone, and a misspelt strategy should be answered with the strategy
+        raise UnknownMethod(f"no method {kinds[0]!r}: {did_you_mean(kinds[0], [*methods(), *KINDS])}")
+    return DecodingConfig(strategy, parse_all("+".join(pieces)))
 
 
-def choose(
+def build_configs(
     specs: Iterable[str], baselines: Sequence[str] | None = None, decode: str = "greedy"
-) -> tuple[Way, ...]:
-    """The ways of a run, baselines first.
+) -> tuple[DecodingConfig, ...]:
+    """The configurations of a run, baselines first.
 
     Args:
-        specs: ways, see ``parse_way``.
-        baselines: decodings of the plain model; None is that of ``decode``, empty is none.
-        decode: the decoding of every way that names none.
+        specs: configurations, see ``parse_config``.
+        baselines: strategies of the plain model; None is that of ``decode``, empty is none.
+        decode: the strategy of every configuration that names none.
 
     Raises:
-        InvalidParameter: a way is listed twice, or there is none.
+        InvalidParameter: a configuration is listed twice, or there is none.
     """
-    default = parse_decoding(decode)
-    plain = [default] if baselines is None else [parse_decoding(spec) for spec in baselines]
-    ways = [Way(decoding) for decoding in plain] + [parse_way(spec, default) for spec in specs]
-    if not ways:
+    default = parse_strategy(decode)
+    plain = [default] if baselines is None else [parse_strategy(spec) for spec in baselines]
+    configs = [DecodingConfig(strategy) for strategy in plain] + [
+        parse_config(spec, default) for spec in specs
+    ]
+    if not configs:
         raise InvalidParameter("nothing to run: name a method, or leave the baseline in")
-    names = [way.name for way in ways]
+    names = [config.name for config in configs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         also = " (the baseline is part of a run anyway)" if twice in names[: len(plain)] else ""
         raise InvalidParameter(f"{twice} is listed twice: name it once{also}")
-    return tuple(ways)
+    return tuple(configs)

@@ -9,11 +9,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from keepsight.errors import KeepsightError
-from keepsight.experiments.errors import WorldMismatch
+from keepsight.experiments.errors import ProcessCountMismatch
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
-"""How long one process waits for the others at the end: its share may be done long before theirs."""
+"""How long one process waits for the others at the end, since its share may be done long before theirs."""
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -23,26 +23,32 @@ def _accelerate() -> Any:
     return accelerate
 
 
-class SaidByTheFirst(KeepsightError):
-    """The first process failed, and says so itself; the others stop as well."""
+class MainProcessFailed(KeepsightError):
+    """The main process failed and reports the error itself; this is raised in the others, so that they stop as well."""
 
 
 @dataclass(frozen=True)
-class World:
-    """One process among ``size``, on its machine the one numbered ``local``."""
+class ProcessGroup:
+    """This process's place in the group of processes that share a run.
+
+    Args:
+        rank: number of the process, from 0; the one numbered 0 is the main process.
+        world_size: how many processes there are, 1 or more.
+        local_rank: number of the process among those on its machine, from 0.
+    """
 
     rank: int = 0
-    size: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
 
-    def first(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives in the first process, in all of them.
+    def on_main_process(self, work: Callable[[], T]) -> T:
+        """Call ``work`` in the main process alone and give its result to all processes.
 
         Raises:
-            KeepsightError: what ``work`` raised, in the first process.
-            SaidByTheFirst: then, in the others.
+            KeepsightError: the error that ``work`` raised; only in the main process.
+            MainProcessFailed: in the other processes, when ``work`` raised an error.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return work()
         found: list[T | None] = [None]
         failure: list[KeepsightError | None] = [None]
@@ -54,29 +60,29 @@ class World:
         broadcast = _accelerate().utils.broadcast_object_list
         broadcast(failure)
         if failure[0] is not None:
-            raise SaidByTheFirst(str(failure[0])) if self.rank else failure[0]
+            raise MainProcessFailed(str(failure[0])) if self.rank else failure[0]
         broadcast(found)
         return found[0]  # type: ignore[return-value]
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
+    def barrier(self) -> None:
+        """Wait until all processes have come to this point."""
+        if self.world_size > 1:
             _accelerate().PartialState().wait_for_everyone()
 
-    def leave(self) -> None:
-        """The last thing a process does."""
-        if self.size > 1:
+    def destroy(self) -> None:
+        """Leave the group. A process calls this last, since no barrier works after it."""
+        if self.world_size > 1:
             _accelerate().PartialState().destroy_process_group()
 
 
-def started(environment: Mapping[str, str] | None = None) -> int:
-    """How many processes the launcher says it started, by the environment; 1 without one."""
+def launched_processes(environment: Mapping[str, str] | None = None) -> int:
+    """How many processes the launcher started, as it says in the environment; 1 where there is no launcher."""
     environment = os.environ if environment is None else environment
     sizes = (environment.get(name, "") for name in _SIZES)
     return next((int(size) for size in sizes if size.isdecimal()), 1)
 
 
-def check(expected: int | None, environment: Mapping[str, str] | None = None) -> None:
+def check_launch(expected: int | None, environment: Mapping[str, str] | None = None) -> None:
     """Refuse a run with fewer processes than was meant.
 
     ``accelerate launch --cpu --num_processes 2`` starts one process and says nothing. It is told by what it leaves in the
@@ -86,34 +92,36 @@ def check(expected: int | None, environment: Mapping[str, str] | None = None) ->
         expected: how many were meant; None if nobody said.
 
     Raises:
-        WorldMismatch
+        ProcessCountMismatch: another number of processes was started than was meant.
     """
     environment = os.environ if environment is None else environment
-    size = started(environment)
+    size = launched_processes(environment)
     how = "torchrun --nproc_per_node {} -m keepsight run …"
     if expected is not None:
         if expected != size:
-            raise WorldMismatch(
+            raise ProcessCountMismatch(
                 f"--processes {expected}, but {size} started: launch with {how.format(expected)}"
             )
         return
     unnumbered = not any(environment.get(name) for name in _SIZES)
     if unnumbered and "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment:
-        raise WorldMismatch(
+        raise ProcessCountMismatch(
             "accelerate launch was asked for several processes and started one, as it does on CPU: launch with"
             f" {how.format('N')}, or say --processes 1 if one is meant"
         )
 
 
-def join(expected: int | None = None) -> World:
-    """This process's place among those that the launcher started. Raises ``WorldMismatch``."""
-    check(expected)
-    if started() == 1:
-        return World()
-    # Processes here exchange a few words and no tensors: gloo does that with any device, and for any time
+def init_process_group(expected: int | None = None) -> ProcessGroup:
+    """This process's place among those that the launcher started. Raises ``ProcessCountMismatch``."""
+    check_launch(expected)
+    if launched_processes() == 1:
+        return ProcessGroup()
+    # The processes exchange small objects and no tensors. gloo can do that beside any device and with a timeout of days
     state = _accelerate().PartialState(cpu=True, timeout=PATIENCE)
-    if state.num_processes != started():
-        raise WorldMismatch(
-            f"{started()} processes were started, but accelerate joined {state.num_processes}"
+    if state.num_processes != launched_processes():
+        raise ProcessCountMismatch(
+            f"{launched_processes()} processes were started, but accelerate joined {state.num_processes}"
         )
-    return World(rank=state.process_index, size=state.num_processes, local=state.local_process_index)
+    return ProcessGroup(
+        rank=state.process_index, world_size=state.num_processes, local_rank=state.local_process_index
+    )

@@ -1,4 +1,4 @@
-"""What a run hangs on besides its settings: versions, hardware, and the very weights."""
+"""What the answers of a run depend on besides its settings: versions, hardware, and the weights of the model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from keepsight.errors import InputError
+from keepsight.errors import InputError, first_line
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def versions() -> dict[str, str]:
-    """Of Keepsight, Python, torch and transformers."""
+    """The versions of Keepsight, Python, torch and transformers, by package."""
     from importlib.metadata import version
 
     import keepsight
@@ -58,9 +58,8 @@ def weights(name: str) -> dict[str, str | None]:
     try:
         config = AutoConfig.from_pretrained(name)
     except Exception as error:
-        reason = str(error).strip().splitlines()[:1]
         raise ModelNotLoaded(
-            f"cannot load {name} (a folder with a checkpoint, a Hugging Face id, or {DEMO}): {''.join(reason)}"
+            f"cannot load {name} (a folder with a checkpoint, a Hugging Face id, or {DEMO}): {first_line(error)}"
         ) from error
     return {"sha256": None, "revision": getattr(config, "_commit_hash", None)}
 
@@ -78,7 +77,7 @@ def file_digest(path: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """Of the file of weights, or of the digests of several in the order of their names."""
+    """The digest of the file of weights, or, of several files, the digest of their digests in the order of their names."""
     files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
     digests = [file_digest(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

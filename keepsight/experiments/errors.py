@@ -1,4 +1,4 @@
-"""What can be wrong with a bench or with the folder of a run."""
+"""The errors that are raised about a benchmark and about the folder of a run."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from keepsight.errors import InputError, KeepsightError
 
 
 class NotARun(InputError):
-    """A folder holds no run, or something else stands where one should begin."""
+    """A folder holds no run, or holds other files where a run should begin."""
 
 
 class DamagedRun(InputError):
-    """A file of a run is not in the documented form; the message names file and line."""
+    """A file of a run does not have the documented form; the message names file and line."""
 
 
 class RunMismatch(InputError):
-    """A run cannot be resumed with these settings; the message names what differs."""
+    """A run cannot be resumed with these settings; the message names the settings that differ."""
 
 
 class RunInUse(KeepsightError, RuntimeError):
-    """Another process is writing into this run."""
+    """Another process is writing into the folder of this run."""
 
 
-class BadBench(InputError):
-    """A bench cannot be built from what was given."""
+class BadBenchmark(InputError):
+    """A benchmark cannot be built from the files and options that were given."""
 
 
-class WorldMismatch(InputError):
-    """Another number of processes was started than was asked for."""
+class ProcessCountMismatch(InputError):
+    """The launcher started another number of processes than was asked for."""
 
 
 class EverythingFails(KeepsightError, RuntimeError):
-    """One answer after another failed; the run was stopped rather than filled with failures."""
+    """One answer after another failed, so that the run was stopped rather than filled with failures."""
 
 
 class CannotRecord(InputError):

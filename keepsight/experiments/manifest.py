@@ -1,4 +1,7 @@
-"""What a run is: everything its answers hang on. It becomes the manifest, and a resumed run must have the same."""
+"""The settings of a run, which are everything its answers depend on, and the manifest that records them.
+
+A run can be resumed only with the settings that its manifest holds.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,25 @@ from typing import Any
 
 from keepsight.calibration.file import Calibration
 from keepsight.errors import InvalidParameter
-from keepsight.experiments.benchmark import Asked, Bench
-from keepsight.experiments.decoding_config import Way
+from keepsight.experiments.benchmark import Benchmark, ItemRecord
+from keepsight.experiments.decoding_config import DecodingConfig
 from keepsight.experiments.environment import file_digest, versions
-from keepsight.experiments.errors import BadBench, RunMismatch
+from keepsight.experiments.errors import BadBenchmark, RunMismatch
 from keepsight.experiments.store import FORMAT
 
 QUESTION = "{question}"
 LONGEST = {"chair": 512, "pope": 32, "beaf": 32}
-"""Longest answers, in tokens: 512 is what most papers describe pictures with."""
+"""Default for the longest answer of each benchmark, in tokens; most papers on CHAIR generate 512."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A bench, a model, and the ways of decoding to try on it.
+class RunConfig:
+    """The settings of a run: a benchmark, a model, and the ways of decoding to try on it.
 
     Args:
         bench: what is asked.
         ways: at least one, each once; the first is the baseline if it is plain.
-        model: as ``captioning.load`` takes it.
+        model: as ``inference.loading.load`` takes it.
         dtype: likewise.
         prompt: what is asked about each picture, ``{question}`` standing for the bench's question.
         raw_prompt: take the prompt as it is, the picture's placeholder included, instead of through the chat template.
@@ -39,11 +42,11 @@ class Plan:
 
     Raises:
         InvalidParameter: a value is out of its range.
-        BadBench: the prompt of a bench of many questions holds no ``{question}``.
+        BadBenchmark: the prompt of a bench of many questions holds no ``{question}``.
     """
 
-    bench: Bench
-    ways: tuple[Way, ...]
+    bench: Benchmark
+    ways: tuple[DecodingConfig, ...]
     model: str = "demo"
     dtype: str = "auto"
     prompt: str = QUESTION
@@ -58,7 +61,7 @@ class Plan:
         if self.longest < 1:
             raise InvalidParameter(f"max_new_tokens={self.longest} must be a whole number, 1 or more")
         if self.bench.name != "chair" and QUESTION not in self.prompt:
-            raise BadBench(
+            raise BadBenchmark(
                 f"the prompt {self.prompt!r} asks the same about every picture: write {QUESTION} where the question goes"
             )
 
@@ -70,12 +73,12 @@ class Plan:
     def baseline(self) -> str | None:
         return self.ways[0].name if self.ways[0].plain else None
 
-    def asks(self, item: Asked) -> str:
+    def prompt_for(self, item: ItemRecord) -> str:
         """What the model is asked, before the chat template."""
         return self.prompt.replace(QUESTION, item.question)
 
     def settings(self, weights: Mapping[str, str | None]) -> dict[str, Any]:
-        """All that answers hang on, as JSON.
+        """Everything that the answers depend on, as JSON.
 
         Raises:
             BadCalibration: a method names a file that is none.

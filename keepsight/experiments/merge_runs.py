@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepsight.errors import InputError, did_you_mean
-from keepsight.experiments.benchmark import USER, Asked
+from keepsight.experiments.benchmark import USER, ItemRecord
 from keepsight.experiments.scores import texts
 from keepsight.experiments.store import Run
 
@@ -30,7 +30,7 @@ class TunedOnReported(InputError):
 
 
 @dataclass(frozen=True)
-class Source:
+class MethodAnswers:
     """A method and the run whose answers stand for it."""
 
     method: str
@@ -38,7 +38,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class MergedRuns:
     """What is compared: runs in an order of their own, methods with the baseline first, and the questions all answered.
 
     Attributes:
@@ -46,16 +46,16 @@ class Gathered:
     """
 
     runs: tuple[Run, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[MethodAnswers, ...]
     ids: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
-    def baseline(self) -> Source:
+    def baseline(self) -> MethodAnswers:
         return self.sources[0]
 
 
-def gather(runs: Sequence[Run], baseline: str | None = None) -> Gathered:
+def merge_runs(runs: Sequence[Run], baseline: str | None = None) -> MergedRuns:
     """Put runs side by side.
 
     Where several runs hold the same baseline, the answers of the one that was begun first stand for it. The order in
@@ -85,12 +85,12 @@ def gather(runs: Sequence[Run], baseline: str | None = None) -> Gathered:
     notes: list[str] = []
     for method, those in holders.items():
         notes += _repeated(method, those, method == first)
-    sources = tuple(Source(method, those[0]) for method, those in holders.items())
+    sources = tuple(MethodAnswers(method, those[0]) for method, those in holders.items())
     answered = [texts(source.run, source.method).keys() for source in sources]
     ids = tuple(item.id for item in ordered[0].items if all(item.id in known for known in answered))
     if not ids:
         raise Incomparable("there is no question that all methods answered: finish the runs first")
-    return Gathered(tuple(ordered), sources, ids, (*notes, *_machines(ordered)))
+    return MergedRuns(tuple(ordered), sources, ids, (*notes, *_machines(ordered)))
 
 
 def check_same(one: Run, other: Run) -> None:
@@ -105,20 +105,20 @@ def check_same(one: Run, other: Run) -> None:
         )
 
 
-def check_not_tuned_on(gathered: Gathered, tunings: Sequence[Run]) -> tuple[str, ...]:
+def check_not_tuned_on(merged: MergedRuns, tunings: Sequence[Run]) -> tuple[str, ...]:
     """What leaked: one sentence for each run that settings were chosen on and that shares questions with the report.
 
     Args:
         tunings: folders of ``keepsight tune`` that chose settings used here, besides those compared.
     """
     found = []
-    for run in gathered.runs:
+    for run in merged.runs:
         if (tuned := run.manifest.get(TUNING)) is not None:
             found.append(f"{run.folder} is the run on which {_chosen(tuned)} chosen")
     for run in tunings:
-        if run.folder.resolve() in {one.folder.resolve() for one in gathered.runs}:
+        if run.folder.resolve() in {one.folder.resolve() for one in merged.runs}:
             continue
-        if shared := overlap(gathered.runs[0], run):
+        if shared := overlap(merged.runs[0], run):
             found.append(
                 f"{run.folder}, on which {_chosen(run.manifest.get(TUNING))} chosen, shares {shared}"
             )
@@ -131,7 +131,7 @@ def overlap(one: Run, other: Run) -> str:
     return shared(splits[0], one.items, splits[1], other.items)
 
 
-def shared(split: str, items: Sequence[Asked], other_split: str, others: Sequence[Asked]) -> str:
+def shared(split: str, items: Sequence[ItemRecord], other_split: str, others: Sequence[ItemRecord]) -> str:
     """What two benches share, in words: questions of the demo world's, pictures of the user's; empty for nothing.
 
     Other questions about the same picture are no new data either. The demo world's pictures are told by the questions'

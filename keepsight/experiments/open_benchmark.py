@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from keepsight.experiments.benchmark import USER, Bench, check_name
-from keepsight.experiments.errors import BadBench
-
-if TYPE_CHECKING:
-    pass
+from keepsight.experiments.benchmark import USER, Benchmark, check_name
+from keepsight.experiments.errors import BadBenchmark
 
 
-def demo_bench(name: str, split: str = "test", n: int = 500, seed: int = 0) -> Bench:
+def demo_benchmark(name: str, split: str = "test", n: int = 500, seed: int = 0) -> Benchmark:
     """A bench over pictures of the demo world.
 
     - chair: the first ``n`` scenes, "Describe this image.".
@@ -28,7 +24,7 @@ def demo_bench(name: str, split: str = "test", n: int = 500, seed: int = 0) -> B
         seed: of the world, 0 or more: another seed is another set of pictures from the same distribution.
 
     Raises:
-        BadBench: no such bench, or n or seed out of range.
+        BadBenchmark: no such bench, or n or seed out of range.
         UnknownSplit: with the nearest name.
     """
     from keepsight.demo.splits import check_split
@@ -37,13 +33,13 @@ def demo_bench(name: str, split: str = "test", n: int = 500, seed: int = 0) -> B
     check_name(name)
     check_split(split)
     if n < 1 or seed < 0:
-        raise BadBench(f"n={n} must be 1 or more and seed={seed} 0 or more")
+        raise BadBenchmark(f"n={n} must be 1 or more and seed={seed} 0 or more")
     build = {"chair": demo_items.chair, "pope": demo_items.pope, "beaf": demo_items.beaf}[name]
     source = f"the demo world, split {split}, {n} scenes, seed {seed}"
-    return Bench(name=check_name(name), split=split, source=source, items=tuple(build(split, n, seed)))
+    return Benchmark(name=check_name(name), split=split, source=source, items=tuple(build(split, n, seed)))
 
 
-def user_bench(
+def user_benchmark(
     name: str,
     *,
     images: Path | None,
@@ -51,14 +47,14 @@ def user_bench(
     truth: Sequence[Path] = (),
     family: str | None = None,
     limit: int | None = None,
-) -> Bench:
+) -> Benchmark:
     """A bench over the user's pictures.
 
     - chair: every picture in the folder ``images``, in the order of their names. ``truth``, where given, says what is in
       them, in any form that ``annotations.load_truth`` reads; without it the answers can be scored later.
-    - pope: the questions of ``questions``, one file for each split, as ``eval.questions.read_questions`` reads them. The
+    - pope: the questions of ``questions``, one file for each split, as ``eval.pope.files.read_questions`` reads them. The
       split is the one of random, popular and adversarial that is in the file's name, else that name.
-    - beaf: one file of questions, as ``eval.beaf_files.read_questions`` reads it.
+    - beaf: one file of questions, as ``eval.beaf.files.read_questions`` reads it.
 
     Args:
         images: the folder with the pictures.
@@ -66,7 +62,7 @@ def user_bench(
         limit: keep the first so many pictures only (beaf: originals), with all questions about them and their edits.
 
     Raises:
-        BadBench: no pictures, a picture that a question names is not there, an option that this bench does not take.
+        BadBenchmark: no pictures, a picture that a question names is not there, an option that this bench does not take.
         MalformedFile, EmptyFile: of a file of questions or truth, with the line.
         UnknownImage: ``truth`` does not know a picture.
     """
@@ -74,23 +70,23 @@ def user_bench(
 
     check_name(name)
     if images is None:
-        raise BadBench(f"a {name} bench of your own needs the folder with its pictures: --images DIR")
+        raise BadBenchmark(f"a {name} bench of your own needs the folder with its pictures: --images DIR")
     if not images.is_dir():
-        raise BadBench(f"no folder of pictures: {images}")
+        raise BadBenchmark(f"no folder of pictures: {images}")
     if limit is not None and limit < 1:
-        raise BadBench(f"limit={limit} must be 1 or more")
+        raise BadBenchmark(f"limit={limit} must be 1 or more")
     if (name == "chair") == bool(questions):
-        raise BadBench(
+        raise BadBenchmark(
             "a chair bench asks one question about every picture: leave --questions out"
             if questions
             else f"a {name} bench needs its questions: --questions FILE"
         )
     if truth and name != "chair":
-        raise BadBench(f"the questions of a {name} bench hold the truth: leave the annotations out")
+        raise BadBenchmark(f"the questions of a {name} bench hold the truth: leave the annotations out")
     items = (
         user_items.chair(images, truth, family, limit)
         if name == "chair"
         else (user_items.pope if name == "pope" else user_items.beaf)(images, questions, limit)
     )
     source = ", ".join(map(str, [images, *questions, *truth]))
-    return Bench(name=check_name(name), split=USER, source=source, items=tuple(items), family=family)
+    return Benchmark(name=check_name(name), split=USER, source=source, items=tuple(items), family=family)

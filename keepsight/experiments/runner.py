@@ -1,4 +1,4 @@
-"""Runs a plan: batch by batch over the same pictures in every way of decoding, each answer on disk as it comes."""
+"""Carries out a run: every way of decoding answers the same questions, batch by batch, and each answer is kept at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from keepsight.errors import KeepsightError, NoImageTokens
 from keepsight.experiments import store
-from keepsight.experiments.answer_log import Journal, claimed
+from keepsight.experiments.answer_log import AnswerLog, claim_rank
 from keepsight.experiments.benchmark import Item
-from keepsight.experiments.decoding_config import Way
-from keepsight.experiments.distributed import World
+from keepsight.experiments.decoding_config import DecodingConfig
+from keepsight.experiments.distributed import ProcessGroup
 from keepsight.experiments.environment import hardware, versions
 from keepsight.experiments.errors import CannotRecord, EverythingFails
-from keepsight.experiments.manifest import Plan, check_same, new_manifest, new_session
+from keepsight.experiments.manifest import RunConfig, check_same, new_manifest, new_session
 from keepsight.experiments.store import Answer, Run, open_run
 from keepsight.inference.generation import Answers, Generation, answer_batch
 from keepsight.inference.row_sampler import Draw
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STREAK = 20
-"""So many failures of one way in a row, unreadable pictures aside, and the run stops: something else is wrong."""
+"""After so many failures of one way of decoding in a row the run stops, since more than a single question is wrong.
+
+Unreadable pictures are not counted."""
 WARM_UP = 2
-"""Tokens."""
+"""The number of tokens that each way of decoding generates before anything is timed."""
 _OF_THE_SAMPLE = (BadImage, BadPrompt, NoImageTokens)
-"""What can be wrong with one question. Any other of our errors is about method, model or settings, and ends the run."""
+"""Errors about a single question. Any other KeepsightError ends the run: it is about method, model or settings."""
 
 
 @dataclass
 class Progress:
-    """How far a process is: answers done and to do in its share, failures among them."""
+    """How far a process is with its share of the answers: all of them, those that are done, and the failures among these."""
 
     total: int = 0
     done: int = 0
@@ -44,27 +46,27 @@ class Progress:
 
 
 def execute(
-    plan: Plan,
+    config: RunConfig,
     model: Any,
     processor: Any,
     folder: Path,
     *,
     weights: Mapping[str, str | None],
-    world: World | None = None,
+    group: ProcessGroup | None = None,
     retry_failed: bool = False,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Run ``plan`` into ``folder``, or go on where an earlier process stopped, and give back the finished run.
+    """Run ``config`` into ``folder``, or go on where an earlier process stopped, and give back the finished run.
 
     Batches are the same however often a run was resumed and however many processes share it, and sampling draws by
     question (see ``Draw``), so the answers are those of one undisturbed process, up to rounding in padded batches. Before
     anything is timed, every way begins to answer the first batch.
 
     Args:
-        weights: what ``machine.weights`` says of the model.
-        world: the processes that share the run; alone if not given.
+        weights: what ``environment.weights`` says of the model.
+        group: the processes that share the run; None is this process alone.
         retry_failed: ask again what failed before.
-        tell: told of every step.
+        on_progress: called after every batch of one way of decoding.
 
     Raises:
         RunMismatch, RunInUse, NotARun, DamagedRun: before anything is changed.
@@ -72,35 +74,36 @@ def execute(
         EverythingFails: a way fails time after time, or always. What is recorded stays, and can be retried.
         CannotRecord: the folder cannot be written.
     """
-    world = world or World()
-    worker = _Worker(plan, model, processor, world.rank, versions(), tell)
-    world.first(lambda: check_folder(folder, plan, weights))
+    group = group or ProcessGroup()
+    worker = _Worker(config, model, processor, group.rank, versions(), on_progress)
+    group.on_main_process(lambda: check_folder(folder, config, weights))
     worker.warm_up()
     with ExitStack() as claims:
 
         def begin() -> None:
             store.make_folder(folder)
-            claims.enter_context(claimed(folder, 0))
-            session = new_session(world.size, hardware(model.device))
-            if check_folder(folder, plan, weights):  # once more: only now is nobody else at it
+            claims.enter_context(claim_rank(folder, 0))
+            session = new_session(group.world_size, hardware(model.device))
+            # Checked once more, because another process may have begun the run before this one held the claim
+            if check_folder(folder, config, weights):
                 manifest = store.read_manifest(folder)
                 store.write_manifest(folder, {**manifest, "sessions": [*manifest["sessions"], session]})
             else:
-                store.create(folder, new_manifest(plan.settings(weights), session), plan.bench.items)
+                store.create(folder, new_manifest(config.settings(weights), session), config.bench.items)
 
-        world.first(begin)
-        if world.rank:
+        group.on_main_process(begin)
+        if group.rank:
             if not (folder / store.MANIFEST).is_file():
                 raise CannotRecord(
-                    f"process {world.rank} does not see the run in {folder}: all need the same folder, on a disk they share"
+                    f"process {group.rank} does not see the run in {folder}: all need the same folder, on a disk they share"
                 )
-            claims.enter_context(claimed(folder, world.rank))
-        batches = _to_do(plan, open_run(folder), retry_failed)
-        world.wait()  # all have read the same before anyone writes
-        with Journal(store.shard(folder, world.rank, world.size)) as journal:
-            worker.work(batches[world.rank :: world.size], journal)
-        world.wait()
-        world.first(lambda: store.merge(open_run(folder)))
+            claims.enter_context(claim_rank(folder, group.rank))
+        batches = _to_do(config, open_run(folder), retry_failed)
+        group.barrier()  # all have read the same before anyone writes
+        with AnswerLog(store.shard(folder, group.rank, group.world_size)) as log:
+            worker.work(batches[group.rank :: group.world_size], log)
+        group.barrier()
+        group.on_main_process(lambda: store.merge(open_run(folder)))
         run = open_run(folder)
     for method in run.methods:
         failed = run.failed(method)
@@ -112,7 +115,7 @@ def execute(
     return run
 
 
-def check_folder(folder: Path, plan: Plan, weights: Mapping[str, str | None]) -> bool:
+def check_folder(folder: Path, config: RunConfig, weights: Mapping[str, str | None]) -> bool:
     """Whether ``folder`` holds this very run, to be resumed; False where it can begin there. Changes nothing.
 
     Raises:
@@ -120,28 +123,28 @@ def check_folder(folder: Path, plan: Plan, weights: Mapping[str, str | None]) ->
         NotARun, DamagedRun: something else.
         BadCalibration: a method names a file that is none.
     """
-    settings = plan.settings(weights)
+    settings = config.settings(weights)
     if not store.holds_run(folder):
         return False
     check_same(store.read_manifest(folder), settings, folder)
     return True
 
 
-_Batch = tuple[Sequence[Item], Mapping[Way, Sequence[Item]]]
+_Batch = tuple[Sequence[Item], Mapping[DecodingConfig, Sequence[Item]]]
 """The questions of one batch, and those that each way has yet to answer."""
 
 
-def _to_do(plan: Plan, run: Run, retry_failed: bool) -> list[_Batch]:
+def _to_do(config: RunConfig, run: Run, retry_failed: bool) -> list[_Batch]:
     """The batches in which something is left to do."""
     done = {
         way: {answer.id for answer in run.answers(way.name) if not (retry_failed and answer.failed)}
-        for way in plan.ways
+        for way in config.ways
     }
     found: list[_Batch] = []
-    items = plan.bench.items
-    for start in range(0, len(items), plan.batch):
-        batch = items[start : start + plan.batch]
-        left = {way: [item for item in batch if item.id not in done[way]] for way in plan.ways}
+    items = config.bench.items
+    for start in range(0, len(items), config.batch):
+        batch = items[start : start + config.batch]
+        left = {way: [item for item in batch if item.id not in done[way]] for way in config.ways}
         if any(left.values()):
             found.append((batch, {way: asked for way, asked in left.items() if asked}))
     return found
@@ -151,28 +154,29 @@ def _to_do(plan: Plan, run: Run, retry_failed: bool) -> list[_Batch]:
 class _Worker:
     """One process at its share of the batches."""
 
-    plan: Plan
+    config: RunConfig
     model: Any
     processor: Any
     rank: int
     versions: Mapping[str, str]
-    tell: Callable[[Progress], None]
+    on_progress: Callable[[Progress], None]
 
-    def work(self, batches: Sequence[_Batch], journal: Journal) -> None:
+    def work(self, batches: Sequence[_Batch], log: AnswerLog) -> None:
         progress = Progress(sum(len(asked) for _, left in batches for asked in left.values()))
-        self.tell(progress)
-        streaks = dict.fromkeys(self.plan.ways, 0)
+        self.on_progress(progress)
+        streaks = dict.fromkeys(self.config.ways, 0)
         for number, (batch, left) in enumerate(batches):
             pictures = _open(batch)
             ways = list(left)
-            turn = number % len(ways)  # who comes first finds everything cold: each does in its turn
+            # Whichever way comes first finds caches cold, so that each comes first in its turn
+            turn = number % len(ways)
             for way in ways[turn:] + ways[:turn]:
                 asked = left[way]
                 answers = self._answer_all(way, asked, pictures)
-                journal.add(answers)
+                log.add(answers)
                 progress.done += len(answers)
                 progress.failed += sum(answer.failed for answer in answers)
-                self.tell(progress)
+                self.on_progress(progress)
                 for answer in answers:
                     if not isinstance(pictures[answer.id], BadImage):
                         streaks[way] = streaks[way] + 1 if answer.failed else 0
@@ -183,26 +187,28 @@ class _Worker:
                         )
 
     def warm_up(self) -> None:
-        """The first pass through new code is slow and shall not count as any way's cost; and what cannot run says so here.
+        """Generate a few tokens in every way of decoding, so that the slow first pass counts as no way's cost.
+
+        A method that cannot run on this model fails here, before anything is written.
 
         Raises:
             UnsupportedModel, NeedsCalibration, …: a method cannot run on this model.
         """
-        batch = self.plan.bench.items[: self.plan.batch]
+        batch = self.config.bench.items[: self.config.batch]
         pictures = _open(batch)
         shown = [item for item in batch if not isinstance(pictures[item.id], BadImage)]
-        for way in self.plan.ways if shown else ():
+        for way in self.config.ways if shown else ():
             try:
                 self._generate(way, shown, pictures, longest=WARM_UP)
             except Exception as error:
                 if _ends_the_run(error):
                     raise
-                _free(error)  # it comes again where it is recorded
+                _free(error)  # the same error comes again when the question is asked, and is recorded then
 
     def _answer_all(
-        self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
+        self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
     ) -> list[Answer]:
-        """One answer for each question, in one batch if that goes, else one by one."""
+        """One answer for each question. A batch that fails, for lack of memory for example, is asked one by one."""
         shown = [item for item in asked if not isinstance(pictures[item.id], BadImage)]
         answered = {answer.id: answer for answer in self._try(way, shown, pictures)}
         return [
@@ -210,11 +216,13 @@ class _Worker:
             for item in asked
         ]
 
-    def _try(self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]) -> list[Answer]:
+    def _try(
+        self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
+    ) -> list[Answer]:
         if not asked:
             return []
         try:
-            said = self._generate(way, asked, pictures, self.plan.longest)
+            said = self._generate(way, asked, pictures, self.config.longest)
         except Exception as error:
             if _ends_the_run(error):
                 raise
@@ -239,39 +247,39 @@ class _Worker:
         return [answer for item in asked for answer in self._try(way, [item], pictures)]
 
     def _generate(
-        self, way: Way, asked: Sequence[Item], pictures: Mapping[str, Any], longest: int
+        self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Any], longest: int
     ) -> Answers:
-        decoding = way.decoding
+        decoding = way.strategy
         last = []
         if decoding.kind == "sample":
-            keys = [f"{self.plan.seed}/{item.id}" for item in asked]
+            keys = [f"{self.config.seed}/{item.id}" for item in asked]
             last = [Draw(keys, temperature=decoding.temperature, top_p=decoding.top_p)]
         return answer_batch(
             self.model,
             self.processor,
             [pictures[item.id] for item in asked],
-            [self.plan.asks(item) for item in asked],
+            [self.config.prompt_for(item) for item in asked],
             *way.methods,
-            raw=self.plan.raw_prompt,
+            raw=self.config.raw_prompt,
             generation=Generation(
                 max_new_tokens=longest, num_beams=decoding.num_beams if decoding.kind == "beam" else 1
             ),
             last=last,
         )
 
-    def _failure(self, way: Way, item: Item, error: object) -> Answer:
+    def _failure(self, way: DecodingConfig, item: Item, error: object) -> Answer:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         return self._answer(way, item, error=f"{type(error).__name__}: {reason}")
 
-    def _answer(self, way: Way, item: Item, *, batch: int = 1, **facts: Any) -> Answer:
+    def _answer(self, way: DecodingConfig, item: Item, *, batch: int = 1, **facts: Any) -> Answer:
         nothing = dict.fromkeys(("answer", "error", "prompt_tokens", "tokens", "seconds"))
         return Answer(
             id=item.id,
             image_id=item.image_id,
             method=way.name,
-            model=self.plan.model,
-            seed=self.plan.seed,
-            prompt=self.plan.asks(item),
+            model=self.config.model,
+            seed=self.config.seed,
+            prompt=self.config.prompt_for(item),
             batch=batch,
             rank=self.rank,
             versions=self.versions,

@@ -23,7 +23,7 @@ from keepsight.eval.image_ids import ImageId
 from keepsight.eval.pope import score as binary
 from keepsight.eval.pope.answer_parsers import Answer as YesNo
 from keepsight.eval.pope.answer_parsers import check_parser
-from keepsight.experiments.benchmark import Asked
+from keepsight.experiments.benchmark import ItemRecord
 from keepsight.experiments.store import Run
 
 Truth = Mapping[ImageId, Collection[str]]
@@ -40,8 +40,8 @@ class NotScorable(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
-    """How many questions of a run a method answered, failed on, and has yet to answer."""
+class Counts:
+    """How many questions of a run a method has answered, has failed on, and has yet to answer."""
 
     answered: int
     failed: int
@@ -49,12 +49,12 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ruler:
-    """How answers are judged.
+class Scorer:
+    """The rules by which answers are scored.
 
     Args:
-        family: of CHAIR. None is the one in which the run's truth was read, else ``pattern``.
-        parser: reads yes or no; of POPE and BEAF.
+        family: the CHAIR family. None is the one in which the run's truth was read, else ``pattern``.
+        parser: the rule that reads yes or no, for POPE and BEAF.
         truth: the objects of each picture, for a CHAIR run that does not know them; it goes before what the run knows.
     """
 
@@ -79,11 +79,11 @@ class Sums:
     bottom: Matrix
 
 
-def tally(run: Run, method: str) -> Tally:
+def count_answers(run: Run, method: str) -> Counts:
     """How far a method is in a run."""
     answers = run.answers(method)
     failed = sum(answer.failed for answer in answers)
-    return Tally(answered=len(answers) - failed, failed=failed, missing=len(run.items) - len(answers))
+    return Counts(answered=len(answers) - failed, failed=failed, missing=len(run.items) - len(answers))
 
 
 def texts(run: Run, method: str) -> dict[str, str]:
@@ -91,15 +91,15 @@ def texts(run: Run, method: str) -> dict[str, str]:
     return {answer.id: answer.answer for answer in run.answers(method) if answer.answer is not None}
 
 
-def family_of(run: Run, ruler: Ruler) -> str:
+def family_of(run: Run, scorer: Scorer) -> str:
     """The CHAIR family that a run is scored in.
 
     Raises:
         NotScorable: another than the one in which the run's truth was read.
         UnknownFamily: there is none of this name.
     """
-    fixed = None if ruler.truth is not None else run.manifest["bench"].get("family")
-    family = ruler.family or fixed or "pattern"
+    fixed = None if scorer.truth is not None else run.manifest["bench"].get("family")
+    family = scorer.family or fixed or "pattern"
     chair.check_family(family)
     if fixed not in (None, family):
         raise NotScorable(
@@ -112,7 +112,7 @@ def family_of(run: Run, ruler: Ruler) -> str:
 def score(
     run: Run,
     method: str,
-    ruler: Ruler | None = None,
+    scorer: Scorer | None = None,
     *,
     ids: Collection[str] | None = None,
     resamples: int = 1000,
@@ -131,12 +131,12 @@ def score(
     answers = texts(run, method)
     wanted = answers.keys() if ids is None else answers.keys() & set(ids)
     return score_texts(
-        run, {one: answers[one] for one in wanted}, ruler or Ruler(), method, resamples=resamples, seed=seed
+        run, {one: answers[one] for one in wanted}, scorer or Scorer(), method, resamples=resamples, seed=seed
     )
 
 
 def score_texts(
-    run: Run, answers: Mapping[str, str], ruler: Ruler, who: str, *, resamples: int = 0, seed: int = 0
+    run: Run, answers: Mapping[str, str], scorer: Scorer, who: str, *, resamples: int = 0, seed: int = 0
 ) -> Score:
     """Score answers to a run's questions, whoever gave them; ``who`` is named in errors. Raises as ``score``."""
     items = [item for item in run.items if item.id in answers]
@@ -146,18 +146,18 @@ def score_texts(
     if name == "chair":
         return chair.score(
             [Caption(item.image_id, answers[item.id]) for item in items],
-            truth_of(run, items, ruler),
-            family=family_of(run, ruler),
+            truth_of(run, items, scorer),
+            family=family_of(run, scorer),
             resamples=resamples,
             seed=seed,
         )
     if name == "pope":
-        check_parser(ruler.parser)
+        check_parser(scorer.parser)
         splits = dict.fromkeys(item.truth["split"] for item in items)
         return {
             split: binary.score(
                 [_reply(item, answers) for item in items if item.truth["split"] == split],
-                ruler.parser,
+                scorer.parser,
                 resamples=resamples,
                 seed=seed,
             )
@@ -165,7 +165,7 @@ def score_texts(
         }
     asked = [beaf_question(item) for item in run.items]
     given: dict[ImageId, str | None] = {one: text for one, text in answers.items()}  # noqa: C416
-    return beaf.score(asked, given, ruler.parser, resamples=resamples, seed=seed)
+    return beaf.score(asked, given, scorer.parser, resamples=resamples, seed=seed)
 
 
 def sums(run: Run, score: Score) -> Sums:
@@ -205,15 +205,15 @@ def unparsed(score: Score) -> int | None:
     return sum(report.counts.unparsed for report in score.values())
 
 
-def truth_of(run: Run, items: Sequence[Asked], ruler: Ruler) -> Truth:
+def truth_of(run: Run, items: Sequence[ItemRecord], scorer: Scorer) -> Truth:
     """What is in the pictures of some questions. Raises ``NotScorable`` where nobody said it."""
     found: dict[ImageId, Collection[str]] = {}
     for item in items:
         known = item.truth["objects"]
-        if ruler.truth is not None:
-            known = ruler.truth.get(item.image_id)
+        if scorer.truth is not None:
+            known = scorer.truth.get(item.image_id)
         if known is None:
-            where = "the annotations" if ruler.truth is not None else f"{run.folder}"
+            where = "the annotations" if scorer.truth is not None else f"{run.folder}"
             raise NotScorable(
                 f"{where} do not say what is in picture {item.image_id}: give annotations that do (--annotations,"
                 " --references, --ground-truth)"
@@ -222,7 +222,7 @@ def truth_of(run: Run, items: Sequence[Asked], ruler: Ruler) -> Truth:
     return found
 
 
-def beaf_question(item: Asked) -> Question:
+def beaf_question(item: ItemRecord) -> Question:
     """An item of a BEAF run as BEAF's scorer takes it."""
     image: str = item.truth["image"]
     stem = image.rpartition(".")[0]
@@ -239,7 +239,7 @@ def beaf_question(item: Asked) -> Question:
     )
 
 
-def _reply(item: Asked, answers: Mapping[str, str]) -> binary.Reply:
+def _reply(item: ItemRecord, answers: Mapping[str, str]) -> binary.Reply:
     return binary.Reply(
         question_id=item.id,
         image=item.image_id,
@@ -305,7 +305,7 @@ def _beaf_sums(run: Run, report: beaf.BeafReport) -> Sums:
 
 
 def _places(images: Any) -> dict[ImageId, int]:
-    # The order decides which resample draws which picture, so it must not hang on the order of the answers
+    # The order decides which resample draws which picture, so that it must not depend on the order of the answers
     return {
         image: at for at, image in enumerate(sorted(set(images), key=lambda one: (str(one), str(type(one)))))
     }

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from keepsight.eval.image_ids import ImageId
-from keepsight.experiments.benchmark import Asked, digest
+from keepsight.experiments.benchmark import ItemRecord, digest
 from keepsight.experiments.errors import CannotRecord, DamagedRun, NotARun
 
 FORMAT = 1
@@ -76,7 +76,7 @@ class Run:
 
     folder: Path
     manifest: Mapping[str, Any]
-    items: tuple[Asked, ...]
+    items: tuple[ItemRecord, ...]
     found: Mapping[str, Mapping[str, Answer]]
 
     @cached_property
@@ -194,7 +194,7 @@ def make_folder(folder: Path) -> None:
         raise CannotRecord(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
-def create(folder: Path, manifest: Mapping[str, Any], items: Iterable[Asked]) -> None:
+def create(folder: Path, manifest: Mapping[str, Any], items: Iterable[ItemRecord]) -> None:
     """Begin a run in ``folder``. The manifest is written last: with it there is a run.
 
     Raises:
@@ -218,9 +218,9 @@ def answer_files(folder: Path) -> list[Path]:
     return [whole, *shards] if whole.is_file() else shards
 
 
-def shard(folder: Path, rank: int, world: int) -> Path:
-    """Where the process ``rank`` of ``world`` writes."""
-    return folder / (ANSWERS if world == 1 else f"answers.rank{rank}of{world}.jsonl")
+def shard(folder: Path, rank: int, world_size: int) -> Path:
+    """The file that process ``rank`` of ``world_size`` processes writes its answers to."""
+    return folder / (ANSWERS if world_size == 1 else f"answers.rank{rank}of{world_size}.jsonl")
 
 
 def merge(run: Run) -> None:
@@ -285,7 +285,7 @@ def whole_lines(data: bytes) -> int:
     return end
 
 
-def _read_items(path: Path) -> Iterator[Asked]:
+def _read_items(path: Path) -> Iterator[ItemRecord]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, ValueError) as error:
@@ -293,7 +293,7 @@ def _read_items(path: Path) -> Iterator[Asked]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-            yield Asked(
+            yield ItemRecord(
                 id=entry["id"],
                 image_id=entry["image_id"],
                 question=entry["question"],

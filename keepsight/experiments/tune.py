@@ -15,9 +15,9 @@ from typing import Any
 
 from keepsight.errors import InputError, InvalidParameter, UnknownParameter, did_you_mean
 from keepsight.eval.stats.bootstrap import Difference
-from keepsight.experiments.benchmark import Bench
+from keepsight.experiments.benchmark import Benchmark
 from keepsight.experiments.compare import LOWER_IS_BETTER, Comparison, Row
-from keepsight.experiments.decoding_config import Way, parse_way
+from keepsight.experiments.decoding_config import DecodingConfig, parse_config
 from keepsight.experiments.merge_runs import TUNING, TunedOnReported, shared
 from keepsight.experiments.store import Run
 from keepsight.method import Method, read_value
@@ -120,7 +120,7 @@ def parse_floor(text: str, bench: str) -> Floor:
     return Floor(name, points if name in COUNTED else points / 100)
 
 
-def settings(spec: str, grid: Sequence[str]) -> tuple[Way, ...]:
+def settings(spec: str, grid: Sequence[str]) -> tuple[DecodingConfig, ...]:
     """Every point of the grid over ``spec``, the last axis fastest.
 
     Args:
@@ -129,9 +129,9 @@ def settings(spec: str, grid: Sequence[str]) -> tuple[Way, ...]:
 
     Raises:
         BadGrid: no axis, an axis twice or malformed, a parameter that several methods have, two equal settings.
-        UnknownMethod, UnknownParameter, InvalidParameter: as ``parse_way``.
+        UnknownMethod, UnknownParameter, InvalidParameter: as ``parse_config``.
     """
-    way = parse_way(spec)
+    way = parse_config(spec)
     if way.plain:
         raise BadGrid(f"{spec!r} has nothing to tune: name a method")
     if not grid:
@@ -148,20 +148,20 @@ def settings(spec: str, grid: Sequence[str]) -> tuple[Way, ...]:
             chosen.setdefault(at, {})[name] = read_value(type(methods[at]), name, value)
         for at, changes in chosen.items():
             methods[at] = replace(methods[at], **changes)
-        found.append(Way(way.decoding, tuple(methods)))
+        found.append(DecodingConfig(way.strategy, tuple(methods)))
     specs = [one.name for one in found]
     if same := next((name for name in specs if specs.count(name) > 1), None):
         raise BadGrid(f"two points of the grid are the same setting, {same}: leave one out")
     return tuple(found)
 
 
-def check_split(bench: Bench) -> None:
+def check_split(bench: Benchmark) -> None:
     """Raises ``TunedOnReported`` for a split of the demo world that reports use."""
     if bench.split in TEST_SPLITS:
         raise TunedOnReported(f"{bench.split} is what keepsight compare reports: tune on val or val-shifted")
 
 
-def check_unreported(bench: Bench, reported: Sequence[Run]) -> None:
+def check_unreported(bench: Benchmark, reported: Sequence[Run]) -> None:
     """Raises ``TunedOnReported`` where the bench shares questions, or pictures of the user's, with a reported run."""
     for run in reported:
         if found := shared(bench.split, bench.items, run.manifest["bench"]["split"], run.items):
@@ -209,7 +209,7 @@ def mark(manifest: Mapping[str, Any], tuning: Tuning, spec: str, grid: Sequence[
     }
 
 
-def _owner(way: Way, name: str) -> tuple[int, str]:
+def _owner(way: DecodingConfig, name: str) -> tuple[int, str]:
     """Which of the way's methods has a parameter, and the parameter's name."""
     method, dot, parameter = name.rpartition(".")
     names = [one.name() for one in way.methods]
@@ -224,7 +224,7 @@ def _owner(way: Way, name: str) -> tuple[int, str]:
         known = sorted(
             {each for one in way.methods if not dot or one.name() == method for each in _parameters(one)}
         )
-        where = method or " ".join(names)
+        where = method or "+".join(names)
         raise UnknownParameter(f"{where} has no parameter {parameter!r}: {did_you_mean(parameter, known)}")
     if len(owners) > 1:
         several = " and ".join(f"{names[at]}.{parameter}" for at in owners)

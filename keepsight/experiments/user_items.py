@@ -13,7 +13,7 @@ from keepsight.eval.chair.captions import read_entries, read_text, require
 from keepsight.eval.errors import MalformedFile, UnknownImage
 from keepsight.eval.image_ids import image_id
 from keepsight.experiments.benchmark import DESCRIBE, Item
-from keepsight.experiments.errors import BadBench
+from keepsight.experiments.errors import BadBenchmark
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,14 +28,16 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
         :limit
     ]
     if not paths:
-        raise BadBench(f"{folder} holds no picture: its files end in none of {', '.join(sorted(PICTURES))}")
+        raise BadBenchmark(
+            f"{folder} holds no picture: its files end in none of {', '.join(sorted(PICTURES))}"
+        )
     if odd := next((path for path in paths if "\ufffd" in os.fsencode(path).decode(errors="replace")), None):
-        raise BadBench(f"{odd!r} has a name that is not UTF-8: rename it")
+        raise BadBenchmark(f"{odd!r} has a name that is not UTF-8: rename it")
     named = {path: image_id(path.stem) for path in paths}
     first: dict[Any, Path] = {}
     for path, name in named.items():
         if first.setdefault(name, path) != path:
-            raise BadBench(f"{first[name]} and {path} are both image {name}: rename one")
+            raise BadBenchmark(f"{first[name]} and {path} are both image {name}: rename one")
     objects: dict[Any, list[str] | None] = dict.fromkeys(named.values())
     if truth:
         from keepsight.eval.annotations import load_truth
@@ -79,7 +81,7 @@ def beaf(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
     from keepsight.eval.beaf.files import read_questions
 
     if len(files) != 1:
-        raise BadBench(
+        raise BadBenchmark(
             f"BEAF's questions are one file, in which pictures and their edits meet; not {len(files)}"
         )
     found = []
@@ -119,7 +121,9 @@ def _items(folder: Path, rows: Sequence[_Row], limit: int | None) -> list[Item]:
         for image, asked in pictures.items():
             path = folder / image
             if not path.is_file():
-                raise BadBench(f"{asked[0].where}: there is no picture {path}: is {folder} the right folder?")
+                raise BadBenchmark(
+                    f"{asked[0].where}: there is no picture {path}: is {folder} the right folder?"
+                )
             for row in asked:
                 found.append(
                     Item(

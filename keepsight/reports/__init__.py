@@ -1,1 +1,1 @@
-"""Figures, tables and pages made of results."""
+"""Figures, tables and HTML pages that show results."""

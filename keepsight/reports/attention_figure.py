@@ -1,9 +1,9 @@
-"""Draws attention maps: one heat map over the picture for each object word, before and after the methods."""
+"""Draws attention maps: for each object word of a caption a heat map over the picture, before and after the methods."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from keepsight.reports.attention_share_figure import HEIGHT, Curve, Mark, strip
 from keepsight.reports.pillow_text import (
     ABSENT,
-    AFTER,
+    AFTERS,
     BEFORE,
     CARD,
     INK,
@@ -21,9 +21,10 @@ from keepsight.reports.pillow_text import (
     SMOOTH,
     SOFT,
     Piece,
-    font,
+    notes_on_fonts,
     plain_pieces,
     shorten,
+    text_width,
     wrap,
     write,
     write_pieces,
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
     from keepsight.analysis.attention_maps import AttentionMap, Sink, WordMap
 
 Key = tuple[str, int]
-"""An object and which of its mentions is meant, so that a word stands in one column before and after."""
+"""An object, and which of its mentions in a caption is meant, from 0. Words with the same key share a column."""
 
 HEAT = ("#150b37", "#5b1a78", "#b8325f", "#f07c3a", "#fde98c")
-"""Colours of a map from nothing to its largest value; lightness rises all the way."""
+"""Colours of a map from zero to its largest value. Lightness rises all the way, so that the order survives in grey."""
 MARGIN, GAP, PANEL = 56, 24, 216
 FEWEST, PER_BAND = 4, 6
-"""Panels side by side: as many as there are words, within these bounds; fewer are larger."""
+"""Panels side by side: as many as there are words, within these bounds. Fewer panels are larger."""
 WIDTH = 2 * MARGIN + PER_BAND * PANEL + (PER_BAND - 1) * GAP
 OVER, UNDER = 34, 96
-"""Room over a row of panels for its name, and under it for words, shares and bars."""
+"""Pixels above a row of panels for its name, and below it for words, bars and shares."""
 
 
 def draw(
@@ -61,7 +62,7 @@ def draw(
 
     Args:
         picture: what the model saw of the picture, and nothing more: the maps are laid over all of it.
-        maps: the plain model's, and that of the methods if there is one.
+        maps: the plain model's, and then one for each alternative.
         averaged: which layers the maps are the mean of, in words.
         present: objects known to be in the picture; words for others are struck. None: not known.
         remarks: more notes for the foot.
@@ -83,7 +84,8 @@ def draw(
         )
         for i, one in enumerate(maps)
     ]
-    told = [*explain(maps, averaged, present), *remarks]
+    fonts = notes_on_fonts([model, prompt, *(one.caption for one in maps)])
+    told = [*explain(maps, averaged, present), *remarks, *fonts]
     notes = [line for note in told for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 17)]
     header = max(small, 122 + sum(30 * len(lines) + 14 for lines in captions))
     found = [keyed(one) for one in maps]
@@ -135,7 +137,8 @@ def draw(
 
 
 def curves_of(maps: Sequence[AttentionMap], present: Collection[str] | None) -> list[Curve]:
-    """The picture's share at every generated token, with a dot for each object word; none where no shares are known."""
+    """The picture's share of attention at every generated token, with a dot for each object word; empty where shares are
+    not known."""
     return [
         Curve(
             row_name(maps, row),
@@ -157,17 +160,17 @@ def curves_of(maps: Sequence[AttentionMap], present: Collection[str] | None) -> 
 
 
 def height_of(picture: Image.Image, wide: int) -> int:
-    """How tall the picture is when drawn ``wide``; what is extremely long or wide is drawn less so."""
+    """How tall the picture is when drawn ``wide``, at least a third and at most three times of that."""
     return min(max(round(wide * picture.height / picture.width), wide // 3), 3 * wide)
 
 
 def columns_of(maps: Sequence[AttentionMap]) -> list[Key]:
-    """Every object mention of the maps once, in the order of the first map, then what only later ones name."""
+    """The keys of all maps, each once: those of the first map in its order, then those that only later maps have."""
     return list(dict.fromkeys(key for one in maps for key in keyed(one)))
 
 
 def keyed(one: AttentionMap) -> dict[Key, WordMap]:
-    """A map's words by object and by which mention of it they are."""
+    """The words of a map by their keys."""
     met: Counter[str] = Counter()
     found = {}
     for word in one.words:
@@ -179,9 +182,10 @@ def keyed(one: AttentionMap) -> dict[Key, WordMap]:
 def heat(
     picture: Image.Image, word: WordMap, size: tuple[int, int], sinks: Collection[Sink] = ()
 ) -> Image.Image:
-    """The picture, paled, under the word's map, which is smoothed between the centres of its tokens.
+    """The picture in pale colours under the word's map, which is interpolated between the centres of the tokens.
 
-    The hottest colour is the largest value off the sinks: measured against a sink, all else would look cold.
+    The brightest colour stands for the largest value that is not at a sink. A sink gets so much attention that all else
+    would look dark beside it.
     """
     values = np.asarray(word.attention, dtype=np.float32)
     clear = np.ones(values.shape, dtype=bool)
@@ -198,14 +202,14 @@ def heat(
 
 
 def colours(strength: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(…)`` in [0, 1] to ``(…, 3)`` in [0, 255]."""
+    """The colours of the heat map: any shape of values in [0, 1] to that shape and 3 channels in [0, 255]."""
     stops = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in HEAT], dtype=np.float32)
     at = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(strength, at, stops[:, i]) for i in range(3)], axis=-1).astype(np.float32)
 
 
 def rings(canvas: Image.Image, one: AttentionMap, at: tuple[int, int], size: tuple[int, int]) -> None:
-    """A small ring at the centre of every sink."""
+    """Draw a small ring at the centre of every sink."""
     rows, columns = one.grid
     radius = max(4.0, min(size[0] / columns, size[1] / rows) * 0.32)
     for sink in one.sinks:
@@ -241,7 +245,7 @@ def under(
     absent: bool,
     colour: str,
 ) -> None:
-    """What stands below a panel: the word, its share of attention, and the share as a bar."""
+    """Draw what stands below a panel: the word, its share of attention as a bar and in per cent, and the change of it."""
     x, y = at
     name = shorten(word.word, wide, 22)
     write_pieces(pen, (x, y + 8), [Piece(name, ABSENT if absent else INK, absent)], 22)
@@ -250,26 +254,26 @@ def under(
     write(pen, (x, y + 54), f"{100 * word.share:.1f} % on the picture", 16, SOFT)
     if before is not None:
         change = f"{100 * (word.share - before):+.1f}"
-        write(pen, (x + wide - font(16).getlength(change), y + 54), change, 16, colour)
+        write(pen, (x + wide - text_width(change, 16), y + 54), change, 16, colour)
 
 
 def blank(canvas: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
-    """The place of a word that this caption does not have."""
+    """Draw the place of a word that this caption does not have."""
     paste_rounded(canvas, Image.new("RGB", size, CARD), at)
     text = "not said"
-    x = at[0] + (size[0] - font(18).getlength(text)) / 2
+    x = at[0] + (size[0] - text_width(text, 18)) / 2
     write(ImageDraw.Draw(canvas), (x, at[1] + size[1] / 2 - 12), text, 18, SOFT)
 
 
 def legend(canvas: Image.Image, at: tuple[int, int], *, rings: bool) -> None:
-    """The colour bar, and what a ring means if there is one."""
+    """Draw the colour bar, and what a ring means if there is one."""
     pen = ImageDraw.Draw(canvas)
     x, y = at
     scale = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (14, 1))
     paste_rounded(canvas, Image.fromarray(colours(scale).round().astype(np.uint8)), (x, y), radius=7)
     write(pen, (x, y + 20), "no attention", 16, SOFT)
     most = "most in this map"
-    write(pen, (x + 300 - font(16).getlength(most), y + 20), most, 16, SOFT)
+    write(pen, (x + 300 - text_width(most, 16), y + 20), most, 16, SOFT)
     if rings:
         pen.rounded_rectangle([x, y + 48, x + 23, y + 71], 5, fill=HEAT[1])
         ring(canvas, (x + 12, y + 60), 6)
@@ -310,18 +314,28 @@ def row_name(maps: Sequence[AttentionMap], row: int) -> str:
 
 
 def tint(index: int) -> str:
-    return BEFORE if index == 0 else AFTER
+    return BEFORE if index == 0 else AFTERS[(index - 1) % len(AFTERS)]
 
 
 def caption_pieces(one: AttentionMap, present: Collection[str] | None) -> list[Piece]:
     """The caption's words, those for absent objects struck."""
+    caption = one.caption
     wrong = [word.span for word in one.words if present is not None and word.object not in present]
-    pieces, at = [], 0
-    for start, end in [*wrong, (len(one.caption), len(one.caption))]:
-        pieces += plain_pieces(one.caption[at:start], INK)
-        pieces += [Piece(part, ABSENT, True) for part in one.caption[start:end].split()]
+    pieces: list[Piece] = []
+    at = 0
+    for start, end in [*wrong, (len(caption), len(caption))]:
+        pieces += _words(caption, at, start, Piece("", INK))
+        pieces += _words(caption, start, end, Piece("", ABSENT, True))
         at = end
     return pieces
+
+
+def _words(caption: str, start: int, end: int, style: Piece) -> Iterator[Piece]:
+    """The words of a stretch of the caption in the style of a piece."""
+    # An object word may end in the middle of a word, as before a comma or in a script without spaces
+    glued = 0 < start < end and not caption[start - 1].isspace() and not caption[start].isspace()
+    for number, text in enumerate(caption[start:end].split()):
+        yield style._replace(text=text, glued=glued and number == 0)
 
 
 def paste_rounded(canvas: Image.Image, image: Image.Image, at: tuple[int, int], radius: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""Draws the picture's share of attention, token by token, before and after the methods."""
+"""Draws the share of attention that goes to the picture at each generated token, before and after the methods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from keepsight.reports.pillow_text import (
     PAPER,
     SMOOTH,
     SOFT,
-    font,
+    notes_on_fonts,
     plain_pieces,
-    printable,
     shorten,
+    text_width,
     wrap,
     write,
     write_pieces,
@@ -24,16 +24,17 @@ from keepsight.reports.pillow_text import (
 
 TITLE = "The picture's share of attention, token by token"
 HEIGHT = 262
-"""Of a strip, with its title and axis."""
+"""Of the plot with its title and axis, in pixels."""
 OVER, UNDER, LEFT = 58, 44, 58
-"""Room around the plot itself: for the title, for the axis, for the scale."""
+"""Pixels around the plot area: above it for the title, below it for the axis, left of it for the scale."""
 WIDTH, MARGIN = 1100, 48
+"""Of a figure that holds the plot alone, in pixels."""
 FEWEST = 2
-"""A line needs as many points; a single token is a dot."""
+"""A line needs at least as many points; a single token is drawn as a dot."""
 
 
 class Mark(NamedTuple):
-    """A token to point at: its number, the word it writes, and the colour of that."""
+    """A token that is marked with a dot: its number from 0, the word it begins, and the colour of the word."""
 
     token: int
     word: str
@@ -41,7 +42,12 @@ class Mark(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Shares in [0, 1], one for each generated token. From ``solid`` tokens on the line is pale."""
+    """A line of the plot.
+
+    Args:
+        shares: in [0, 1], one for each generated token.
+        solid: how many tokens are drawn in the full colour; from there on the line is pale. None: all of them.
+    """
 
     name: str
     colour: str
@@ -55,27 +61,28 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
     pen = ImageDraw.Draw(canvas)
     x, y = at
     write(pen, (x, y), TITLE, 19)
-    _legend(pen, (x + wide, y + 4), curves, wide - font(19).getlength(TITLE) - 40)
+    _legend(pen, (x + wide, y + 4), curves, wide - text_width(TITLE, 19) - 40)
     left, top = x + LEFT, y + OVER
     across, tall = wide - LEFT - 8, HEIGHT - OVER - UNDER
     for percent in (0, 50, 100):
         line = top + tall - tall * percent / 100
         pen.line([(left, line), (left + across, line)], fill=LINE)
         label = f"{percent} %"
-        write(pen, (left - 10 - font(15).getlength(label), line - 10), label, 15, SOFT)
+        write(pen, (left - 10 - text_width(label, 15), line - 10), label, 15, SOFT)
     longest = max(len(curve.shares) for curve in curves)
     step = across / max(longest - 1, 1)
     for number in ticks(longest):
         place = left + (number - 1) * step
         pen.line([(place, top + tall), (place, top + tall + 4)], fill=SOFT)
         label = "token 1" if number == 1 else str(number)
-        write(pen, (place - font(15).getlength(label) * (number > 1) / 2, top + tall + 8), label, 15, SOFT)
+        write(pen, (place - text_width(label, 15) * (number > 1) / 2, top + tall + 8), label, 15, SOFT)
     for curve in curves:
         spots = [
             (token * step, tall * (1 - min(max(share, 0), 1))) for token, share in enumerate(curve.shares)
         ]
         _line(canvas, (left, top), (across, tall), spots, curve)
     taken: list[tuple[float, float, float, float]] = []
+    # The last curve is what the methods did: its words get their places first, where there is no room for all
     for place, curve in reversed(list(enumerate(curves))):
         for mark in curve.marks:
             spot = (left + mark.token * step, top + tall * (1 - curve.shares[mark.token]))
@@ -83,14 +90,18 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
 
 
 def ticks(longest: int) -> list[int]:
-    """The numbers of the tokens that the axis names: the first, and round ones."""
+    """The numbers of the tokens, from 1, that the axis names: the first, and at most about twelve round ones."""
     step = next((step for step in (5, 10, 20, 50, 100, 200) if longest / step <= 12), 500)
     return [1, *range(step, longest + 1, step)]
 
 
 def share_figure(curves: Sequence[Curve], *, heading: str, notes: Sequence[str]) -> Image.Image:
-    """A figure of the curves alone, RGB, with a heading and notes at its foot."""
-    told = [line for note in notes for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 16)]
+    """A figure of the curves alone, RGB and `WIDTH` pixels wide, with a heading and with notes at its foot."""
+    told = [
+        line
+        for note in (*notes, *notes_on_fonts([heading]))
+        for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 16)
+    ]
     canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + 44 + HEIGHT + 24 + 23 * len(told)), PAPER)
     pen = ImageDraw.Draw(canvas)
     write(pen, (MARGIN, MARGIN - 10), shorten(heading, WIDTH - 2 * MARGIN, 24), 24)
@@ -108,7 +119,7 @@ def _legend(
     x, y = right
     for curve in reversed(curves):
         name = shorten(curve.name, room / len(curves) - 60, 16)
-        x -= font(16).getlength(name)
+        x -= text_width(name, 16)
         write(pen, (x, y), name, 16, curve.colour)
         pen.line([(x - 34, y + 11), (x - 10, y + 11)], fill=curve.colour, width=3)
         x -= 60
@@ -121,6 +132,7 @@ def _line(
     spots: Sequence[tuple[float, float]],
     curve: Curve,
 ) -> None:
+    # Room for the dots of the first and last token, which reach beyond the plot area
     edge = 6
     wide, tall = size[0] + 2 * edge, size[1] + 2 * edge
     mask = Image.new("L", (wide * SMOOTH, tall * SMOOTH), 0)
@@ -145,9 +157,9 @@ def _word(
     above: bool,
     taken: list[tuple[float, float, float, float]],
 ) -> None:
-    """The word at its dot, above or below; left out where another stands, as the maps name it as well."""
+    """Write the word above or below its dot, unless another word stands there: the maps name every word anyway."""
     size = 15
-    wide = font(size).getlength(printable(mark.word))
+    wide = text_width(mark.word, size)
     x, y = spot[0] - wide / 2, spot[1] - 28 if above else spot[1] + 9
     box = (x - 3, y, x + wide + 3, y + 20)
     if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):

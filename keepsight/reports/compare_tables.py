@@ -1,7 +1,8 @@
-"""A comparison as tables of texts, which the terminal, Markdown and the page then draw."""
+"""The tables of a comparison as texts; the terminal, Markdown and the HTML page lay them out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -62,7 +63,7 @@ MANY = "Each interval is about one difference alone: of many methods that do not
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, a smaller one under it, and whether it is for better or worse."""
+    """A text, a smaller one under it such as an interval, and whether it is for better or worse."""
 
     text: str
     detail: str = ""
@@ -70,41 +71,48 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of a table: what it is about, its cells; ``inner`` ones belong to the row above, ``way`` is its colour."""
+class TableRow:
+    """A row of a table.
+
+    Args:
+        name: what it is about; a method's spec unless the row is ``inner``.
+        cells: one for each of the table's headings.
+        inner: whether it belongs to the method in the row above: a split, or the control.
+        series: the number of its method in the comparison, 0 for the baseline; it decides the colour.
+    """
 
     name: str
     cells: tuple[Cell, ...]
     inner: bool = False
-    way: int = 0
+    series: int = 0
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table."""
+class Table:
+    """A table with its headings, and a note that says how to read it."""
 
     title: str
     headings: tuple[str, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[TableRow, ...]
     note: str
 
 
-def grids(comparison: Comparison) -> tuple[Grid, ...]:
-    """The tables of a comparison: figures, differences (where there is something to compare), cost."""
+def tables(comparison: Comparison) -> tuple[Table, ...]:
+    """The tables of a comparison: figures, differences if there is a method besides the baseline, and cost."""
     found = [_figures(comparison), _differences(comparison), _costs(comparison)]
-    return tuple(grid for grid in found if grid.lines)
+    return tuple(table for table in found if table.rows)
 
 
 def title(comparison: Comparison) -> str:
     """What was compared, in a line."""
-    manifest = comparison.gathered.runs[0].manifest
+    manifest = comparison.merged.runs[0].manifest
     bench = manifest["bench"]
     return f"{bench['name']}, {bench.get('source', bench['split'])}, model {manifest.get('model')}"
 
 
 def facts(comparison: Comparison) -> str:
     """What the figures hang on, in a sentence."""
-    asked, images = len(comparison.gathered.ids), comparison.images
+    asked, images = len(comparison.merged.ids), comparison.images
     what = "originals" if comparison.bench == "beaf" else "pictures"
     drawn = (
         f"{comparison.resamples:,} resamples of the {what}, seed {comparison.seed}"
@@ -121,16 +129,16 @@ def remarks(comparison: Comparison) -> tuple[str, ...]:
         f"TUNED ON THESE QUESTIONS: {leak}. These figures flatter it; do not report them."
         for leak in comparison.leaks
     ]
-    found += comparison.gathered.notes
-    total = len(comparison.gathered.runs[0].items)
-    if left := total - len(comparison.gathered.ids):
+    found += comparison.merged.notes
+    total = len(comparison.merged.runs[0].items)
+    if left := total - len(comparison.merged.ids):
         found.append(
             f"Questions left out of all figures, since not every method answered them: {left} of {total}."
         )
     for row in comparison.rows:
-        if row.tally.failed or row.tally.missing:
+        if row.counts.failed or row.counts.missing:
             found.append(
-                f"{row.method}: answers failed: {row.tally.failed}, missing: {row.tally.missing}; none of them is scored."
+                f"{row.method}: answers failed: {row.counts.failed}, missing: {row.counts.missing}; none of them is scored."
             )
         if row.unparsed:
             found.append(f"{row.method}: answers that could not be read as yes or no: {row.unparsed}.")
@@ -159,58 +167,62 @@ def splits(comparison: Comparison) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def _figures(comparison: Comparison) -> Grid:
+def _figures(comparison: Comparison) -> Table:
     names = SHOWN[comparison.bench]
     base, parts = comparison.rows[0].method, splits(comparison)
-    lines = []
-    for way, row in enumerate(comparison.rows):
+    rows = []
+    for series, row in enumerate(comparison.rows):
         cost = row.cost.relative_seconds
         own = tuple(_figure(name, row.figures[name]) for name in names)
-        lines.append(Line(row.method, (*own, Cell("–" if cost is None else f"{cost:.2f}×")), way=way))
+        rows.append(
+            TableRow(row.method, (*own, Cell("–" if cost is None else f"{cost:.2f}×")), series=series)
+        )
         for part in parts:
             cells = tuple(_figure(name, row.figures[f"{part}.{name}"]) for name in names)
-            lines.append(Line(part, (*cells, Cell("")), inner=True, way=way))
+            rows.append(TableRow(part, (*cells, Cell("")), inner=True, series=series))
         if row.control is not None:
             cells = tuple(_figure(name, row.control.figures[name]) for name in names)
-            lines.append(Line(f"{base} cut", (*cells, Cell("")), inner=True, way=way))
+            rows.append(TableRow(f"{base} cut", (*cells, Cell("")), inner=True, series=series))
     control = (
         f" {base} cut: {base}, each caption cut to as many mentions as the method made; a method has to beat it."
         if any(row.control for row in comparison.rows)
         else ""
     )
-    return Grid(
+    return Table(
         "Figures",
         (*(LABELS[name] for name in names), "cost"),
-        tuple(lines),
+        tuple(rows),
         f"Rates in %, with 95 % intervals. {legend(comparison)} cost: seconds of an answer over {base}'s in the same run."
         f"{control}",
     )
 
 
-def _differences(comparison: Comparison) -> Grid:
+def _differences(comparison: Comparison) -> Table:
     names = CHANGED[comparison.bench]
     base, parts = comparison.rows[0].method, splits(comparison)
-    lines = []
-    for way, row in enumerate(comparison.rows):
+    rows = []
+    for series, row in enumerate(comparison.rows):
         if row.differences is None:
             continue
-        lines.append(Line(row.method, tuple(_change(row.differences[name]) for name in names), way=way))
+        rows.append(
+            TableRow(row.method, tuple(_change(row.differences[name]) for name in names), series=series)
+        )
         for part in parts:
             cells = tuple(_change(row.differences[f"{part}.{name}"]) for name in names)
-            lines.append(Line(part, cells, inner=True, way=way))
+            rows.append(TableRow(part, cells, inner=True, series=series))
         if row.control is not None:
             cells = tuple(_change(row.control.differences[name]) for name in names)
-            lines.append(Line(f"to {base} cut", cells, inner=True, way=way))
+            rows.append(TableRow(f"to {base} cut", cells, inner=True, series=series))
     words = " (words in words)" if "length" in names else ""
-    return Grid(
+    return Table(
         f"Difference to {base}",
         tuple(LABELS[name] for name in names),
-        tuple(lines),
+        tuple(rows),
         f"In points{words}, paired over the same pictures, with 95 % intervals. {MANY}",
     )
 
 
-def _costs(comparison: Comparison) -> Grid:
+def _costs(comparison: Comparison) -> Table:
     base = comparison.rows[0].method
     reads = comparison.bench != "chair"
     headings = (
@@ -223,17 +235,20 @@ def _costs(comparison: Comparison) -> Grid:
         "tokens/s",
         "×",
     )
-    return Grid(
+    return Table(
         "Answers and cost",
         headings,
-        tuple(Line(row.method, tuple(_cost(row, reads)), way=way) for way, row in enumerate(comparison.rows)),
+        tuple(
+            TableRow(row.method, tuple(_cost(row, reads)), series=series)
+            for series, row in enumerate(comparison.rows)
+        ),
         f"×: over {base} in the same run, on the questions that both answered.",
     )
 
 
 def _cost(row: Row, reads: bool) -> Iterator[Cell]:
-    yield Cell(str(row.tally.answered))
-    for count in (row.tally.failed, row.tally.missing):
+    yield Cell(str(row.counts.answered))
+    for count in (row.counts.failed, row.counts.missing):
         yield Cell(str(count), tone="bad" if count else "")
     if reads:
         yield Cell(str(row.unparsed), tone="bad" if row.unparsed else "")
@@ -254,12 +269,7 @@ def _figure(name: str, figure: Figure) -> Cell:
 
 
 def _change(change: Difference) -> Cell:
-    counted = change.metric in COUNTED
-    shown = Difference(
-        change.metric,
-        *(None if one is None else one / 100 for one in (change.value, change.low, change.high)),
-    )
-    text = f"{points((shown if counted else change).value)} {_bounds(shown if counted else change)}".strip()
+    text = difference(change)
     if change.value is None or change.low is None:
         return Cell(text)
     good = better(change)
@@ -270,25 +280,34 @@ def _change(change: Difference) -> Cell:
     return Cell(text, "better" if good else "worse", "good" if good else "bad")
 
 
+def difference(change: Difference) -> str:
+    """A difference with its interval, in points or, of a count, in its own unit: ``−2.9 [−5.8, +0.1]``."""
+    if change.metric in COUNTED:
+        # The formatter multiplies by 100 to make points of fractions, which counts are not
+        parts = (None if one is None else one / 100 for one in (change.value, change.low, change.high))
+        change = Difference(change.metric, *parts)
+    return f"{points(change.value)} {_bounds(change)}".strip()
+
+
 def _bounds(change: Difference) -> str:
     return "" if change.low is None else f"[{points(change.low)}, {points(change.high)}]"
 
 
 def markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown: headings, tables, remarks."""
+    """The comparison as Markdown: a headline, remarks, and the tables."""
     parts = [f"**{_escaped(title(comparison))}**\n\n{_escaped(facts(comparison))}\n"]
     if found := remarks(comparison):
         parts.append("".join(f"- **!** {_escaped(one)}\n" for one in found))
-    for grid in grids(comparison):
-        head = f"| {grid.title} | " + " | ".join(grid.headings) + " |\n"
-        rule = "|---|" + "---:|" * len(grid.headings) + "\n"
-        lines = "".join(
-            f"| {'&emsp;' + _escaped(line.name) if line.inner else _code(line.name)} | "
-            + " | ".join(_flat(cell) for cell in line.cells)
+    for table in tables(comparison):
+        head = f"| {table.title} | " + " | ".join(table.headings) + " |\n"
+        rule = "|---|" + "---:|" * len(table.headings) + "\n"
+        rows = "".join(
+            f"| {'&emsp;' + _escaped(row.name) if row.inner else _code(row.name)} | "
+            + " | ".join(_flat(cell) for cell in row.cells)
             + " |\n"
-            for line in grid.lines
+            for row in table.rows
         )
-        parts.append(f"{head}{rule}{lines}\n{_escaped(grid.note)}\n")
+        parts.append(f"{head}{rule}{rows}\n{_escaped(table.note)}\n")
     return "\n".join(parts)
 
 
@@ -306,14 +325,36 @@ def _escaped(text: str) -> str:
     return text
 
 
+def spec_parts(spec: str) -> list[tuple[str, str]]:
+    """The methods of a spec that act together, each as its name and its settings; these are empty without a colon.
+
+    >>> spec_parts("sample+m3id:decay=0.05,gate=0.9")
+    [('sample', ''), ('m3id', 'decay=0.05,gate=0.9')]
+    """
+    found = []
+    for part in re.split("[+ ]", spec):
+        name, _, settings = part.partition(":")
+        if "." in name:
+            # The class of a third party, package.module:Class, has a colon in its name
+            class_name, _, settings = settings.partition(":")
+            name = f"{name}:{class_name}"
+        found.append((name, settings))
+    return found
+
+
 def wrapped(spec: str, width: int) -> Sequence[str]:
-    """A spec in lines: broken after a colon or comma, or before a method's name, where it is too long."""
+    """A spec in lines of ``width`` characters, broken after a colon or comma, or before a method's name.
+
+    A single setting that is longer than ``width`` stays whole.
+    """
     lines: list[str] = []
-    for method in spec.split(" "):
-        name, colon, settings = method.partition(":")
-        lines.append(name + colon if len(method) > width else method)
-        if len(method) <= width:
+    for number, (name, settings) in enumerate(spec_parts(spec)):
+        joined = ("+" if number else "") + name
+        whole = f"{joined}:{settings}" if settings else joined
+        if len(whole) <= width or not settings:
+            lines.append(whole)
             continue
+        lines.append(f"{joined}:")
         line = ""
         for part in settings.split(","):
             if line and len(line) + 1 + len(part) > width:

@@ -1,4 +1,4 @@
-"""The figures as a picture: a dot with its spread for each way, or lines over lengths where several were measured."""
+"""Draws the figures of ``keepsight bench``: a dot with its spread for each row, or lines over several lengths."""
 
 from __future__ import annotations
 
@@ -23,15 +23,27 @@ class PlotsMissing(InputError):
 
 
 def check_plots() -> None:
-    """Raises ``PlotsMissing`` now rather than after the measurement."""
+    """Check that matplotlib can be imported, before a measurement that takes long.
+
+    Raises:
+        PlotsMissing: matplotlib is not installed.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise PlotsMissing("plots need matplotlib: pip install 'keepsight[plots]'") from error
+        raise PlotsMissing(
+            "plots need matplotlib; install the extra 'plots': pip install -e '.[plots]' in the clone"
+        ) from error
 
 
 def draw(result: Mapping[str, Any]) -> bytes:
-    """A PNG of a run's rows.
+    """Draw a run's rows.
+
+    Args:
+        result: what ``experiments.latency.run.run`` returned.
+
+    Returns:
+        The bytes of a PNG.
 
     Raises:
         PlotsMissing: matplotlib is not installed.

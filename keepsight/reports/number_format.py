@@ -1,28 +1,18 @@
-"""How figures are written in tables and pages."""
+"""How numbers are written in tables, pages and figures."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 MINUS = "−"
 
 
 def percent(rate: float | None) -> str:
-    """A fraction in per cent with one decimal, or a dash where there is none."""
+    """A fraction in [0, 1] in per cent with one decimal and without the sign, or a dash for None."""
     return "–" if rate is None else f"{100 * rate:.1f}"
 
 
 def points(change: float | None) -> str:
-    """A difference of fractions in percentage points, signed."""
+    """A difference of fractions in percentage points, with a plus or minus sign unless it rounds to 0.0."""
     if change is None:
         return "–"
     text = f"{100 * change:+.1f}"
     return text.replace("-", MINUS) if text.strip("+-0.") else "0.0"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"

@@ -1,9 +1,17 @@
-"""How figures drawn with Pillow are lettered and coloured: words, lines of them, and the letters Pillow has."""
+"""Text in the figures that Pillow draws: words, lines of them, colours, and the fonts that have their characters.
+
+Pillow's own font, which every figure is set in, has ASCII and little more. Words with other characters are drawn in a
+font of the system or of matplotlib; a character that none of them has is shown by its number, such as ``[U+732B]``.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import ImageDraw, ImageFont
@@ -13,80 +21,271 @@ if TYPE_CHECKING:
 
 PAPER, CARD, INK, SOFT, LINE, ABSENT = "#fbfaf7", "#f1efe9", "#211f2d", "#6b6779", "#d9d5cc", "#c22f3d"
 BEFORE, AFTER = "#6b6779", "#3563c9"
+AFTERS = (AFTER, "#0c8571", "#8a46b8", "#b8660f", "#ad2f74")
+"""Colours of several alternatives, the same as on the pages."""
 SMOOTH = 4
 """Curves are drawn this many times larger and shrunk, since Pillow's own have hard edges."""
+NOTO_SCRIPTS = (
+    "Arabic",
+    "Armenian",
+    "Bengali",
+    "Devanagari",
+    "Ethiopic",
+    "Georgian",
+    "Gujarati",
+    "Hebrew",
+    "Kannada",
+    "Khmer",
+    "Malayalam",
+    "Sinhala",
+    "Tamil",
+    "Telugu",
+    "Thai",
+)
+SYSTEM_FONTS = (
+    # Linux
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "DroidSansFallbackFull.ttf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    *(f"NotoSans{script}-Regular.ttf" for script in NOTO_SCRIPTS),
+    # macOS
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "AppleSDGothicNeo.ttc",
+    # Windows
+    "arial.ttf",
+    "msyh.ttc",
+    "YuGothM.ttc",
+    "malgun.ttf",
+    "Nirmala.ttf",
+    "LeelawUI.ttf",
+)
+"""Common fonts with many characters, best first; the first that has all characters of a word draws it."""
+_SPELLINGS = str.maketrans("–—−‑×", "----x")
+"""Marks that figures use themselves, in ASCII, so that these do not look different with the fonts of the system."""
+_PROBE_SIZE = 16
+OWN = ""
+"""Stands for Pillow's own font where fonts are named by their files."""
 
 
 class Piece(NamedTuple):
-    """A word of a line, with how it is drawn."""
+    """A word of a line, with how it is drawn; a ``glued`` one continues the word before it without a space."""
 
     text: str
     colour: str = INK
     struck: bool = False
+    glued: bool = False
 
 
 def plain_pieces(text: str, colour: str = SOFT) -> list[Piece]:
+    """The words of ``text``, all in one colour."""
     return [Piece(part, colour) for part in text.split()]
 
 
 def wrap(pieces: Sequence[Piece], room: float, size: int) -> Iterator[list[Piece]]:
-    """Lines that fit into ``room``; a mark such as a full stop stays with the word before it."""
+    """Lines at most ``room`` pixels wide.
+
+    A word that is wider than a whole line, such as a sentence of a script without spaces, is broken.
+    """
     line: list[Piece] = []
-    for piece in pieces:
-        if line and measure([*line, piece], size) > room:
+    for part in (part for piece in pieces for part in _broken(piece, room, size)):
+        if line and measure([*line, part], size) > room:
             yield line
             line = []
-        line.append(piece)
+        line.append(part)
     if line:
         yield line
 
 
+def _broken(piece: Piece, room: float, size: int) -> Iterator[Piece]:
+    """A word in parts at most ``room`` pixels wide; the word itself where it is no wider."""
+    rest = piece
+    while len(rest.text) > 1 and text_width(rest.text, size) > room:
+        fitting = [end for end in range(1, len(rest.text)) if text_width(rest.text[:end], size) <= room]
+        # One character at least, even where it does not fit, since the rest would never get shorter
+        end = max(fitting, default=1)
+        yield rest._replace(text=rest.text[:end])
+        rest = rest._replace(text=rest.text[end:], glued=True)
+    yield rest
+
+
 def measure(pieces: Sequence[Piece], size: int) -> float:
-    return sum(font(size).getlength(_spaced(i, piece)) for i, piece in enumerate(pieces))
+    """The width of a line in pixels."""
+    return sum(text_width(_spaced(i, piece), size) for i, piece in enumerate(pieces))
 
 
 def write_pieces(
     pen: ImageDraw.ImageDraw, at: tuple[float, float], pieces: Sequence[Piece], size: int
 ) -> None:
+    """Draw a line from ``at``, its upper left corner."""
     x, y = at
     for i, piece in enumerate(pieces):
         text = _spaced(i, piece)
-        indent = font(size).getlength(text) - font(size).getlength(printable(piece.text))
+        wide = text_width(text, size)
         write(pen, (x, y), text, size, piece.colour)
-        x += font(size).getlength(text)
         if piece.struck:
+            # The space before a word is not struck
+            start = x + wide - text_width(piece.text, size)
             middle = y + 0.62 * size
-            pen.line(
-                [(x - font(size).getlength(text) + indent, middle), (x, middle)], fill=piece.colour, width=2
-            )
+            pen.line([(start, middle), (x + wide, middle)], fill=piece.colour, width=2)
+        x += wide
 
 
 def _spaced(index: int, piece: Piece) -> str:
-    return printable(piece.text) if index == 0 or piece.text[0] in ".,;:!?" else " " + printable(piece.text)
+    alone = index == 0 or piece.glued or piece.text[0] in ".,;:!?"
+    return piece.text if alone else " " + piece.text
 
 
 def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str = INK) -> None:
-    pen.text(at, printable(text), font=font(size), fill=colour)
+    """Draw ``text`` from ``at``, its upper left corner in Pillow's own font; other fonts share its baseline."""
+    x, y = at
+    baseline = y + font(size).getmetrics()[0]
+    for run, own in _runs(text, size):
+        pen.text((x, baseline), run, font=own, fill=colour, anchor="ls")
+        x += own.getlength(run)
+
+
+def text_width(text: str, size: int) -> float:
+    """How wide ``text`` is when drawn, in pixels."""
+    return sum(own.getlength(run) for run, own in _runs(text, size))
 
 
 def shorten(text: str, room: float, size: int) -> str:
-    """``text``, cut with an ellipsis where it is wider than ``room``."""
-    text = printable(text)
-    if font(size).getlength(text) <= room:
+    """``text``, cut with an ellipsis where it is wider than ``room`` pixels."""
+    if text_width(text, size) <= room:
         return text
-    while text and font(size).getlength(text + "…") > room:
+    while text and text_width(text + "…", size) > room:
         text = text[:-1]
     return text.rstrip() + "…"
 
 
-def printable(text: str) -> str:
-    """``text`` in the letters that Pillow's own font has: accents go, other scripts become question marks."""
-    dashes = text.translate(str.maketrans("–—−‑×", "----x"))
-    letters = (c for c in unicodedata.normalize("NFKD", dashes) if not unicodedata.combining(c))
-    return "".join(c if c.isascii() or c in "…·“”‘’" else "?" for c in letters)
+def notes_on_fonts(texts: Iterable[str]) -> list[str]:
+    """What a figure says at its foot where a character of ``texts`` is shown by its number; empty where none is."""
+    absent = dict.fromkeys(c for text in texts for c in _composed(text) if not _drawable(c))
+    if not absent:
+        return []
+    first, more = _numbered(next(iter(absent))), len(absent) - 1
+    what = f"{first} and {more} more stand for characters" if more else f"{first} stands for a character"
+    return [
+        f"{what} that no font found on this computer has. The Noto Sans font of the script, once installed, is used."
+    ]
 
 
 def font(size: int) -> FreeTypeFont:
+    """Pillow's own font."""
     loaded = ImageFont.load_default(size)
     assert isinstance(loaded, ImageFont.FreeTypeFont)
     return loaded
+
+
+@cache
+def fallback_fonts() -> tuple[str, ...]:
+    """The files of the fonts besides Pillow's own that are found on this computer, best first."""
+    found = []
+    # DejaVu Sans comes with matplotlib; finding the package does not import it
+    spec = find_spec("matplotlib")
+    if spec is not None and spec.origin is not None:
+        file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if file.is_file():
+            found.append(str(file))
+    for name in SYSTEM_FONTS:
+        # Pillow looks for the name in the font folders of the system, and raises where it is not installed
+        with suppress(OSError):
+            found.append(str(ImageFont.truetype(name, _PROBE_SIZE).path))
+    return tuple(dict.fromkeys(found))
+
+
+def _runs(text: str, size: int) -> list[tuple[str, FreeTypeFont]]:
+    """``text`` as it is drawn, in stretches of one font each."""
+    found: list[tuple[str, str]] = []
+    for number, word in enumerate(_composed(text).split(" ")):
+        if number:
+            # A space belongs to the font before it, so that it does not part two words that are shaped together
+            found.append((" ", found[-1][1] if found else OWN))
+        found += _fonts_of(word)
+    merged: list[tuple[str, str]] = []
+    for part, file in found:
+        if merged and merged[-1][1] == file:
+            part = merged.pop()[0] + part
+        merged.append((part, file))
+    return [(part, _sized(file, size)) for part, file in merged]
+
+
+@lru_cache(maxsize=4096)
+def _fonts_of(word: str) -> tuple[tuple[str, str], ...]:
+    """A word in stretches with the font of each: one font for all of it if there is one, else one for each character."""
+    visible = "".join(c for c in word if unicodedata.category(c) != "Cf")
+    if not visible:
+        return ()
+    if (file := _font_with(visible)) is not None:
+        # Joiners shape the letters of some scripts, and mean nothing to the ASCII of Pillow's own font
+        return ((visible if file == OWN else word, file),)
+    found: list[tuple[str, str]] = []
+    for c in visible:
+        if (file := _font_with(c)) is not None:
+            found.append((c, file))
+        else:
+            found.append((_without_accents(c) or _numbered(c), OWN))
+    return tuple(found)
+
+
+def _font_with(characters: str) -> str | None:
+    """The first font that has all of them; None if no font has."""
+    return next(
+        (file for file in (OWN, *_fallbacks(characters)) if all(_has(file, c) for c in characters)), None
+    )
+
+
+def _fallbacks(characters: str) -> tuple[str, ...]:
+    # The search for fonts takes a moment, and texts in ASCII do not need it
+    return () if characters.isascii() else fallback_fonts()
+
+
+@lru_cache(maxsize=4096)
+def _has(file: str, c: str) -> bool:
+    """Whether a font has a character."""
+    # Pillow does not tell which characters a font has. Those that it lacks look like U+FFFF, which is never assigned
+    own = _probe(file)
+    shown, absent = own.getmask(c), own.getmask("\uffff")
+    return (shown.size, bytes(shown)) != (absent.size, bytes(absent))
+
+
+def _drawable(c: str) -> bool:
+    return (
+        c == " " or unicodedata.category(c) == "Cf" or _font_with(c) is not None or bool(_without_accents(c))
+    )
+
+
+def _without_accents(c: str) -> str:
+    """A character in letters of Pillow's own font, such as ``e`` for ``é``; empty where it has none for it."""
+    letters = "".join(part for part in unicodedata.normalize("NFKD", c) if not unicodedata.combining(part))
+    return letters if letters != c and all(_has(OWN, part) for part in letters) else ""
+
+
+def _numbered(c: str) -> str:
+    return f"[U+{ord(c):04X}]"
+
+
+def _composed(text: str) -> str:
+    """``text`` with accents in their letters where Unicode has such letters, and every kind of white space a space."""
+    composed = unicodedata.normalize("NFC", text.translate(_SPELLINGS))
+    return "".join(" " if c.isspace() else c for c in composed)
+
+
+@cache
+def _probe(file: str) -> FreeTypeFont:
+    # The basic layout puts nothing around a mark that stands alone, which would look like a character that the font has
+    return (
+        font(_PROBE_SIZE)
+        if file == OWN
+        else ImageFont.truetype(file, _PROBE_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    )
+
+
+@cache
+def _sized(file: str, size: int) -> FreeTypeFont:
+    return font(size) if file == OWN else ImageFont.truetype(file, size)

@@ -226,7 +226,7 @@ def test_memory_does_not_grow_with_the_prompt() -> None:
 
 def test_refusals() -> None:
     llava, mllama = FAMILIES["llava"], FAMILIES["mllama"]
-    with pytest.raises(UnsupportedModel, match="cross-attention: text dominance"):
+    with pytest.raises(UnsupportedModel, match="text dominance: it sees the picture by cross-attention"):
         measure(mllama.model(), mllama.inputs([PROMPT]))
     with pytest.raises(InputError, match="one prompt at a time can be listened to, not 2"):
         measure(llava.model(), llava.inputs([PROMPT, PROMPT]))

@@ -36,7 +36,7 @@ def drawn(run: Run, tmp_path: Path) -> Callable[..., tuple[Result, Any, Image.Im
 
     def draw(image: object, *arguments: object) -> tuple[Result, Any, Image.Image]:
         out, numbers = tmp_path / "figure.png", tmp_path / "numbers.json"
-        ran = run("attention", image, *SHORT, "--out", out, "--json", numbers, *arguments)
+        ran = run("attention", "demo", image, *SHORT, "--out", out, "--json", numbers, *arguments)
         assert (ran.exit_code, ran.stderr) == (0, ""), ran.output
         assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.png", "numbers.json"]
         with Image.open(out) as figure:
@@ -109,7 +109,7 @@ class TestOnTheDemoModel:
 
     def test_told_objects_and_layers(self, drawn: Any) -> None:
         everything = drawn("val:0")[1]
-        ran, facts, _ = drawn("val:0", "--objects", "Sofa, dog", "--layers", "3+2")
+        ran, facts, _ = drawn("val:0", "--objects", "Sofa, dog", "--layers", "3/2")
         assert (facts["present"], facts["layers"]) == (["couch", "dog"], [2, 3])
         [one], [other] = facts["maps"], everything["maps"]
         assert one["caption"] == other["caption"]
@@ -126,7 +126,7 @@ class TestOnTheDemoModel:
         assert drawn(path)[1]["seen"] == [64, 0, 192, 128]
 
     def test_var_and_the_rings_take_the_same_dimensions(self, drawn: Any) -> None:
-        _, facts, _ = drawn("val:0", "--method", "var:dims=3+70,tau=1.8,mass=0.0,ratio=0.0")
+        _, facts, _ = drawn("val:0", "--method", "var:dims=3/70,tau=1.8,mass=0.0,ratio=0.0")
         for one in facts["maps"]:
             assert (one["sink_threshold"], one["sink_dims"]) == (1.8, [3, 70])
             assert one["sinks"]
@@ -134,12 +134,12 @@ class TestOnTheDemoModel:
         assert drawn("val:0")[1]["maps"][0]["sinks"] == []
 
     def test_layers_that_the_model_lacks(self, refused: Refused, tmp_path: Path) -> None:
-        said = refused("attention", "val:0", "--layers", "9", "--out", tmp_path / "a.png")
+        said = refused("attention", "demo", "val:0", "--layers", "9", "--out", tmp_path / "a.png")
         assert "layers 0 to 5, not 9" in said
         assert list(tmp_path.iterdir()) == []
 
     def test_var_without_dimensions(self, refused: Refused, tmp_path: Path) -> None:
-        assert "dims" in refused("attention", "val:0", "--method", "var", "--out", tmp_path / "a.png")
+        assert "dims" in refused("attention", "demo", "val:0", "--method", "var", "--out", tmp_path / "a.png")
 
 
 def test_a_caption_without_objects(refused: Refused, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_caption_without_objects(refused: Refused, tmp_path: Path) -> None:
     model.generation_config.suppress_tokens = sorted({0, 1, 2, 3, len(processor.tokenizer) - 1} | named)
     model.save_pretrained(tmp_path / "mute")
     processor.save_pretrained(tmp_path / "mute")
-    said = refused("attention", "val:0", "--model", tmp_path / "mute", *SHORT, "--out", tmp_path / "a.png")
+    said = refused("attention", tmp_path / "mute", "val:0", *SHORT, "--out", tmp_path / "a.png")
     assert "no object of COCO is named in: " in said
     assert "--prompt" in said
     assert not (tmp_path / "a.png").exists()
@@ -160,7 +160,7 @@ def test_a_caption_without_objects(refused: Refused, tmp_path: Path) -> None:
     [
         (["missing.png"], "no such picture: missing.png"),
         (["tset:3"], "no split 'tset'"),
-        (["val:0", "--layers", "2,3"], "joined by +"),
+        (["val:0", "--layers", "2,3"], "joined with /, such as 2/3"),
         (["val:0", "--objects", "dog,sofaa"], "did you mean 'sofa'?"),
         (["val:0", "--method", "pia"], "did you mean 'pai'?"),
         (["val:0", "--max-new-tokens", "0"], "max_new_tokens"),
@@ -174,5 +174,5 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message in refused("attention", *arguments)
+    assert message in refused("attention", "demo", *arguments)
     assert list(tmp_path.iterdir()) == []

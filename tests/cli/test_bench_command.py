@@ -50,13 +50,12 @@ def test_random_weights_over_lengths(run: Run, monkeypatch: pytest.MonkeyPatch, 
     figures = tmp_path / "b.json"
     done = run(
         "bench", "--shape", "130m", *QUICK, "--method", "vcd", "--fused", "on", "--peer", "none", "--dtype", "bfloat16",
-        "--image-tokens", "16,32", "--text", "20+20", "--json", figures,
+        "--image-tokens", "16,32", "--json", figures,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     found = json.loads(figures.read_text())
     assert [(row["image_tokens"], row["prompt_tokens"]) for row in found["rows"]] == [(16, 56), (32, 72)]
     assert found["settings"]["dtype"] == "bfloat16"
-    assert found["settings"]["text"] == [20, 20]
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -76,14 +75,11 @@ def test_a_peak_is_measured_in_a_process_of_its_own(run: Run, demo_model: Path, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["demo", "--shape", "1b"], "not both"),
+        (["other/model", "--shape", "1b"], "not both"),
         (["--shape", "70b"], "no such shape; did you mean '7b'"),
         (["--shape", "1b", "--image-tokens", "577"], "577 visual tokens cannot be cut"),
         (["--shape", "1b", "--image-tokens", "0"], "must be different whole numbers, 1 or more"),
         (["--image-tokens", "576"], "--image-tokens is for --shape"),
-        (["--text", "5+35"], "--text is for --shape"),
-        (["--shape", "1b", "--text", "0+35"], "must be 1 token or more before and after"),
-        (["--shape", "1b", "--text", "40"], "must be two whole numbers joined by +"),
         (["--new-tokens", "4"], "new_tokens=4 must be different whole numbers, 8 or more"),
         (["--new-tokens", "many"], "--new-tokens 'many' must be whole numbers"),
         (["--batch", "1,1"], "batch=1,1 must be different"),
@@ -118,7 +114,7 @@ def test_refuses_a_plot_without_matplotlib(
     refused: Callable[..., str], no_model: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install 'keepsight[plots]'" in refused("bench", "--plot", tmp_path / "x.png")
+    assert "pip install -e '.[plots]'" in refused("bench", "--plot", tmp_path / "x.png")
 
 
 def test_one_output_for_two_things_is_refused(

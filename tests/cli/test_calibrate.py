@@ -92,7 +92,7 @@ class TestOnTheDemoModel:
     ) -> None:
         out = tmp_path / "found.json"
         run("calibrate", "demo", "--limit", 1, "--out", out)
-        message = refused("caption", folder / "0.png", "--method", "var", "--calibration", out)
+        message = refused("caption", "demo", folder / "0.png", "--method", "var", "--calibration", out)
         assert "demo has no sinks that its calibration could confirm" in message
         assert "no massive activation" in message
 
@@ -102,17 +102,17 @@ class TestOnTheDemoModel:
         run("calibrate", "demo", "--limit", 1, "--out", out)
         written = json.loads(out.read_text()) | {"supported": True, "dims": [5], "tau": 1.0}
         out.write_text(json.dumps(written))
-        base = ("caption", folder / "0.png", "--max-new-tokens", 12)
-        strong = "fraction=1.0,ratio=0.0,mass=0.0,layers=0+1+2+3+4"
-        by_file = run(*base, "--method", "m3id", "--method", f"var:{strong}", "--calibration", out)
-        by_hand = run(*base, "--method", "m3id", "--method", f"var:{strong},dims=5,tau=1.0")
+        base = ("caption", "demo", folder / "0.png", "--max-new-tokens", 12)
+        strong = "fraction=1.0,ratio=0.0,mass=0.0,layers=0/1/2/3/4"
+        by_file = run(*base, "--method", f"m3id+var:{strong}", "--calibration", out)
+        by_hand = run(*base, "--method", f"m3id+var:{strong},dims=5,tau=1.0")
         assert by_file.exit_code == by_hand.exit_code == 0
         assert by_file.stdout == by_hand.stdout
         assert by_file.stdout != run(*base, "--method", "m3id").stdout
         # a method's own file is left to it
         other = tmp_path / "other.json"
         other.write_text(json.dumps(written | {"dims": [7]}))
-        own = run(*base, "--method", f"var:{strong},calibration={other}", "--calibration", out, "--json")
+        own = run(*base, "--method", f"var:{strong},calibration={other}", "--calibration", out, "--json", "-")
         assert json.loads(own.stdout)["method"].endswith(f"calibration={other}")
 
 
@@ -125,8 +125,8 @@ class TestAnotherCheckpoint:
         assert ran.exit_code == 0, ran.output
         assert Calibration.load(out).model == str(checkpoint)
         out.write_text(json.dumps(json.loads(out.read_text()) | {"model": "owner/other"}))
-        options = ("--model", checkpoint, "--method", "var", "--calibration", out)
-        assert "made for another model" in refused("caption", folder / "0.png", *options)
+        options = ("--method", "var", "--calibration", out)
+        assert "made for another model" in refused("caption", checkpoint, folder / "0.png", *options)
 
 
 @pytest.mark.usefixtures("no_model")
@@ -158,10 +158,12 @@ class TestRefusedBeforeTheModelLoads:
         model, processor = standin()
         shown = [prepare(processor, [scene.image()], PROMPT) for scene in scenes("val", 1)]
         probe(model, shown, prompt=PROMPT).save(out)
-        message = refused("caption", folder / "0.png", *methods, "--calibration", out)
+        message = refused("caption", "demo", folder / "0.png", *methods, "--calibration", out)
         assert "no effect on the chosen methods" in message
 
     def test_a_calibration_that_is_none(self, refused: Refused, tmp_path: Path, folder: Path) -> None:
         options = ("--method", "var", "--calibration")
-        assert "no such calibration" in refused("caption", folder / "0.png", *options, tmp_path / "none.json")
-        assert "is not JSON" in refused("caption", folder / "0.png", *options, folder / "notes.txt")
+        assert "no such calibration" in refused(
+            "caption", "demo", folder / "0.png", *options, tmp_path / "none.json"
+        )
+        assert "is not JSON" in refused("caption", "demo", folder / "0.png", *options, folder / "notes.txt")

@@ -41,19 +41,19 @@ def by_hand(path: Path, *specs: str, num_beams: int = 1) -> str:
 @pytest.mark.usefixtures("demo_model")
 class TestOnTheDemoModel:
     def test_one_picture_gives_its_caption_alone(self, run: Run, pictures: list[Path]) -> None:
-        ran = run("caption", pictures[0], *SHORT)
+        ran = run("caption", "demo", pictures[0], *SHORT)
         assert (ran.exit_code, ran.stderr) == (0, "")
         assert ran.stdout == by_hand(pictures[0]) + "\n"
 
     def test_several_pictures_are_told_apart(self, run: Run, pictures: list[Path]) -> None:
-        lines = run("caption", *pictures, *SHORT).stdout.splitlines()
+        lines = run("caption", "demo", *pictures, *SHORT).stdout.splitlines()
         assert lines == [f"{path}: {by_hand(path)}" for path in pictures]
 
     def test_methods_act_and_compose_in_order(self, run: Run, pictures: list[Path]) -> None:
         gate = "m3id:decay=1.0,cutoff=0.0"
         said = {
             specs: run(
-                "caption", pictures[0], *SHORT, *(part for spec in specs for part in ("--method", spec))
+                "caption", "demo", pictures[0], *SHORT, *(("--method", "+".join(specs)) if specs else ())
             ).stdout
             for specs in ((), (STRONG,), (gate,), (STRONG, gate))
         }
@@ -62,11 +62,11 @@ class TestOnTheDemoModel:
         assert len(set(said.values())) == 4
 
     def test_json_lines_feed_the_scorer(self, run: Run, pictures: list[Path], tmp_path: Path) -> None:
-        ran = run("caption", *pictures, *SHORT, "--json", "--method", STRONG, "--method", "m3id")
+        ran = run("caption", "demo", *pictures, *SHORT, "--json", "-", "--method", f"{STRONG}+m3id")
         lines = [json.loads(line) for line in ran.stdout.splitlines()]
         assert [line["image_id"] for line in lines] == ["one", 42, "three"]
         assert [line["image"] for line in lines] == [str(path) for path in pictures]
-        assert {line["method"] for line in lines} == {f"{parse(STRONG).spec} m3id"}
+        assert {line["method"] for line in lines} == {f"{parse(STRONG).spec}+m3id"}
         assert {line["model"] for line in lines} == {"demo"}
         assert lines[0]["caption"] == by_hand(pictures[0], STRONG, "m3id")
 
@@ -83,15 +83,16 @@ class TestOnTheDemoModel:
         assert report["captions"][0]["caption"] == lines[0]["caption"]
 
     def test_without_a_method_json_says_so(self, run: Run, pictures: list[Path]) -> None:
-        line = json.loads(run("caption", pictures[0], *SHORT, "--json").stdout)
+        line = json.loads(run("caption", "demo", pictures[0], *SHORT, "--json", "-").stdout)
         assert line["method"] is None
         assert line["generation"] == {"max_new_tokens": 12, "num_beams": 1, "do_sample": False}
 
     def test_sampling_is_seeded_picture_by_picture(self, run: Run, pictures: list[Path]) -> None:
         def sampled(*paths: Path, seed: int = 0) -> list[str]:
-            options = ("--sample", "--temperature", 2.0, "--seed", seed, *SHORT, "--json")
+            options = ("--sample", "--temperature", 2.0, "--seed", seed, *SHORT, "--json", "-")
             return [
-                json.loads(line)["caption"] for line in run("caption", *paths, *options).stdout.splitlines()
+                json.loads(line)["caption"]
+                for line in run("caption", "demo", *paths, *options).stdout.splitlines()
             ]
 
         before = torch.random.get_rng_state()
@@ -102,45 +103,47 @@ class TestOnTheDemoModel:
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_beams_search(self, run: Run, pictures: list[Path]) -> None:
-        lines = run("caption", *pictures, *SHORT, "--num-beams", 6).stdout.splitlines()
+        lines = run("caption", "demo", *pictures, *SHORT, "--num-beams", 6).stdout.splitlines()
         assert lines == [f"{path}: {by_hand(path, num_beams=6)}" for path in pictures]
         assert lines != [f"{path}: {by_hand(path)}" for path in pictures]
 
     def test_a_raw_prompt_is_taken_as_it_is(self, run: Run, pictures: list[Path]) -> None:
         written = "USER: <image>\nDescribe this image. ASSISTANT:"
-        plain = run("caption", pictures[0], *SHORT).stdout
-        assert run("caption", pictures[0], *SHORT, "--raw-prompt", "--prompt", written).stdout == plain
+        plain = run("caption", "demo", pictures[0], *SHORT).stdout
+        assert (
+            run("caption", "demo", pictures[0], *SHORT, "--raw-prompt", "--prompt", written).stdout == plain
+        )
 
     def test_a_raw_prompt_without_the_picture_is_refused(
         self, refused: Refused, pictures: list[Path]
     ) -> None:
-        message = refused("caption", pictures[0], "--raw-prompt", "--prompt", "Describe this.")
+        message = refused("caption", "demo", pictures[0], "--raw-prompt", "--prompt", "Describe this.")
         assert "'Describe this.'" in message
         # Who refuses it depends on the release of transformers: its processor, or we
         assert "0 <image> tokens" in message or "write <image> into it" in message
 
     def test_a_dtype_that_does_not_exist_is_refused(self, refused: Refused, pictures: list[Path]) -> None:
-        assert "float33" in refused("caption", pictures[0], "--dtype", "float33")
+        assert "float33" in refused("caption", "demo", pictures[0], "--dtype", "float33")
 
     def test_a_device_that_does_not_exist_is_refused(self, refused: Refused, pictures: list[Path]) -> None:
-        assert "cannot load demo" in refused("caption", pictures[0], "--device-map", "nowhere")
+        assert "cannot load demo" in refused("caption", "demo", pictures[0], "--device", "nowhere")
 
 
 @pytest.mark.usefixtures("no_model")
 class TestRefusedBeforeTheModelLoads:
     def test_missing(self, refused: Refused, tmp_path: Path) -> None:
-        assert "no such picture" in refused("caption", tmp_path / "missing.png")
+        assert "no such picture" in refused("caption", "demo", tmp_path / "missing.png")
 
     def test_folder(self, refused: Refused, tmp_path: Path) -> None:
-        assert "is not a file" in refused("caption", tmp_path)
+        assert "is not a file" in refused("caption", "demo", tmp_path)
 
     def test_not_a_picture(self, refused: Refused, tmp_path: Path) -> None:
         (tmp_path / "notes.png").write_text("not a picture")
-        assert "not a picture" in refused("caption", tmp_path / "notes.png")
+        assert "not a picture" in refused("caption", "demo", tmp_path / "notes.png")
 
     def test_empty(self, refused: Refused, tmp_path: Path) -> None:
         (tmp_path / "empty.jpg").touch()
-        assert "not a picture" in refused("caption", tmp_path / "empty.jpg")
+        assert "not a picture" in refused("caption", "demo", tmp_path / "empty.jpg")
 
     @pytest.mark.parametrize("name", ["cut.png", "cut.jpg"])
     def test_truncated_and_last_of_several(
@@ -149,12 +152,12 @@ class TestRefusedBeforeTheModelLoads:
         whole = tmp_path / name
         Image.open(pictures[0]).save(whole)
         whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-        message = refused("caption", pictures[0], whole)
+        message = refused("caption", "demo", pictures[0], whole)
         assert name in message
         assert "damaged or incomplete" in message
 
     def test_no_pictures(self, refused: Refused) -> None:
-        assert "Missing argument" in refused("caption")
+        assert "Missing argument" in refused("caption", "demo")
 
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -172,12 +175,12 @@ class TestRefusedBeforeTheModelLoads:
     def test_options(
         self, refused: Refused, pictures: list[Path], options: tuple[str, ...], words: str
     ) -> None:
-        assert words in refused("caption", pictures[0], *options)
+        assert words in refused("caption", "demo", pictures[0], *options)
 
 
 class TestOtherCheckpoints:
     def test_a_folder_is_a_model(self, run: Run, pictures: list[Path], checkpoint: Path) -> None:
-        line = json.loads(run("caption", pictures[0], *SHORT, "--model", checkpoint, "--json").stdout)
+        line = json.loads(run("caption", checkpoint, pictures[0], *SHORT, "--json", "-").stdout)
         assert line["caption"] == by_hand(pictures[0])
         assert line["model"] == str(checkpoint)
 
@@ -187,16 +190,14 @@ class TestOtherCheckpoints:
         from transformers import LlamaConfig
 
         LlamaConfig(vocab_size=8, hidden_size=64).save_pretrained(tmp_path)
-        assert "is a llama model and takes no pictures" in refused(
-            "caption", pictures[0], "--model", tmp_path
-        )
+        assert "is a llama model and takes no pictures" in refused("caption", tmp_path, pictures[0])
 
     def test_a_checkpoint_without_a_processor_is_refused(
         self, refused: Refused, pictures: list[Path], tmp_path: Path
     ) -> None:
         model, _ = standin()
         model.save_pretrained(tmp_path)
-        assert f"cannot load {tmp_path}" in refused("caption", pictures[0], "--model", tmp_path)
+        assert f"cannot load {tmp_path}" in refused("caption", tmp_path, pictures[0])
 
     def test_damaged_weights_are_refused(
         self, refused: Refused, pictures: list[Path], tmp_path: Path, checkpoint: Path
@@ -205,12 +206,12 @@ class TestOtherCheckpoints:
             (tmp_path / file.name).write_bytes(
                 file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None]
             )
-        assert f"cannot load {tmp_path}" in refused("caption", pictures[0], "--model", tmp_path)
+        assert f"cannot load {tmp_path}" in refused("caption", tmp_path, pictures[0])
 
     def test_a_path_that_is_not_there_is_refused(
         self, refused: Refused, pictures: list[Path], tmp_path: Path
     ) -> None:
-        assert "cannot load" in refused("caption", pictures[0], "--model", tmp_path / "nothing")
+        assert "cannot load" in refused("caption", tmp_path / "nothing", pictures[0])
 
     def test_a_processor_without_a_template_wants_a_raw_prompt(
         self, run: Run, refused: Refused, pictures: list[Path], tmp_path: Path
@@ -219,10 +220,8 @@ class TestOtherCheckpoints:
         processor.chat_template = None
         model.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
-        assert "no chat template" in refused("caption", pictures[0], "--model", tmp_path)
-        ran = run(
-            "caption", pictures[0], "--model", tmp_path, "--raw-prompt", "--prompt", "<image> a", *SHORT
-        )
+        assert "no chat template" in refused("caption", tmp_path, pictures[0])
+        ran = run("caption", tmp_path, pictures[0], "--raw-prompt", "--prompt", "<image> a", *SHORT)
         assert ran.exit_code == 0
         assert ran.stdout.strip()
 
@@ -230,5 +229,5 @@ class TestOtherCheckpoints:
         self, refused: Refused, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("keepsight.demo.model.WEIGHTS", tmp_path)
-        assert "no demo checkpoint" in refused("caption", pictures[0])
+        assert "no demo checkpoint" in refused("caption", "demo", pictures[0])
         assert "no demo checkpoint" in refused("demo")

@@ -99,7 +99,7 @@ def test_words_tell_the_figures_of_the_last_answer(demo: tuple[Any, Any]) -> Non
         (["/method m3di"], "did you mean 'm3id'?"),
         (["/method m3id:decay=nan"], "decay=nan must be a finite number"),
         (["/imgae x"], "no command is called /imgae: did you mean 'image'?"),
-        (["/image val:0", "/method m3id m3id", PROMPT], "m3id is given twice"),
+        (["/image val:0", "/method m3id+m3id", PROMPT], "m3id is given twice"),
     ],
 )
 def test_a_pipe_ends_at_the_first_refused_line(lines: list[str], told: str) -> None:

@@ -101,6 +101,16 @@ class TestOutput:
         assert "script" not in tags.seen
         assert "no significant difference" in page
 
+    @pytest.mark.parametrize(
+        ("option", "first"), [("--json", "{"), ("--markdown", "**"), ("--html", "<!doctype html>")]
+    )
+    def test_standard_output(self, run: Run, folder: Path, tmp_path: Path, option: str, first: str) -> None:
+        shown, written = run("compare", folder, option, "-"), tmp_path / "file"
+        assert (shown.exit_code, shown.stderr) == (0, "")
+        assert shown.stdout.startswith(first)
+        assert run("compare", folder, option, written).exit_code == 0
+        assert shown.stdout == written.read_text(encoding="utf-8")
+
     def test_markup_in_names_is_text(self, run: Run, tmp_path: Path) -> None:
         nasty = "<b>[red]x|y"
         folder = made(tmp_path / "run", described({1: ["cat"]}), {"greedy": [CAT], nasty: [CAT]}).folder
@@ -143,6 +153,7 @@ class TestBadInput:
             (("--family", "patern"), "CHAIR has no family 'patern'"),
             (("--resamples", "-1"), "--resamples"),
             (("--seed", "x"), "--seed"),
+            (("--json", "-", "--markdown", "-"), "is to be written twice"),
             (("--tuning", "nowhere"), "nowhere is no folder"),
             (("--ground-truth", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
         ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,81 +9,143 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from keepsight.cli.demo import split_specs
 from keepsight.demo.splits import DEFAULT_METHODS
 from keepsight.demo.world import scenes
 from keepsight.errors import InputError
+from keepsight.eval.chair.score import mentions
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
-FEW = ("--images", 4, "--batch", 2)
+FEW = ("--limit", 4, "--batch", 2)
+COST = {"seconds_per_answer", "tokens_per_second", "relative_seconds", "relative_tokens_per_second"}
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Temporary files of the command go where the test can see whether they are left behind."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture
-def result(run: Run, demo_model: Path, tmp_path: Path) -> dict[str, Any]:
+def result(run: Run, demo_model: Path, tmp_path: Path, temporary: Path) -> dict[str, Any]:
     file = tmp_path / "result.json"
-    ran = run("demo", *FEW, "--json", file, "--captions")
+    ran = run("demo", *FEW, "--json", file)
     assert ran.exit_code == 0, ran.output
     assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
+    assert not list(temporary.iterdir())
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
-def test_json_holds_the_documented_keys(result: dict[str, Any]) -> None:
-    assert (result["model"], result["split"], result["n"], result["seed"]) == ("demo", "test-shifted", 4, 0)
-    assert [row["method"] for row in result["rows"]] == ["greedy", *DEFAULT_METHODS]
-    assert len(result["weights_sha256"]) == 64
-    assert {"keepsight", "python", "torch", "transformers"} <= set(result["versions"])
-    for row in result["rows"]:
+def test_json_is_that_of_a_comparison(result: dict[str, Any]) -> None:
+    bench = result["bench"]
+    assert (result["model"], bench["name"], bench["split"], result["n"]) == (
+        "demo",
+        "chair",
+        "test-shifted",
+        4,
+    )
+    assert [row["method"] for row in result["methods"]] == ["greedy", *DEFAULT_METHODS]
+    assert len(result["weights"]["sha256"]) == 64
+    (ran,) = result["runs"]
+    assert {"keepsight", "python", "torch", "transformers"} <= set(ran["versions"])
+    # The folder was temporary, and naming it would mislead
+    assert ran["folder"] is None
+    for row in result["methods"]:
+        assert row["folder"] is None
         for rate in ("chair_s", "chair_i", "recall"):
-            low, high = row["ci"][rate]
-            assert 0 <= low <= row[rate] <= high <= 1
-        assert row["cost"] > 0
-        assert row["length"] > 0
-    greedy, *others = result["rows"]
-    assert greedy["cost"] == 1
-    assert "difference" not in greedy
+            figure = row["figures"][rate]
+            low, high = figure["ci"]
+            assert 0 <= low <= figure["value"] <= high <= 1
+        assert row["cost"]["relative_seconds"] > 0
+        assert row["figures"]["length"]["value"] > 0
+    greedy, *others = result["methods"]
+    assert greedy["cost"]["relative_seconds"] == 1
+    assert greedy["differences"] is None
     for row in others:
-        change = row["difference"]["chair_i"]
-        assert change["value"] == pytest.approx(row["chair_i"] - greedy["chair_i"])
-        assert row["greedy_cut"]["mentions"] <= min(row["mentions"], greedy["mentions"])
+        change = row["differences"]["chair_i"]["value"]
+        assert change == pytest.approx(
+            row["figures"]["chair_i"]["value"] - greedy["figures"]["chair_i"]["value"]
+        )
+        shorter = min(row["figures"]["mentions"]["value"], greedy["figures"]["mentions"]["value"])
+        assert row["control"]["figures"]["mentions"]["value"] <= shorter
 
 
-def test_figures_follow_from_the_captions(result: dict[str, Any]) -> None:
+def test_the_run_is_kept_and_can_be_compared_again(run: Run, demo_model: Path, tmp_path: Path) -> None:
+    """The figures follow from the captions in the folder."""
+    folder = tmp_path / "run"
+    ran = run("demo", *FEW, "--out", folder, "--json", tmp_path / "a.json")
+    assert ran.exit_code == 0, ran.output
+    assert f"The run is in {folder}" in ran.stdout
+    found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert found["runs"][0]["folder"] == str(folder)
     truth = {scene.image_id: set(scene.names) for scene in scenes("test-shifted", 4)}
-    for row in result["rows"]:
-        lied = 0
-        for one in result["captions"]:
-            assert set(one["objects"]) == truth[one["image_id"]]
-            unsupported = one[row["method"]]["unsupported"]
-            assert not set(unsupported) & truth[one["image_id"]]
-            lied += bool(unsupported)
-        assert row["chair_s"] == lied / 4
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    for row in found["methods"]:
+        own = [one for one in answers if one["method"] == row["method"]]
+        lied = [{m.object for m in mentions(one["answer"])} - truth[one["image_id"]] for one in own]
+        assert row["figures"]["chair_s"]["value"] == sum(map(bool, lied)) / 4
+    assert run("compare", folder, "--json", tmp_path / "b.json").exit_code == 0
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == found
+
+
+def test_a_stopped_run_goes_on(run: Run, refused: Refused, demo_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run("demo", *FEW, "--out", folder).exit_code == 0
+    whole = (folder / "answers.jsonl").read_text(encoding="utf-8")
+    kept = whole.splitlines(keepends=True)[:5]
+    (folder / "answers.jsonl").write_text("".join(kept), encoding="utf-8")
+    assert run("demo", *FEW, "--out", folder).exit_code == 0
+    again = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert again[:5] == kept
+    assert len(again) == len(whole.splitlines())
+    assert "was begun with" in refused("demo", *FEW, "--out", folder, "--seed", 1)
 
 
 def test_the_same_seed_gives_the_same_result(
     run: Run, result: dict[str, Any], tmp_path: Path, demo_model: Path
 ) -> None:
     def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
-        timed = {"seconds", "cost"}
-        return [{key: value for key, value in row.items() if key not in timed} for row in found["rows"]]
+        return [
+            {**row, "cost": {key: value for key, value in row["cost"].items() if key not in COST}}
+            for row in found["methods"]
+        ]
 
     again, other = tmp_path / "again.json", tmp_path / "other.json"
-    run("demo", *FEW, "--json", again, "--captions")
-    run("demo", *FEW, "--json", other, "--captions", "--seed", 1)
+    run("demo", *FEW, "--json", again)
+    run("demo", *FEW, "--json", other, "--seed", 1)
     assert figures(json.loads(again.read_text())) == figures(result)
-    assert json.loads(other.read_text())["captions"] != result["captions"]
+    assert json.loads(other.read_text())["bench"]["digest"] != result["bench"]["digest"]
 
 
-def test_captions_stay_out_of_the_json_unless_asked_for(run: Run, demo_model: Path, tmp_path: Path) -> None:
-    run("demo", "--images", 1, "--methods", "m3id", "--json", tmp_path / "a.json")
-    assert "captions" not in json.loads((tmp_path / "a.json").read_text())
-
-
-def test_the_terminal_shows_marked_captions_and_the_table(run: Run, demo_model: Path) -> None:
-    ran = run("demo", *FEW, "--methods", "vcd:alpha=3.0,beta=0.0", "--split", "val")
+def test_json_on_standard_output_stands_alone(run: Run, demo_model: Path) -> None:
+    ran = run("demo", "--limit", 1, "--method", "m3id", "--json", "-")
     assert ran.exit_code == 0
-    assert ran.stderr == ""  # no progress bar where nobody watches
+    found = json.loads(ran.stdout)
+    assert [row["method"] for row in found["methods"]] == ["greedy", "m3id"]
+
+
+def test_a_method_that_is_off_equals_greedy(run: Run, demo_model: Path) -> None:
+    ran = run("demo", *FEW, "--method", "vcd:alpha=0.0,beta=0.0,noise_step=999", "--json", "-")
+    greedy, off = json.loads(ran.stdout)["methods"]
+    assert off["figures"] == greedy["figures"]
+    assert off["differences"]["chair_i"] == {
+        "value": 0.0,
+        "ci": [0.0, 0.0],
+        "verdict": "no significant difference",
+    }
+
+
+def test_the_terminal_shows_marked_captions_and_the_tables(
+    run: Run, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a machine slow enough, a line would say how far the run is
+    monkeypatch.setattr("keepsight.cli._run_console.EVERY", float("inf"))
+    ran = run("demo", *FEW, "--method", "vcd:alpha=3.0,beta=0.0", "--split", "val")
+    assert ran.exit_code == 0
+    assert ran.stderr == ""  # no progress bar where stderr is no terminal
     text = ran.stdout
     assert text.startswith("val: the pictures that settings are chosen on")
     for word in (
@@ -93,8 +156,9 @@ def test_the_terminal_shows_marked_captions_and_the_table(run: Run, demo_model: 
         "recall",
         "mentions",
         "cost",
-        "1.0×",
+        "1.00×",
         "greedy cut",
+        "Difference to greedy",
         "n = 4",
     ):
         assert word in text
@@ -106,7 +170,7 @@ def test_the_terminal_shows_marked_captions_and_the_table(run: Run, demo_model: 
 
 
 def test_html_is_written(run: Run, demo_model: Path, tmp_path: Path) -> None:
-    ran = run("demo", "--images", 2, "--html", tmp_path / "page.html")
+    ran = run("demo", "--limit", 2, "--html", tmp_path / "page.html")
     assert ran.exit_code == 0
     assert f"wrote {tmp_path / 'page.html'}" in ran.stdout
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -115,17 +179,18 @@ def test_html_is_written(run: Run, demo_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--methods", "vdc"), "no method 'vdc': did you mean 'vcd'?"),
-        (("--methods", "m3id:decoy=0.1"), "m3id has no parameter 'decoy': did you mean 'decay'?"),
-        (("--methods", "vcd:alpha=nan"), "vcd: alpha=nan must be a finite number, 0 or more"),
-        (("--methods", "m3id:cutoff=1.5"), "cutoff=1.5 must be a finite number from 0 to 1"),
-        (("--methods", "vcd:alpha=strong"), "alpha='strong' must be a number"),
+        (("--method", "vdc"), "no method 'vdc': did you mean 'vcd'?"),
+        (("--method", "m3id:decoy=0.1"), "m3id has no parameter 'decoy': did you mean 'decay'?"),
+        (("--method", "vcd:alpha=nan"), "vcd: alpha=nan must be a finite number, 0 or more"),
+        (("--method", "m3id:cutoff=1.5"), "cutoff=1.5 must be a finite number from 0 to 1"),
+        (("--method", "vcd:alpha=strong"), "alpha='strong' must be a number"),
+        (("--method", "vcd", "--method", "vcd:alpha=1.0"), "listed twice"),
         (("--split", "test-shited"), "no split 'test-shited': did you mean 'test-shifted'"),
         (("--split", "train"), "no split 'train'"),
-        (("--images", "0"), "--images"),
-        (("--images", "many"), "--images"),
+        (("--limit", "0"), "--limit"),
+        (("--limit", "many"), "--limit"),
         (("--seed", "-1"), "--seed"),
-        (("--captions",), "--json"),
+        (("--batch", "0"), "--batch"),
     ],
 )
 @pytest.mark.usefixtures("no_model")
@@ -145,31 +210,23 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.usefixtures("no_model")
+def test_a_folder_with_something_else_is_refused_before_the_work(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    assert "holds file and no run" in refused("demo", "--out", tmp_path)
+    assert "is a file" in refused("demo", "--out", tmp_path / "file")
+
+
 def test_a_run_that_fails_leaves_the_old_file(
-    refused: Refused, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Refused, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise InputError("half-way")
 
-    monkeypatch.setattr("keepsight.experiments.demo_comparison.compare", fail)
+    monkeypatch.setattr("keepsight.experiments.runner.execute", fail)
     file = tmp_path / "result.json"
     file.write_text("old")
     assert refused("demo", "--json", file) == "error: half-way\n"
     assert file.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_a_method_listed_twice_is_refused(refused: Refused, demo_model: Path) -> None:
-    assert "listed twice" in refused("demo", "--methods", "vcd,vcd:alpha=1.0")
-
-
-@pytest.mark.parametrize(
-    ("texts", "specs"),
-    [
-        (["vcd,m3id"], ["vcd", "m3id"]),
-        (["vcd:alpha=2.0,beta=0.2,m3id:decay=0.05,cutoff=0.05"], ["vcd:alpha=2.0,beta=0.2", "m3id:decay=0.05,cutoff=0.05"]),
-        (["m3id:gate=0.9", " vcd , m3id"], ["m3id:gate=0.9", "vcd", "m3id"]),
-    ],
-)  # fmt: skip
-def test_commas_join_specs_and_parameters(texts: list[str], specs: list[str]) -> None:
-    assert [method.spec for method in split_specs(texts)] == specs
+    assert not list(temporary.iterdir())

@@ -173,5 +173,6 @@ def test_sparklines() -> None:
 
 def test_short_names() -> None:
     assert short("") == "plain"
-    assert short("vhr:alpha=2.0 m3id") == "vhr m3id"
+    assert short("vhr:alpha=2.0+m3id") == "vhr+m3id"
+    assert short("mypackage.methods:Mine:alpha=2.0+m3id") == "Mine+m3id"
     assert (span((3,)), span((0, 1, 2))) == ("3", "0–2")

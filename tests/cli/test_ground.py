@@ -19,7 +19,7 @@ Refused = Callable[..., str]
 
 
 def lines(run: Run, *arguments: object) -> list[Any]:
-    ran = run("ground", *arguments, "--json")
+    ran = run("ground", "demo", *arguments, "--json", "-")
     assert (ran.exit_code, ran.stderr) == (0, ""), ran.output
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
@@ -53,7 +53,7 @@ def test_json_holds_what_the_library_says(run: Run) -> None:
 def test_the_table_marks_what_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     [line] = lines(run, "test-shifted:1")
-    shown = run("ground", "test-shifted:1").stdout
+    shown = run("ground", "demo", "test-shifted:1").stdout
     flagged = [word for word in line["words"] if word["flagged"]]
     assert flagged
     assert len(flagged) < len(line["words"])
@@ -115,7 +115,7 @@ def test_without_a_threshold_of_its_own_a_score_flags_nothing(run: Run) -> None:
     assert [word["support"] for word in line["words"]] == pytest.approx(
         [word["difference"] for word in line["words"]]
     )
-    shown = run("ground", "test-shifted:1", "--aggregate", "min").stdout
+    shown = run("ground", "demo", "test-shifted:1", "--aggregate", "min").stdout
     assert "flagged" not in shown.split("No word is flagged")[0]
     assert "give --threshold" in shown
     assert "[" not in shown
@@ -123,7 +123,7 @@ def test_without_a_threshold_of_its_own_a_score_flags_nothing(run: Run) -> None:
 
 def test_a_caption_without_object_words(run: Run) -> None:
     assert lines(run, "val:0", "--caption", "A street.")[0]["words"] == []
-    assert "no object word" in run("ground", "val:0", "--caption", "A street.").stdout
+    assert "no object word" in run("ground", "demo", "val:0", "--caption", "A street.").stdout
 
 
 @pytest.mark.usefixtures("no_model")
@@ -151,10 +151,10 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    assert message in refused("ground", *arguments)
+    assert message in refused("ground", "demo", *arguments)
 
 
 @pytest.mark.usefixtures("demo_model")
 def test_a_caption_that_the_tokenizer_cannot_write(refused: Refused) -> None:
     # The stand-in's tokenizer knows a few words only
-    assert "reads the caption as" in refused("ground", "val:0", "--caption", "a unicorn")
+    assert "reads the caption as" in refused("ground", "demo", "val:0", "--caption", "a unicorn")

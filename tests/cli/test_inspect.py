@@ -30,7 +30,7 @@ class TestOnTheDemoModel:
         assert "run keepsight calibrate demo first" in ran.stdout
 
     def test_json(self, run: Run) -> None:
-        found = json.loads(run("inspect", "demo", "--json", "--size", "40x30").stdout)
+        found = json.loads(run("inspect", "demo", "--json", "-", "--size", "40x30").stdout)
         assert found["model"] == "demo"
         assert (found["layers"], found["heads"], found["kv_heads"], found["hidden_size"]) == (6, 8, 8, 128)
         assert found["image_token"] == [3, "<image>"]
@@ -42,7 +42,7 @@ class TestOnTheDemoModel:
 
     def test_a_picture_of_ones_own_comes_first(self, run: Run, tmp_path: Path) -> None:
         scenes("val", 1)[0].image().save(tmp_path / "mine.png")
-        found = json.loads(run("inspect", "demo", "--image", tmp_path / "mine.png", "--json").stdout)
+        found = json.loads(run("inspect", "demo", "--image", tmp_path / "mine.png", "--json", "-").stdout)
         assert list(found["pictures"]) == ["mine.png", "336x336", "1024x768"]
 
     def test_a_raw_prompt_without_a_picture_is_told(self, run: Run) -> None:
@@ -53,7 +53,7 @@ class TestOnTheDemoModel:
 
 
 def test_a_folder_is_a_model(run: Run, checkpoint: Path) -> None:
-    found = json.loads(run("inspect", checkpoint, "--json").stdout)
+    found = json.loads(run("inspect", checkpoint, "--json", "-").stdout)
     assert found["model"] == str(checkpoint)
     assert found["family"] == "llava"
 

@@ -23,7 +23,7 @@ def test_text_names_every_method_and_parameter(run: Run) -> None:
 
 
 def test_json_is_what_the_classes_say(run: Run) -> None:
-    described = {one["name"]: one for one in json.loads(run("methods", "--json").stdout)}
+    described = {one["name"]: one for one in json.loads(run("methods", "--json", "-").stdout)}
     assert sorted(described) == sorted(methods())
     vcd = described["vcd"]
     assert (vcd["class"], vcd["paper"], vcd["year"]) == ("VCD", "2311.16922", 2023)
@@ -38,12 +38,12 @@ def test_the_default_is_the_one_in_force() -> None:
 
 
 def test_markdown_has_a_row_for_each_parameter(run: Run) -> None:
-    lines = run("methods", "--markdown").stdout.splitlines()
+    lines = run("methods", "--markdown", "-").stdout.splitlines()
     rows = [line for line in lines if line.startswith("| `")]
     assert len(rows) == sum(1 + len(method.parameters()) for method in methods().values())
     assert any("| `decay` | 0.02 | 0 or more |" in row for row in rows)
     assert not any(str(math.inf) in row for row in rows)
 
 
-def test_json_and_markdown_exclude_each_other(refused: Refused) -> None:
-    assert "exclude" in refused("methods", "--json", "--markdown")
+def test_one_output_alone_goes_to_standard_output(refused: Refused) -> None:
+    assert "written twice" in refused("methods", "--json", "-", "--markdown", "-")

@@ -181,7 +181,7 @@ def test_built_questions_are_read_back_and_repeat_with_the_seed(run: Run, tmp_pa
             objects,
             "--out",
             folder,
-            "--images",
+            "--limit",
             3,
             "--per-image",
             2,
@@ -206,15 +206,15 @@ def test_what_cannot_be_built_leaves_nothing(refused: Callable[..., str], tmp_pa
         ((), "--annotations"),
         (("--objects", "nothing.json"), "cannot be read"),
         (("--objects", objects), "only 0 of 4 have 3 objects"),
-        (("--objects", objects, "--images", 4, "--per-image", 2), "only 3 of 4"),
-        (("--objects", objects, "--images", 1, "--per-image", 2), "only 0 are not in it"),
-        (("--objects", objects, "--images", 0), "images"),
+        (("--objects", objects, "--limit", 4, "--per-image", 2), "only 3 of 4"),
+        (("--objects", objects, "--limit", 1, "--per-image", 2), "only 0 are not in it"),
+        (("--objects", objects, "--limit", 0), "limit"),
         (("--objects", objects, "--name", "a/b"), "--name"),
     ):
         assert words in refused("pope", "build", *arguments, "--out", out)
     assert not out.exists()
     assert "cannot make the folder" in refused(
-        "pope", "build", "--objects", objects, "--images", 3, "--per-image", 2, "--out", objects / "x"
+        "pope", "build", "--objects", objects, "--limit", 3, "--per-image", 2, "--out", objects / "x"
     )
 
 

@@ -101,7 +101,7 @@ class TestRefusedBeforeTheModelLoads:
             (("--split", "tset"), "did you mean 'test'"),
             (("--limit", "0"), "n=0 must be 1 or more"),
             (("--method", "m3di"), "did you mean 'm3id'"),
-            (("--method", "vcd sample"), "write sample first"),
+            (("--method", "vcd+sample"), "write sample first"),
             (("--method", "greedy"), "listed twice"),
             (("--baseline", "vcd"), "no decoding 'vcd'"),
             (("--baseline", "greedy", "--no-baseline"), "exclude each other"),
@@ -130,15 +130,15 @@ class TestRefusedBeforeTheModelLoads:
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
     def test_a_model_that_is_not_there(self, refused: Refused, tmp_path: Path) -> None:
-        message = refused("run", "--bench", "chair", "--out", tmp_path / "run", "--model", tmp_path / "no")
+        message = refused("run", "--bench", "chair", "--out", tmp_path / "run", tmp_path / "no")
         assert "cannot load" in message
 
     def test_one_model_on_all_gpus_for_each_of_several_processes(
         self, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("WORLD_SIZE", "2")
-        message = refused("run", "--bench", "chair", "--out", tmp_path / "run", "--device-map", "auto")
-        assert "use --device-map cuda" in message
+        message = refused("run", "--bench", "chair", "--out", tmp_path / "run", "--device", "auto")
+        assert "use --device cuda" in message
 
     def test_what_accelerate_leaves_behind_on_cpu(
         self, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

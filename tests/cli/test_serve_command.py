@@ -19,7 +19,7 @@ import pytest
     ("arguments", "says"),
     [
         (["--method", "m3di"], "did you mean 'm3id'?"),
-        (["--method", "m3id+m3id"], "m3id is named twice"),
+        (["--method", "m3id+m3id"], "m3id is given twice"),
         (["--method", "m3id", "--method", "m3id"], "m3id is given twice"),
         (["--max-batch", 0], "the limit batch=0"),
         (["--max-image-mb", "nan"], "--max-image-mb nan"),
@@ -57,7 +57,7 @@ def test_the_extra_is_named(refused: Callable[..., str], monkeypatch: pytest.Mon
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install 'keepsight[serve]'" in refused("serve")
+    assert "pip install -e '.[serve]'" in refused("serve")
 
 
 def test_a_method_that_does_not_run(refused: Callable[..., str], demo_model: Path) -> None:

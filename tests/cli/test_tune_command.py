@@ -14,7 +14,7 @@ SMALL = (
     "tune",
     "--method",
     "vcd:beta=0.0,noise_step=999",
-    "--n",
+    "--limit",
     4,
     "--max-new-tokens",
     6,
@@ -67,7 +67,7 @@ class TestOnTheDemoModel:
 
     def test_pope(self, run: Run, tmp_path: Path) -> None:
         ran = run(
-            *SMALL[:-6], "--n", 1, "--grid", "alpha=0.5", "--bench", "pope", "--floor", "none", "--out", tmp_path / "t"
+            *SMALL[:-6], "--limit", 1, "--grid", "alpha=0.5", "--bench", "pope", "--floor", "none", "--out", tmp_path / "t"
         )  # fmt: skip
         assert ran.exit_code in (0, 2), ran.output
         assert (tmp_path / "t" / "tuning.json").exists()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from standin import standin
 
-from keepsight.experiments.decoding_config import choose
-from keepsight.experiments.manifest import Plan
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.decoding_config import build_configs
+from keepsight.experiments.manifest import RunConfig
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.runner import execute
 from keepsight.experiments.store import Run
 
@@ -23,11 +23,11 @@ def model() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def plan() -> Plan:
+def plan() -> RunConfig:
     """Seven descriptions in batches of three: greedily, drawn, and with a strong method."""
-    return Plan(
-        bench=demo_bench("chair", "val", 7),
-        ways=choose([STRONG, f"sample:temperature=2 {STRONG}"], ["greedy", "sample:temperature=2"]),
+    return RunConfig(
+        bench=demo_benchmark("chair", "val", 7),
+        ways=build_configs([STRONG, f"sample:temperature=2+{STRONG}"], ["greedy", "sample:temperature=2"]),
         max_new_tokens=6,
         batch=3,
     )
@@ -37,13 +37,13 @@ def plan() -> Plan:
 def start(model: tuple[Any, Any], tmp_path: Path) -> Callable[..., Run]:
     """Run a plan with the stand-in: ``start(plan, "folder")``."""
 
-    def start(plan: Plan, folder: str = "run", **options: Any) -> Run:
+    def start(plan: RunConfig, folder: str = "run", **options: Any) -> Run:
         return execute(plan, *model, tmp_path / folder, **{"weights": WEIGHTS, **options})
 
     return start
 
 
 @pytest.fixture(scope="session")
-def undisturbed(plan: Plan, model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(plan: RunConfig, model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The plan, run by one process without a pause."""
     return execute(plan, *model, tmp_path_factory.mktemp("undisturbed") / "run", weights=WEIGHTS)

@@ -13,10 +13,10 @@ from PIL import Image
 from keepsight.demo.world import scenes
 from keepsight.errors import InputError
 from keepsight.eval.errors import MalformedFile, UnknownImage
-from keepsight.experiments.benchmark import Bench, Item, digest
+from keepsight.experiments.benchmark import Benchmark, Item, digest
 from keepsight.experiments.demo_items import without
-from keepsight.experiments.errors import BadBench
-from keepsight.experiments.open_benchmark import demo_bench, user_bench
+from keepsight.experiments.errors import BadBenchmark
+from keepsight.experiments.open_benchmark import demo_benchmark, user_benchmark
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -25,7 +25,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
 
 class TestDemo:
     def test_chair_asks_once_about_every_scene(self) -> None:
-        bench = demo_bench("chair", "val", 4)
+        bench = demo_benchmark("chair", "val", 4)
         shown = scenes("val", 4)
         assert [item.image_id for item in bench.items] == [scene.image_id for scene in shown]
         assert [item.truth["objects"] for item in bench.items] == [list(scene.names) for scene in shown]
@@ -33,7 +33,7 @@ class TestDemo:
 
     @pytest.mark.parametrize("split", ["val", "val-shifted"])
     def test_pope_asks_as_many_yes_as_no_of_every_kind(self, split: str) -> None:
-        bench = demo_bench("pope", split, 10)
+        bench = demo_benchmark("pope", split, 10)
         counted = Counter((item.truth["split"], item.truth["label"]) for item in bench.items)
         assert counted == {
             (kind, label): 30 for kind in ("random", "popular", "adversarial") for label in ("yes", "no")
@@ -46,7 +46,7 @@ class TestDemo:
             assert len(objects[int(item.image_id)]) >= 3
 
     def test_beaf_asks_the_same_about_a_picture_and_its_edits(self) -> None:
-        bench = demo_bench("beaf", "val", 3)
+        bench = demo_benchmark("beaf", "val", 3)
         asked: dict[str, list[Item]] = {}
         for item in bench.items:
             asked.setdefault(item.truth["image"], []).append(item)
@@ -66,7 +66,7 @@ class TestDemo:
         from keepsight.eval.beaf.files import read_questions
         from keepsight.eval.beaf.score import score
 
-        items = demo_bench("beaf", "val", 3).items
+        items = demo_benchmark("beaf", "val", 3).items
         path = tmp_path / "items.jsonl"
         path.write_text("".join(json.dumps(item.to_json()) + "\n" for item in items))
         report = score(read_questions(path), {item.id: item.truth["label"] for item in items})
@@ -89,17 +89,17 @@ class TestDemo:
 
     def test_the_digest_tells_questions_apart(self) -> None:
         digests = {
-            demo_bench(name, split, n, seed).digest
+            demo_benchmark(name, split, n, seed).digest
             for name in ("chair", "pope", "beaf")
             for split in ("val", "test")
             for n in (2, 3)
             for seed in (0, 1)
         }
         assert len(digests) == 24
-        assert demo_bench("pope", "val", 2).digest == demo_bench("pope", "val", 2).digest
+        assert demo_benchmark("pope", "val", 2).digest == demo_benchmark("pope", "val", 2).digest
 
     def test_the_digest_sees_which_picture_is_asked_about(self) -> None:
-        (item,) = demo_bench("chair", "val", 1).items
+        (item,) = demo_benchmark("chair", "val", 1).items
         assert digest([item]) != digest([replace(item, image_id=7)])
 
     @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ class TestDemo:
     )
     def test_refusals(self, arguments: tuple[object, ...], words: str) -> None:
         with pytest.raises(InputError, match=words):
-            demo_bench(*arguments)  # type: ignore[arg-type]
+            demo_benchmark(*arguments)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -157,27 +157,27 @@ def beaf_row(number: int, image: str, original: bool, label: str) -> dict[str, o
 
 class TestUser:
     def test_chair_takes_every_picture_of_a_folder(self, folder: Path) -> None:
-        bench = user_bench("chair", images=folder)
+        bench = user_benchmark("chair", images=folder)
         assert [item.image_id for item in bench.items] == [42, "b", "b_00"]
         assert [item.truth for item in bench.items] == [{"objects": None}] * 3
         assert bench.items[1].picture().tobytes() == scenes("val", 1)[0].image().tobytes()
-        assert len(user_bench("chair", images=folder, limit=2).items) == 2
+        assert len(user_benchmark("chair", images=folder, limit=2).items) == 2
 
     def test_chair_keeps_what_is_true(self, folder: Path, written: Written) -> None:
         truth = written(
             "truth.jsonl",
             *({"image_id": image, "objects": ["sofa", "cat"]} for image in (42, "b", "b_00", "else")),
         )
-        bench = user_bench("chair", images=folder, truth=[truth])
+        bench = user_benchmark("chair", images=folder, truth=[truth])
         assert bench.items[0].truth == {"objects": ["cat", "couch"]}
         with pytest.raises(UnknownImage, match="b_00"):
-            user_bench("chair", images=folder, truth=[written("less.jsonl", *(
+            user_benchmark("chair", images=folder, truth=[written("less.jsonl", *(
                 {"image_id": image, "objects": []} for image in (42, "b")))])  # fmt: skip
 
     def test_two_pictures_of_one_name_are_refused(self, folder: Path) -> None:
         scenes("val", 1)[0].image().save(folder / "b.jpg")
-        with pytest.raises(BadBench, match=r"b\.jpg and .*b\.png are both image b"):
-            user_bench("chair", images=folder)
+        with pytest.raises(BadBenchmark, match=r"b\.jpg and .*b\.png are both image b"):
+            user_benchmark("chair", images=folder)
 
     def test_pope_puts_a_pictures_questions_side_by_side(self, folder: Path, written: Written) -> None:
         random = written(
@@ -187,11 +187,11 @@ class TestUser:
             pope_row(3, thing="cat", label="yes"),
         )
         mine = written("mine.json", pope_row(1, thing="kite"))
-        bench = user_bench("pope", images=folder, questions=[random, mine])
+        bench = user_benchmark("pope", images=folder, questions=[random, mine])
         assert [item.id for item in bench.items] == ["random/1", "random/3", "mine/1", "random/2"]
         assert bench.items[1].truth == {"label": "yes", "split": "random", "object": "cat"}
         assert [item.image_id for item in bench.items] == ["b.png"] * 3 + [42]
-        assert len(user_bench("pope", images=folder, questions=[random, mine], limit=1).items) == 3
+        assert len(user_benchmark("pope", images=folder, questions=[random, mine], limit=1).items) == 3
 
     def test_beaf_limits_originals_and_keeps_their_edits(self, folder: Path, written: Written) -> None:
         rows = [
@@ -199,7 +199,7 @@ class TestUser:
             beaf_row(1, "b_00.png", False, "no"),
             beaf_row(2, "COCO_val2014_000000000042.png", True, "no"),
         ]
-        bench = user_bench("beaf", images=folder, questions=[written("q.jsonl", *rows)], limit=1)
+        bench = user_benchmark("beaf", images=folder, questions=[written("q.jsonl", *rows)], limit=1)
         assert [item.id for item in bench.items] == ["0", "1"]
         assert bench.items[1].truth == {
             "label": "no",
@@ -212,28 +212,28 @@ class TestUser:
         good, gone = written("good.json", pope_row(1)), written("gone.json", pope_row(1, "gone.png"))
         (tmp_path / "empty").mkdir()
         for error, words, name, options in [
-            (BadBench, "--images DIR", "chair", {"images": None}),
-            (BadBench, "no folder of pictures", "chair", {"images": folder / "b.png"}),
-            (BadBench, "holds no picture", "chair", {"images": tmp_path / "empty"}),
-            (BadBench, "limit=0", "chair", {"images": folder, "limit": 0}),
-            (BadBench, "leave --questions out", "chair", {"images": folder, "questions": [good]}),
-            (BadBench, "needs its questions", "pope", {"images": folder}),
-            (BadBench, "hold the truth", "pope", {"images": folder, "questions": [good], "truth": [good]}),
-            (BadBench, r"gone.json:1: there is no picture .*gone.png", "pope",
+            (BadBenchmark, "--images DIR", "chair", {"images": None}),
+            (BadBenchmark, "no folder of pictures", "chair", {"images": folder / "b.png"}),
+            (BadBenchmark, "holds no picture", "chair", {"images": tmp_path / "empty"}),
+            (BadBenchmark, "limit=0", "chair", {"images": folder, "limit": 0}),
+            (BadBenchmark, "leave --questions out", "chair", {"images": folder, "questions": [good]}),
+            (BadBenchmark, "needs its questions", "pope", {"images": folder}),
+            (BadBenchmark, "hold the truth", "pope", {"images": folder, "questions": [good], "truth": [good]}),
+            (BadBenchmark, r"gone.json:1: there is no picture .*gone.png", "pope",
              {"images": folder, "questions": [gone]}),
-            (BadBench, "not 2", "beaf", {"images": folder, "questions": [good, gone]}),
+            (BadBenchmark, "not 2", "beaf", {"images": folder, "questions": [good, gone]}),
             (MalformedFile, "must be yes or no", "pope",
              {"images": folder, "questions": [written("odd.json", pope_row(1, label="maybe"))]}),
             (MalformedFile, "must be the name of a file", "pope",
              {"images": folder, "questions": [written("n.json", {**pope_row(1), "image": 3})]}),
         ]:  # fmt: skip
             with pytest.raises(error, match=words):
-                user_bench(name, **options)  # type: ignore[arg-type]
+                user_benchmark(name, **options)  # type: ignore[arg-type]
 
 
 def test_a_bench_asks_something_and_nothing_twice() -> None:
-    one = demo_bench("chair", "val", 1).items
-    with pytest.raises(BadBench, match="asks nothing"):
-        Bench(name="chair", split="val", source="nowhere", items=())
-    with pytest.raises(BadBench, match="twice"):
-        Bench(name="chair", split="val", source="nowhere", items=one * 2)
+    one = demo_benchmark("chair", "val", 1).items
+    with pytest.raises(BadBenchmark, match="asks nothing"):
+        Benchmark(name="chair", split="val", source="nowhere", items=())
+    with pytest.raises(BadBenchmark, match="twice"):
+        Benchmark(name="chair", split="val", source="nowhere", items=one * 2)

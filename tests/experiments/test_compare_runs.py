@@ -14,11 +14,11 @@ from keepsight.eval.beaf import score as beaf
 from keepsight.eval.chair.report import METRICS, Report
 from keepsight.eval.pope import score as binary
 from keepsight.eval.stats.bootstrap import paired
-from keepsight.experiments.benchmark import Asked
+from keepsight.experiments.benchmark import ItemRecord
 from keepsight.experiments.compare import NO_DIFFERENCE, Comparison, compare, verdict
 from keepsight.experiments.merge_runs import Incomparable, NoBaseline, TunedOnReported
-from keepsight.experiments.open_benchmark import demo_bench
-from keepsight.experiments.scores import NotScorable, Ruler, beaf_question, score
+from keepsight.experiments.open_benchmark import demo_benchmark
+from keepsight.experiments.scores import NotScorable, Scorer, beaf_question, score
 from keepsight.experiments.store import Run
 
 CAT, BOTH, DOG = "A cat.", "A cat and a dog.", "A dog."
@@ -37,7 +37,7 @@ def random_captions(seed: int, n: int) -> list[str]:
     return ["A " + " and a ".join(rng.choices(NAMES, k=rng.randint(1, 4))) + "." for _ in range(n)]
 
 
-def random_items(n: int) -> list[Asked]:
+def random_items(n: int) -> list[ItemRecord]:
     rng = random.Random("truth")
     return described({image: rng.sample(NAMES, rng.randint(1, 3)) for image in range(n)})
 
@@ -74,6 +74,29 @@ class TestByHand:
         assert row.control.figures["chair_i"].value == 0
         assert row.control.differences["chair_i"].value == 0
         assert row.warnings == ("says_less",)
+
+    def test_the_control_is_cut_picture_by_picture(self, tmp_path: Path) -> None:
+        """Greedy: 3 of 5 mentions invented; cut to (2, 1) mentions: 1 of 3. The method: 0 of 3."""
+        said = {
+            "greedy": ["A cat and a dog and a dog.", "A cat and a dog."],
+            "vcd": ["A cat and a cat.", "A cat."],
+        }
+        found = compare([made(tmp_path / "run", TWO, said)])
+        greedy, vcd = found.rows
+        assert (greedy.figures["chair_i"].value, greedy.figures["mentions"].value) == (3 / 5, 2.5)
+        assert (vcd.figures["chair_i"].value, vcd.figures["mentions"].value) == (0.0, 1.5)
+        assert vcd.control is not None
+        assert vcd.control.figures["chair_i"].value == pytest.approx(1 / 3)
+        assert vcd.control.differences["chair_i"].value == pytest.approx(-1 / 3)
+        # Each end of the interval draws one picture twice: 2 of 3 invented in the first, 1 of 2 in the second
+        assert changes(found)["chair_i"]["ci"] == [pytest.approx(-2 / 3), pytest.approx(-1 / 2)]
+
+    def test_who_names_nothing_has_no_rate_and_valid_json(self, tmp_path: Path) -> None:
+        run = made(tmp_path / "run", TWO, {"greedy": ["Nothing.", ""], "vcd": ["", ""]})
+        found = compare([run])
+        assert [row.figures["chair_i"].value for row in found.rows] == [None, None]
+        assert changes(found)["chair_i"] == {"value": None, "ci": None, "verdict": None}
+        json.dumps(found.to_json(), allow_nan=False)
 
     def test_who_says_as_much_but_better_is_not_accused(self, tmp_path: Path) -> None:
         items = described({1: ["cat", "bird"], 2: ["cat", "bird"]})
@@ -146,10 +169,10 @@ class TestFailures:
             {"greedy": [CAT, CAT, BOTH, BOTH], "vcd": [CAT, None, CAT], "pai": [DOG, CAT, CAT, CAT]},
         )
         found = compare([run])
-        assert found.gathered.ids == ("q0", "q2")
+        assert found.merged.ids == ("q0", "q2")
         assert found.to_json()["left_out"] == 2
         assert [row.figures["chair_i"].value for row in found.rows] == [pytest.approx(1 / 3), 0, 0.5]
-        assert [(row.tally.answered, row.tally.failed, row.tally.missing) for row in found.rows] == [
+        assert [(row.counts.answered, row.counts.failed, row.counts.missing) for row in found.rows] == [
             (4, 0, 0),
             (2, 1, 1),
             (4, 0, 0),
@@ -171,20 +194,20 @@ class TestFailures:
         run = made(tmp_path / "run", items, {"greedy": [BOTH, CAT]})
         with pytest.raises(NotScorable, match=r"what is in picture 1.*--annotations"):
             compare([run])
-        told = compare([run], ruler=Ruler(truth={1: ["cat"], 2: ["cat"]}))
+        told = compare([run], scorer=Scorer(truth={1: ["cat"], 2: ["cat"]}))
         assert told.rows[0].figures["chair_i"].value == pytest.approx(1 / 3)
 
     def test_families_are_not_mixed(self, tmp_path: Path) -> None:
         run = made(tmp_path / "run", TWO, {"greedy": [CAT, CAT]})
         run.manifest["bench"]["family"] = "wordnet"
         with pytest.raises(NotScorable, match="was read in the family wordnet"):
-            compare([run], ruler=Ruler(family="pattern"))
+            compare([run], scorer=Scorer(family="pattern"))
 
 
 class TestLaws:
     @pytest.mark.parametrize("bench", ["chair", "pope", "beaf"])
     def test_a_method_equal_to_the_baseline_differs_by_exactly_zero(self, tmp_path: Path, bench: str) -> None:
-        items = [Asked(**one.to_json()) for one in demo_bench(bench, "val", 6).items]
+        items = [ItemRecord(**one.to_json()) for one in demo_benchmark(bench, "val", 6).items]
         rng = random.Random(3)
         said = (
             random_captions(0, len(items))
@@ -231,7 +254,7 @@ class TestLaws:
 
     def test_beaf_agrees_with_its_scorer(self, tmp_path: Path) -> None:
         rng = random.Random(7)
-        items = [Asked(**one.to_json()) for one in demo_bench("beaf", "val", 12).items]
+        items = [ItemRecord(**one.to_json()) for one in demo_benchmark("beaf", "val", 12).items]
         run = made(
             tmp_path / "run", items, {"greedy": rng.choices(["Yes", "No", "Hm"], k=len(items))}, bench="beaf"
         )
@@ -338,7 +361,7 @@ class TestRefusals:
 class TestTunedOn:
     @pytest.fixture
     def tuned(self, tmp_path: Path) -> Callable[..., Run]:
-        def tuned(name: str, items: list[Asked], split: str) -> Run:
+        def tuned(name: str, items: list[ItemRecord], split: str) -> Run:
             answers = {"greedy": [CAT] * len(items), "vcd": [CAT] * len(items)}
             return made(tmp_path / name, items, answers, split=split, tuning={"chosen": "vcd"})
 

@@ -10,7 +10,13 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from keepsight import VCD, InvalidParameter
 from keepsight.errors import InputError
-from keepsight.experiments.decoding_config import Decoding, Way, choose, parse_decoding, parse_way
+from keepsight.experiments.decoding_config import (
+    DecodingConfig,
+    DecodingStrategy,
+    build_configs,
+    parse_config,
+    parse_strategy,
+)
 from keepsight.inference.row_sampler import Draw
 
 
@@ -24,33 +30,37 @@ from keepsight.inference.row_sampler import Draw
         ("beam", "beam"),
         ("beam:num_beams=3", "beam:num_beams=3"),
         ("vcd:alpha=1.0", "vcd"),
-        ("greedy vcd", "vcd"),
-        ("  sample   vcd:alpha=0.5  vhr ", "sample vcd:alpha=0.5 vhr"),
+        ("greedy+vcd", "vcd"),
+        ("  sample + vcd:alpha=0.5  +vhr ", "sample+vcd:alpha=0.5+vhr"),
+        ("beam+m3id+vhr", "beam+m3id+vhr"),
+        ("sample:temperature=1e5+var:dims=0/1", "sample:temperature=100000.0+var:dims=0/1"),
+        ("sample:temperature=1e20", "sample:temperature=1e20"),
+        ("keepsight.decoding.vcd:VCD:alpha=0.5+vhr", "vcd:alpha=0.5+vhr"),
     ],
 )
-def test_a_way_has_one_spelling(text: str, name: str) -> None:
-    way = parse_way(text)
-    assert way.name == name
-    assert parse_way(name) == way
+def test_a_configuration_has_one_spelling(text: str, name: str) -> None:
+    config = parse_config(text)
+    assert config.name == name
+    assert parse_config(name) == config
 
 
-def test_a_default_decoding_is_for_ways_that_name_none() -> None:
-    sampled = parse_decoding("sample:temperature=0.5")
-    assert parse_way("vcd", sampled) == Way(sampled, (VCD(),))
-    assert parse_way("greedy vcd", sampled).name == "vcd"
+def test_a_default_strategy_is_for_configurations_that_name_none() -> None:
+    sampled = parse_strategy("sample:temperature=0.5")
+    assert parse_config("vcd", sampled) == DecodingConfig(sampled, (VCD(),))
+    assert parse_config("greedy+vcd", sampled).name == "vcd"
 
 
 @given(
     st.builds(
-        Decoding,
+        DecodingStrategy,
         kind=st.just("sample"),
         temperature=st.floats(1e-3, 1e3),
         top_p=st.floats(0, 1, exclude_min=True),
     )
-    | st.builds(Decoding, kind=st.just("beam"), num_beams=st.integers(2, 99))
+    | st.builds(DecodingStrategy, kind=st.just("beam"), num_beams=st.integers(2, 99))
 )
-def test_specs_of_decodings_read_back(decoding: Decoding) -> None:
-    assert parse_decoding(decoding.spec) == decoding
+def test_specs_of_strategies_read_back(strategy: DecodingStrategy) -> None:
+    assert parse_strategy(strategy.spec) == strategy
 
 
 @pytest.mark.parametrize(
@@ -59,9 +69,18 @@ def test_specs_of_decodings_read_back(decoding: Decoding) -> None:
         ("", "empty method"),
         ("sampel", "did you mean 'sample'"),
         ("m3di", "did you mean 'm3id'"),
-        ("vcd sample", "write sample first"),
-        ("sample sample", "write sample first"),
-        ("vcd vcd:alpha=2", "named twice"),
+        ("vcd+sample", "write sample first"),
+        ("sample+sample", "write sample first"),
+        ("vcd+vcd:alpha=2", "given twice"),
+        ("sample+m3di", "did you mean 'm3id'"),
+        ("sample+", "joins two methods"),
+        ("sample:temperature=1e+5+vcd", "write the exponent without it: 1e5"),
+        ("var:dims=0+1", "joined with /: 0/1"),
+        ("sample+var:dims=0+1", "joined with /: 0/1"),
+        ("sample vcd", r"joined with \+: write 'sample\+vcd'"),
+        ("sample:top_p=0.9, vcd:alpha=2 vhr", r"write 'sample:top_p=0.9\+vcd:alpha=2\+vhr'"),
+        ("m3id:decay=0.05,vhr", r"write 'm3id:decay=0.05\+vhr'"),
+        ("m3id & keepsight.decoding.vcd:VCD", r"write 'm3id\+keepsight.decoding.vcd:VCD'"),
         ("sample:temp=1", "no parameter 'temp'"),
         ("greedy:temperature=1", "greedy has no parameter 'temperature': it takes none"),
         ("sample:temperature", "as parameter=value"),
@@ -76,16 +95,20 @@ def test_specs_of_decodings_read_back(decoding: Decoding) -> None:
 )
 def test_refusals(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        parse_way(text)
+        parse_config(text)
+
+
+def test_a_comma_or_space_within_a_text_joins_nothing() -> None:
+    assert parse_config("var:calibration=my files/a vcd.json").name == "var:calibration=my files/a vcd.json"
 
 
 def test_the_baseline_comes_first_and_alone() -> None:
     def names(*specs: str, **options: object) -> list[str]:
-        return [way.name for way in choose(specs, **options)]  # type: ignore[arg-type]
+        return [config.name for config in build_configs(specs, **options)]  # type: ignore[arg-type]
 
     assert names("vcd") == ["greedy", "vcd"]
     assert names("vcd", baselines=["greedy", "sample"]) == ["greedy", "sample", "vcd"]
-    assert names("vcd", decode="beam") == ["beam", "beam vcd"]
+    assert names("vcd", decode="beam") == ["beam", "beam+vcd"]
     assert names("vcd", baselines=[]) == ["vcd"]
     with pytest.raises(InvalidParameter, match="baseline is part of a run anyway"):
         names("greedy")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from keepsight.experiments.distributed import World, check, started
-from keepsight.experiments.errors import WorldMismatch
+from keepsight.experiments.distributed import ProcessGroup, check_launch, launched_processes
+from keepsight.experiments.errors import ProcessCountMismatch
 
 ALONE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}
 """What `accelerate launch --cpu --num_processes 1` sets."""
@@ -30,16 +30,16 @@ TORCHRUN = {
     ],
 )
 def test_the_launcher_says_how_many_there_are(environment: dict[str, str], size: int) -> None:
-    assert started(environment) == size
+    assert launched_processes(environment) == size
 
 
 def test_one_process_where_several_were_meant_is_refused() -> None:
-    with pytest.raises(WorldMismatch, match=r"asked for several processes and started one.*torchrun"):
-        check(None, SILENT)
-    with pytest.raises(WorldMismatch, match=r"--processes 2, but 1 started.*--nproc_per_node 2"):
-        check(2, {})
-    with pytest.raises(WorldMismatch, match="--processes 3, but 2 started"):
-        check(3, TORCHRUN)
+    with pytest.raises(ProcessCountMismatch, match=r"asked for several processes and started one.*torchrun"):
+        check_launch(None, SILENT)
+    with pytest.raises(ProcessCountMismatch, match=r"--processes 2, but 1 started.*--nproc_per_node 2"):
+        check_launch(2, {})
+    with pytest.raises(ProcessCountMismatch, match="--processes 3, but 2 started"):
+        check_launch(3, TORCHRUN)
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,11 @@ def test_one_process_where_several_were_meant_is_refused() -> None:
     [(None, {}), (None, ALONE), (None, TORCHRUN), (1, {}), (1, SILENT), (2, TORCHRUN)],
 )
 def test_what_was_meant_is_let_through(expected: int | None, environment: dict[str, str]) -> None:
-    check(expected, environment)
+    check_launch(expected, environment)
 
 
 def test_alone_nothing_is_asked_of_others() -> None:
-    world = World()
-    assert world.first(lambda: 3) == 3
-    world.wait()
-    world.leave()
+    group = ProcessGroup()
+    assert group.on_main_process(lambda: 3) == 3
+    group.barrier()
+    group.destroy()

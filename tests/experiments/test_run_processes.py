@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from standin import save, standin
 
-from keepsight.experiments.decoding_config import choose
+from keepsight.experiments.decoding_config import build_configs
 from keepsight.experiments.environment import weights
-from keepsight.experiments.manifest import Plan
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.manifest import RunConfig
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.runner import execute
 from keepsight.experiments.store import open_run
 
@@ -97,11 +97,11 @@ def wait_for(folder: Path, pattern: str, lines: int) -> None:
 
 
 def test_two_processes_answer_as_one(begin: Begin, checkpoint: Path, tmp_path: Path) -> None:
-    options = ("--model", checkpoint, "--limit", 2, "--out")
+    options = (checkpoint, "--limit", 2, "--out")
     two = begin(TORCHRUN, *options, tmp_path / "two", "--processes", 2)
-    plan = Plan(
-        bench=demo_bench("pope", "val", 2),
-        ways=choose(["vcd"], ["greedy", "sample"]),
+    plan = RunConfig(
+        bench=demo_benchmark("pope", "val", 2),
+        ways=build_configs(["vcd"], ["greedy", "sample"]),
         model=str(checkpoint),
         max_new_tokens=4,
         batch=4,
@@ -118,7 +118,7 @@ def test_two_processes_answer_as_one(begin: Begin, checkpoint: Path, tmp_path: P
 def test_a_killed_process_of_two_loses_nothing(
     begin: Begin, checkpoint: Path, tmp_path: Path, rank: int
 ) -> None:
-    options = ("--model", checkpoint, "--limit", 8, "--out")
+    options = (checkpoint, "--limit", 8, "--out")
     one = begin(ALONE, *options, tmp_path / "one")
     finish(one)
     folder = tmp_path / "two"
@@ -147,7 +147,7 @@ def test_a_killed_process_of_two_loses_nothing(
 def test_a_process_killed_again_and_again_comes_to_the_same_end(
     begin: Begin, checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ("--model", checkpoint, "--limit", 6, "--out")
+    options = (checkpoint, "--limit", 6, "--out")
     finish(begin(ALONE, *options, tmp_path / "calm"))
     folder = tmp_path / "killed"
     for lines in (1, 100, 200):
@@ -164,7 +164,7 @@ def test_accelerate_on_cpu_starts_one_process_and_is_told_so(
     begin: Begin, checkpoint: Path, tmp_path: Path
 ) -> None:
     accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2)
-    process = begin(accelerate, "--model", checkpoint, "--limit", 2, "--out", tmp_path / "run")
+    process = begin(accelerate, checkpoint, "--limit", 2, "--out", tmp_path / "run")
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "error: accelerate launch was asked for several processes and started one" in err

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keepsight.experiments.errors import CannotRecord, DamagedRun, NotARun
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.store import (
     Answer,
     create,
@@ -21,7 +21,7 @@ from keepsight.experiments.store import (
     whole_lines,
 )
 
-BENCH = demo_bench("chair", "val", 3)
+BENCH = demo_benchmark("chair", "val", 3)
 IDS = [item.id for item in BENCH.items]
 
 

@@ -8,7 +8,7 @@ from made_runs import asked, described, made
 from keepsight.errors import InvalidParameter, UnknownParameter
 from keepsight.experiments.compare import compare
 from keepsight.experiments.merge_runs import TUNING, TunedOnReported
-from keepsight.experiments.open_benchmark import demo_bench
+from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.tune import (
     BadGrid,
     Floor,
@@ -112,11 +112,11 @@ class TestGrid:
     def test_the_decoding_and_the_other_methods_stay(self) -> None:
         found = [
             way.name
-            for way in settings("sample:temperature=0.5 pai vhr", ["pai.alpha=0.1,0.3", "vhr.alpha=2"])
+            for way in settings("sample:temperature=0.5+pai+vhr", ["pai.alpha=0.1,0.3", "vhr.alpha=2"])
         ]
         assert found == [
-            "sample:temperature=0.5 pai:alpha=0.1 vhr",
-            "sample:temperature=0.5 pai:alpha=0.3 vhr",
+            "sample:temperature=0.5+pai:alpha=0.1+vhr",
+            "sample:temperature=0.5+pai:alpha=0.3+vhr",
         ]
 
     @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ class TestGrid:
             ("m3id", ["vcd.alpha=1"], UnknownParameter, "no method 'vcd' here"),
             ("m3id", ["decay=nan"], InvalidParameter, "must be a finite number"),
             ("m3id", ["decay=strong"], InvalidParameter, "must be a number"),
-            ("pai vhr", ["alpha=1,2"], BadGrid, r"write pai\.alpha and vhr\.alpha"),
+            ("pai+vhr", ["alpha=1,2"], BadGrid, r"write pai\.alpha and vhr\.alpha"),
             ("sample", ["temperature=1"], BadGrid, "nothing to tune"),
         ],
     )
@@ -163,12 +163,12 @@ class TestReported:
     @pytest.mark.parametrize("split", ["test", "test-shifted"])
     def test_test_splits_are_refused(self, split: str) -> None:
         with pytest.raises(TunedOnReported, match="tune on val or val-shifted"):
-            check_split(demo_bench("chair", split, 1))
+            check_split(demo_benchmark("chair", split, 1))
 
     def test_shared_questions_are_refused(self, tmp_path: Path) -> None:
-        bench = demo_bench("chair", "val", 3)
+        bench = demo_benchmark("chair", "val", 3)
         reported = made(tmp_path / "r", bench.items[1:], {"greedy": [CAT, CAT]}, split="val")
         with pytest.raises(TunedOnReported, match=r"2 questions of this bench are in .*, which is reported"):
             check_unreported(bench, [reported])
-        check_unreported(demo_bench("chair", "val-shifted", 3), [reported])
-        check_unreported(demo_bench("chair", "val", 3, seed=1), [reported])
+        check_unreported(demo_benchmark("chair", "val-shifted", 3), [reported])
+        check_unreported(demo_benchmark("chair", "val", 3, seed=1), [reported])

@@ -3,17 +3,24 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from standin import standin
 
-from keepsight import M3ID, VCD
+from keepsight.demo.world import Scene, scenes
 from keepsight.eval.chair import score as chair
 from keepsight.eval.chair.captions import Caption
-from keepsight.experiments.demo_comparison import Comparison, compare
-from keepsight.reports.demo_chart import Dot, Line, draw
+from keepsight.eval.chair.report import PerCaption, Report
+from keepsight.experiments.compare import Comparison, compare
+from keepsight.experiments.decoding_config import build_configs
+from keepsight.experiments.manifest import RunConfig
+from keepsight.experiments.open_benchmark import demo_benchmark
+from keepsight.experiments.runner import execute
+from keepsight.reports import demo_page
 from keepsight.reports.demo_page import page
 
+SPLIT, N = "test-shifted", 4
 VOID = {"meta", "img", "input", "br", "line", "circle"}
 
 
@@ -47,26 +54,44 @@ class Reader(HTMLParser):
         ]
 
 
+def ran(folder: Path, specs: list[str], n: int = N, longest: int = 10) -> Comparison:
+    plan = RunConfig(
+        bench=demo_benchmark("chair", SPLIT, n),
+        ways=build_configs(specs),
+        max_new_tokens=longest,
+        batch=n,
+    )
+    return compare([execute(plan, *standin(), folder, weights={"sha256": "of the stand-in"})], resamples=200)
+
+
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
-    model, processor = standin()
-    return compare(model, processor, [VCD(noise_step=999), M3ID(decay=0.5)], n=4, batch=4, max_new_tokens=10)
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return ran(tmp_path_factory.mktemp("demo") / "run", ["vcd:noise_step=999", "m3id:decay=0.5"])
 
 
-def test_the_page_needs_nothing_else(comparison: Comparison) -> None:
-    text = page(comparison)
+@pytest.fixture(scope="module")
+def drawn() -> list[Scene]:
+    return scenes(SPLIT, N)
+
+
+def judged_in(comparison: Comparison) -> list[PerCaption]:
+    return [one for row in comparison.rows if isinstance(row.score, Report) for one in row.score.captions]
+
+
+def test_the_page_needs_nothing_else(comparison: Comparison, drawn: list[Scene]) -> None:
+    text = page(comparison, drawn)
     read = Reader(text)
     assert not read.all("script")
     assert not read.all("link")
     images = [attrs["src"] or "" for attrs in read.all("img")]
-    assert len(images) == 4
+    assert len(images) == N
     assert all(source.startswith("data:image/jpeg;base64,") for source in images)
     assert not re.findall(r"https?://|url\(|@import", text)
 
 
-def test_every_mention_is_marked_for_what_it_is(comparison: Comparison) -> None:
-    read = Reader(page(comparison))
-    judged = [row for entry in comparison.entries for row in entry.report.captions]
+def test_every_mention_is_marked_for_what_it_is(comparison: Comparison, drawn: list[Scene]) -> None:
+    read = Reader(page(comparison, drawn))
+    judged = judged_in(comparison)
     invented = sum(len(row.hallucinated) for row in judged)
     mentioned = sum(len(row.generated) for row in judged)
     struck = [attrs["title"] or "" for attrs in read.all("s", "no") if "title" in attrs]
@@ -78,60 +103,67 @@ def test_every_mention_is_marked_for_what_it_is(comparison: Comparison) -> None:
     assert named == {mention.object for row in judged for mention in row.hallucinated}
 
 
-def test_the_page_says_what_it_is_about(comparison: Comparison) -> None:
-    text = page(comparison)
+def test_the_page_says_what_it_is_about(comparison: Comparison, drawn: list[Scene]) -> None:
+    text = page(comparison, drawn)
     for words in (
         "model demo",
-        "split test-shifted",
+        f"split {SPLIT}",
         "4 pictures",
         "say nothing about other models",
         "noise_step=999",
+        "of the stand-in",
     ):
         assert words in text
-    for row in comparison.to_json()["rows"]:
-        assert f"{100 * row['chair_i']:.1f}" in text
+    for row in comparison.rows:
+        assert f"{100 * (row.figures['chair_i'].value or 0):.1f}" in text
+    assert len(Reader(text).all("svg")) == 2
 
 
-def test_captions_are_escaped(comparison: Comparison) -> None:
-    wicked = '<script>alert(1)</script> a dog & "cat" <b>'
-    captions = [Caption(scene.image_id, wicked) for scene in comparison.scenes]
-    truth = {scene.image_id: scene.names for scene in comparison.scenes}
-    entries = tuple(replace(entry, report=chair.score(captions, truth)) for entry in comparison.entries)
-    text = page(replace(comparison, entries=entries, model="<i>"))
+def test_a_folder_that_is_gone_is_not_named(comparison: Comparison, drawn: list[Scene]) -> None:
+    folder = str(comparison.merged.runs[0].folder)
+    assert folder in page(comparison, drawn)
+    assert folder not in page(comparison, drawn, folders=False)
+
+
+def test_captions_and_the_manifest_are_escaped(comparison: Comparison, drawn: list[Scene]) -> None:
+    wicked = '<script>alert(1)</script> a dog & "cat" <b>\x00'
+    report = chair.score(
+        [Caption(scene.image_id, wicked) for scene in drawn],
+        {scene.image_id: scene.names for scene in drawn},
+    )
+    run = comparison.merged.runs[0]
+    marked = replace(run, manifest={**run.manifest, "model": "<i>"})
+    text = page(
+        replace(
+            comparison,
+            rows=tuple(replace(row, score=report) for row in comparison.rows),
+            gathered=replace(comparison.merged, runs=(marked,)),
+        ),
+        drawn,
+    )
     assert not Reader(text).all("script")
     assert "&lt;script&gt;" in text
+    assert "model &lt;i&gt;" in text
     assert "<i>" not in text
+    assert "␀" in text
+    assert "\x00" not in text
 
 
-def test_a_page_without_methods_or_figures_still_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, processor = standin()
-    greedy = compare(model, processor, [], n=1, max_new_tokens=4)
-    silent = chair.score([Caption(greedy.scenes[0].image_id, "")], {greedy.scenes[0].image_id: ()})
-    for one in (greedy, replace(greedy, entries=(replace(greedy.entries[0], report=silent),))):
-        read = Reader(page(one))
-        assert len(read.all("img")) == 1
+def test_a_page_without_methods_or_figures_still_stands(tmp_path: Path) -> None:
+    greedy = ran(tmp_path / "run", [], n=1, longest=4)
+    (scene,) = scenes(SPLIT, 1)
+    silent = chair.score([Caption(scene.image_id, "")], {scene.image_id: ()})
+    mute = replace(greedy, rows=(replace(greedy.rows[0], score=silent),))
+    for one in (greedy, mute):
+        text = page(one, [scene])
+        assert len(Reader(text).all("img")) == 1
+    assert "<em>nothing</em>" in text
 
 
-def test_the_chart_is_to_scale() -> None:
-    """Axis 10 to 50 % in steps of 10: 20 % stands a quarter of the way, 40 % three quarters."""
-    svg = draw(
-        "a rate", [Line("a", "way-0", Dot(0.2, 0.1, 0.3), None), Line("b", "way-1", Dot(0.4, 0.3, 0.5), None)]
-    )
-    read = Reader(svg)
-    ticks = [float(attrs["x"] or 0) for attrs in read.all("text", "tick")]
-    dots = [float(attrs["cx"] or 0) for attrs in read.all("circle")]
-    assert re.findall(r'class="tick"[^>]*>(\d+)<', svg) == ["10", "20", "30", "40", "50"]
-    left, right = ticks[0], ticks[-1]
-    assert dots == [pytest.approx(left + (right - left) * share, abs=0.1) for share in (0.25, 0.75)]
-
-
-def test_a_chart_of_one_value_has_an_axis() -> None:
-    svg = draw("a rate", [Line("a", "way-0", Dot(1.0, 1.0, 1.0), Dot(1.0, 1.0, 1.0))])
-    assert len(re.findall('class="tick"', svg)) >= 2
-    assert "nan" not in svg
-
-
-def test_labels_are_escaped(comparison: Comparison) -> None:
-    svg = draw('a "rate"', [Line("<a>", "way-0", Dot(0.2, 0.1, 0.3), None)])
-    assert "&lt;a&gt;" in svg
-    assert 'aria-label="a &quot;rate&quot;"' in svg
+def test_only_so_many_pictures_are_shown(
+    comparison: Comparison, drawn: list[Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_page, "MOST_PICTURES", 3)
+    text = page(comparison, drawn)
+    assert len(Reader(text).all("img")) == 3
+    assert "The first 3 of 4 pictures" in text

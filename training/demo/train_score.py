@@ -48,7 +48,7 @@ def describe(model: Any, processor: Any, picked: Sequence[Scene], batch: int = 5
 
 
 def score_checkpoint(folder: Path, splits: Iterable[str], n: int) -> dict[str, Any]:
-    """CHAIR figures of greedy captions on the first ``n`` scenes of each split, in per cent with 95 % intervals."""
+    """CHAIR figures of greedy captions on the first ``n`` scenes of each split, as fractions with 95 % intervals."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

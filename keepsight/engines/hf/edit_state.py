@@ -85,7 +85,7 @@ class EditState:
                 for layer in edit.layers:
                     self.hooks[place].setdefault(layer, []).append((edit, getattr(edit, place)))
                     self.unchecked.add((place, layer))
-        self.attention_layers = frozenset().union(*(self.hooks[place] for place in ATTENTION_PLACES))
+        self.attention_layers = frozenset().union(*[self.hooks[place] for place in ATTENTION_PLACES])
 
     def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the decoder runs: how much of the text it has seen, and how much is new."""

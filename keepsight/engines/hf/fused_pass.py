@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from keepsight.engines.hf.edit_state import STATES, EditState, fused_pass_of
+from keepsight.engines.hf.edit_state import EditState, fused_pass_of
 from keepsight.engines.hf.packing import Call, PackedPass, Unpackable, pack_calls
 from keepsight.engines.hf.patching import OURS, sharing_passes
 from keepsight.engines.hf.vision_batching import batched
@@ -135,6 +135,9 @@ class BranchCall:
 
 class FusedPass:
     """The shared passes of one generation. ``patching.sharing_passes`` puts its wrappers in place and takes them away."""
+
+    state: EditState
+    """That of the model; set where the wrappers are put in place."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -272,13 +275,9 @@ class FusedPass:
 
         return wrapper
 
-    @property
-    def _state(self) -> EditState:
-        return STATES[self.target.model]
-
     def _mine(self) -> bool:
         """Whether a call comes from the generation whose passes are shared, and not from another thread."""
-        return get_ident() == self._state.thread
+        return get_ident() == self.state.thread
 
     def _share(self, main: Callable[[], Any], upcoming: Tensor, kwargs: dict[str, Any]) -> Any:
         """The main pass, with as many amateurs as are ready for the same step."""
@@ -290,7 +289,7 @@ class FusedPass:
         waiting = [branch for branch in self.branches if branch.ready(generated)]
         if not waiting:
             return main()
-        state = self._state
+        state = self.state
         self._thread = state.thread
         standing = state.snapshot()
         result: list[Any] = []
@@ -354,7 +353,7 @@ class FusedPass:
         calls = self._calls
         if calls[0].hidden is None:
             return forward(hidden, *args, **kwargs)  # abandoned in an earlier layer
-        state = STATES[self.target.model]
+        state = self.state
         # This runs in every layer at every token: it is written with loops, since each comprehension is a call of its own
         states: list[Tensor] = [hidden]
         given: list[Call] = [(args, kwargs)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from types import NoneType
 from typing import Any
 
 import torch
@@ -89,12 +91,12 @@ def pack_calls(shapes: Sequence[tuple[int, int]], calls: Sequence[Call]) -> Pack
     Raises:
         Unpackable: an argument of which it is not known how to share it.
     """
-    if any(args for args, _ in calls):
+    if any(map(itemgetter(0), calls)):
         raise Unpackable("the decoder hands arguments to its layers by position")
     # What a pass shall give back besides is a matter of the main pass alone
     together = {name: value for name, value in calls[0][1].items() if name.startswith("output_")}
     given = [{name: v for name, v in kwargs.items() if not name.startswith("output_")} for _, kwargs in calls]
-    if any(set(kwargs) != set(given[0]) for kwargs in given):
+    if len(set(map(frozenset, given))) > 1:
         raise Unpackable("passes hand different arguments to the layers")
     cache = None
     for name in given[0]:
@@ -102,7 +104,7 @@ def pack_calls(shapes: Sequence[tuple[int, int]], calls: Sequence[Call]) -> Pack
         together[name] = _joined(name, values, shapes)
         if isinstance(together[name], PackedCache):
             cache = together[name]
-    masks = tuple(kwargs.get("attention_mask") for kwargs in given)
+    masks = tuple([kwargs.get("attention_mask") for kwargs in given])
     packed = PackedPass(
         tuple(shapes), [rows * tokens for rows, tokens in shapes], masks, together, kept=calls
     )
@@ -114,17 +116,18 @@ def pack_calls(shapes: Sequence[tuple[int, int]], calls: Sequence[Call]) -> Pack
 def _joined(name: str, values: list[Any], shapes: Sequence[tuple[int, int]]) -> Any:
     if name == "attention_mask":
         return None
+    kinds = set(map(type, values))
     if name in CACHE_NAMES:
-        if any(value is None for value in values):
+        if NoneType in kinds:
             raise Unpackable("a pass without a cache")
         return PackedCache(values)
-    if all(value is None for value in values):
+    if kinds == {NoneType}:
         return None
-    if name == "position_embeddings" and all(isinstance(value, tuple) for value in values):
-        return tuple(join_rotary(tables, shapes) for tables in zip(*values, strict=True))
-    if name == "position_ids" and all(isinstance(value, Tensor) for value in values):
+    if name == "position_embeddings" and kinds == {tuple}:
+        return tuple([join_rotary(tables, shapes) for tables in zip(*values, strict=True)])
+    if name == "position_ids" and kinds == {Tensor}:
         return join_positions(values, shapes)
-    if all(isinstance(value, (bool, int, float, str)) for value in values) and len(set(values)) == 1:
+    if kinds <= {bool, int, float, str} and len(set(values)) == 1:
         return values[0]
     raise Unpackable(f"it is not known how passes share {name!r}")
 

@@ -150,7 +150,7 @@ def sharing_passes(target: Target, fused: FusedPass) -> Iterator[bool]:
         for owner, name, around in places:
             stack.enter_context(replaced(owner, name, around(getattr(owner, name))))
         stack.callback(setattr, state, "fused", None)
-        state.fused = fused
+        state.fused, fused.state = fused, state
         yield True
 
 

@@ -1,4 +1,4 @@
-"""What AMBER's score consists of, and how its figures come from sums over responses. `amber` says what they mean."""
+"""What AMBER's score consists of, and how its figures come from sums over responses. `amber.score` says what they mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from keepsight.eval.pope.answer_parsers import Decision
 from keepsight.eval.stats.bootstrap import Matrix, combined_interval, joint_intervals
 
 CONVENTIONS = ("exact", "official")
-_EPSILON = 0.001  # what the official script's denominators start from
+# The official script adds counts to what data/metrics.txt holds, where denominators start from this and not from zero
+_EPSILON = 0.001
 GENERATIVE = ("chair", "cover", "hal", "cog")
 DISCRIMINATIVE = ("accuracy", "precision", "recall", "f1")
 TYPES: Mapping[str, tuple[str, ...]] = {
@@ -247,11 +248,13 @@ def _official(names: Sequence[str], total: Sequence[tuple[int, int]], kind: str)
     """The figures as the official script rounds them, as fractions. Its F1 comes from the rounded figures."""
     percent: dict[str, float] = {}
     for name, (top, bottom) in zip(names, total, strict=True):
-        if name == "hal":  # counted from the other side
+        if (
+            name == "hal"
+        ):  # the script counts responses without a hallucination and takes their share from 100
             percent[name] = round(100 - (bottom - top) / (bottom + _EPSILON) * 100, 1)
         elif name == "f1":
             p, r = percent["precision"] / 100, percent["recall"] / 100
-            below = 0.001 if kind == "existence" else 0.0001
+            below = 0.001 if kind == "existence" else 0.0001  # the script has both, and no other difference
             percent[name] = round(2 * p * r / (p + r + below) * 100, 1)
         else:
             percent[name] = round(top / (bottom + _EPSILON) * 100, 1)

@@ -88,7 +88,7 @@ def check_convention(convention: str) -> None:
 
 
 def rule(parser: str | None, convention: str) -> str:
-    """The name of the rule that reads answers: `official` is AMBER's, exactly "Yes" or "No"; else one of `yesno.PARSERS`.
+    """The name of the rule that reads answers: one of `answer_parsers.PARSERS`, but `official` is AMBER's own (`exactly`).
 
     None means `strict`, and `official` under that convention. Raises `UnknownParser` naming the nearest.
     """
@@ -119,7 +119,8 @@ def describe(text: str, truth: Description, lexicon: Lexicon, similarity: Simila
             continue
         if noun in imagined:
             marked[imagined_places[imagined.index(noun)]] = True
-        # Something similar may come before what is equal: then both are marked, as in the official script
+        # The official script goes on to the similar words after it found an equal one. Where a similar word comes before
+        # the equal one in the list, two objects are marked for one noun.
         like = similarity.first(noun, imagined)
         if like is not None:
             marked[imagined_places[like]] = True

@@ -51,7 +51,7 @@ CHANGES = ("tu", "ig", "sb_plus", "sb_minus", "unread")
 METRICS = (*CHANGES, "id", "f1_tu_id", "accuracy", "precision", "recall", "f1")
 """Every figure, in the order it is printed."""
 PARSERS = ("strict", "official")
-"""The two rules that BEAF's command names first; `official` is `yesno.beaf`, the rule of BEAF's own script."""
+"""The two rules that BEAF's command names first; `official` is `answer_parsers.beaf`, the rule of BEAF's own script."""
 
 _CLASSES = {("yes", "no"): "tu", ("no", "yes"): "ig", ("yes", "yes"): "sb_plus", ("no", "no"): "sb_minus"}
 
@@ -61,7 +61,7 @@ class BeafReport:
     """A score. Rates are fractions in [0, 1], None where there was nothing to count.
 
     Attributes:
-        parser: the rule that read the answers; see `yesno.PARSERS`.
+        parser: the rule that read the answers; see `answer_parsers.PARSERS`.
         originals, images: pictures with a scored answer: originals, and originals and edits together.
         removed_pairs, other_pairs: the denominators of the two kinds of pairs.
         failed: questions that the model failed on; not scored.
@@ -120,7 +120,7 @@ class BeafReport:
 
 
 def rule(parser: str) -> str:
-    """The name in `yesno.PARSERS` of a parser as BEAF's command names it: `official` is BEAF's, not POPE's.
+    """The name in `answer_parsers.PARSERS` of a parser as BEAF's command names it: `official` is BEAF's, not POPE's.
 
     Raises `UnknownParser` naming the nearest.
     """
@@ -138,9 +138,9 @@ def score(
     """Score the answers to BEAF's questions.
 
     Args:
-        questions: with the original of every edited picture, as `beaf_files.read_questions` checks.
+        questions: with the original of every edited picture, as `beaf.files.read_questions` checks.
         answers: by question id; None where the model failed. A question that is not in it is missing.
-        parser: `strict`, `official` (BEAF's own), or another of `yesno.PARSERS`. BEAF's own reads an answer with
+        parser: `strict`, `official` (BEAF's own), or another of `answer_parsers.PARSERS`. BEAF's own reads an answer with
             neither word as the one before it, in the order of `questions`.
         resamples, seed: of the bootstrap over originals; 0 resamples for no intervals.
 

@@ -34,7 +34,7 @@ def read_captions_and_failures(
     """The captions of a file, in its order, and the places of those that could not be made.
 
     Read are JSON lines and JSON lists (COCO's results) of objects with the keys `image_id` (see
-    `images.image_id`) and `caption`, or, as `keepsight run` writes them, `answer`; further keys are ignored, but
+    `image_ids.image_id`) and `caption`, or, as `keepsight run` writes them, `answer`; further keys are ignored, but
     for `method`: what made the caption. With `method`, only the captions of that method are kept. An answer that
     failed (`answer` null, `error` says why) is no caption, and not an empty one either.
 

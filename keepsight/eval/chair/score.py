@@ -144,7 +144,8 @@ def truncate_mentions(caption: str, k: int, *, family: str = "pattern", vocabula
     if len(found) < k:
         return caption
     text = caption[: found[k - 1].span[1]]
-    # A cut can lose the toilet that hid a "seat", or change a tag: then the text holds more than before.
+    # A cut can lose the toilet that hid a "seat", or change a part-of-speech tag. The shorter text may then hold more
+    # mentions than the same stretch of the whole caption did, and is cut again.
     while len(found := mentions(text, family=family, vocabulary=vocabulary)) > k:
         text = text[: found[k - 1].span[1]]
     return text
@@ -280,12 +281,18 @@ def _pair(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[list[str], list
 
 
 def _places(caption: str) -> list[int]:
-    """For every letter of the lower-cased caption, which letter of the caption it comes from."""
+    """For every letter of the lower-cased caption, which letter of the caption it comes from.
+
+    A few letters, such as the dotted capital I of Turkish, are two letters in lower case, so that places would shift.
+    """
     return [at for at, letter in enumerate(caption) for _ in letter.lower()]
 
 
 def _drop(joined: Sequence[Word], vocabulary: Vocabulary) -> Sequence[Word]:
-    """The words without those whose companion is present."""
+    """The words without those whose companion is present.
+
+    The official code drops every "seat" of a caption that names a toilet, however far apart the two stand.
+    """
     if not any(word.text in vocabulary.dropped for word in joined):
         return joined
     present = {word.text for word in joined}

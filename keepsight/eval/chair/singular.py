@@ -24,16 +24,19 @@ fruit furniture garbage gravel happiness information ketchup knowledge love lugg
 meat mustard news progress research rice sand software understanding water
 """)
 
-# Pattern leaves a word alone when one of the above ENDS with it, so every ending counts: "as", "is", "s", "".
+# Pattern asks whether an uninflected word ends with the given word, and not the other way round, so that every ending of
+# the above is left alone: "as", "is", "s" and the empty word.
 _ENDINGS_UNCHANGED = frozenset(word[at:] for word in _UNCHANGED for at in range(len(word) + 1))
 
-# Plurals in -ies of words in -ie. Pattern hands the plural back as it is, so "collies" is not a dog.
+# Plurals in -ies of words in -ie. Pattern hands the plural back as it is, so "collies" is not a dog. In its list "pie"
+# and "tie" begin with a caret that was meant to anchor a regular expression. The list is compared with `endswith`, so
+# that the caret is an ordinary character: "pies" becomes "py", and only the token "^pies" stays as it is.
 _IE = tuple(
     word + "s"
     for word in _listed("""alergie auntie beanie birdie bogie bombie collie cookie cutie doggie eyrie freebie
     goonie groupie hankie hippie hoagie hottie indie junkie laddie laramie lingerie meanie newbie nightie
-    oldie pixie quickie reverie rookie softie sortie stoolie sweetie techie toughie valkyrie veggie weenie
-    yuppie zombie
+    oldie ^pie pixie quickie reverie rookie softie sortie stoolie sweetie techie ^tie toughie valkyrie veggie
+    weenie yuppie zombie
     """)
 )
 
@@ -48,38 +51,51 @@ _IRREGULAR = dict(
     """)
 )
 
-# (ending, letters to cut, letters to add); the first ending that fits decides.
+# (what is looked for, letters to cut from the end of what was found, letters to put there); the first rule that fits
+# decides. Upper and lower case are the same but inside (?-i:), as in Pattern: that matters on lower-cased text, too,
+# because Python's `re` takes the long s and the dotless i for forms of s and i.
 _RULES = tuple(
-    (re.compile(f"(?:{ending})$"), cut, add)
-    for ending, cut, add in (
-        (".ae", 1, ""),
-        (".itis", 0, ""),
-        (".eaux", 1, ""),
-        ("quizzes", 3, ""),
-        ("matrices", 3, "x"),
-        ("(?:ap|vert|ind)ices", 4, "ex"),
-        ("(?:alias|status)es", 2, ""),
-        ("[octpvir|]i", 1, "us"),
-        ("(?:cris|ax|test)es", 2, "is"),
-        ("shoes", 1, ""),
-        ("oes|buses", 2, ""),
-        ("[ml|]ice", 3, "ouse"),
-        ("(?:x|ch|ss|sh)es", 2, ""),
-        ("movies|.ombies", 1, ""),
-        ("series", 0, ""),
-        ("(?:[^aeiouy]|qu)ies", 3, "y"),
-        ("(?:[aeo]l|[^d]ea|ar)ves", 3, "f"),
-        ("erves", 1, ""),
-        ("[nlw]ives", 3, "fe"),
-        ("[lr]ves", 3, "f"),
-        ("(?:[aeo]|[sth]i)ves", 1, ""),
-        ("[^f]ves", 3, "fe"),
-        ("(?:analy|ba|diagno|parenthe|progno|synop|the|.op|.y)ses", 2, "is"),
-        ("(?:h|d|r|o|n|b|cl|p)oses", 1, ""),
-        (".oses", 2, "is"),
-        ("[ti]a", 1, "um"),
-        ("news", 0, ""),
-        ("s", 1, ""),
+    (re.compile(f"(?i)(?:{pattern})"), cut, add)
+    for pattern, cut, add in (
+        (".ae$", 1, ""),
+        (".itis$", 4, "itis"),
+        (".eaux$", 4, "eau"),
+        ("quizzes$", 3, ""),
+        ("matrices$", 4, "ix"),
+        ("(?:ap|vert|ind)ices$", 4, "ex"),
+        # The only rule without an end: "oxen-drawn" becomes "ox-drawn" and "oxenford" becomes "oxford".
+        ("^oxen", 2, ""),
+        ("(?:alias|status)es$", 2, ""),
+        ("[octpvir|]i$", 1, "us"),
+        ("(?:cris|ax|test)es$", 2, "is"),
+        ("shoes$", 1, ""),
+        ("(?:oes|buses)$", 2, ""),
+        ("[ml|]ice$", 3, "ouse"),
+        ("(?:x|ch|ss|sh)es$", 2, ""),
+        ("movies$", 5, "ovie"),
+        (".ombies$", 6, "ombie"),
+        ("series$", 5, "eries"),
+        ("(?:[^aeiouy]|qu)ies$", 3, "y"),
+        ("(?-i:(?:[aeo]l|[^d]ea|ar)ves)$", 3, "f"),
+        ("(?-i:erves)$", 1, ""),
+        ("(?-i:[nlw]ives)$", 3, "fe"),
+        ("[lr]ves$", 3, "f"),
+        ("(?-i:[aeo]ves)$", 1, ""),
+        ("[sth]ives$", 1, ""),
+        ("[^f]ves$", 3, "fe"),
+        ("^analyses$", 3, "sis"),
+        # Pattern puts the "a" of "analyses" there twice: "psychoanalyses" becomes "psychoanalyasis".
+        ("analyses$", 3, "asis"),
+        ("(?:ba|diagno|parenthe|progno|synop|the)ses$", 3, "sis"),
+        (".opses$", 5, "opsis"),
+        (".yses$", 4, "ysis"),
+        ("(?:h|d|r|o|n|b|cl|p)oses$", 4, "ose"),
+        # Without a plural ending, so this changes a word only where it is written with a long s.
+        ("(?:fruct|gluc|galact|lact|ket|malt|rib|sacchar|cellul)ose$", 3, "ose"),
+        (".oses$", 4, "osis"),
+        ("[ti]a$", 1, "um"),
+        ("news$", 3, "ews"),
+        ("s$", 1, ""),
     )
 )
 
@@ -108,7 +124,7 @@ def singularize(word: str) -> str:
     for plural, singular in _IRREGULAR.items():
         if word.endswith(plural):
             return word.removesuffix(plural) + singular
-    for ending, cut, add in _RULES:
-        if ending.search(word):
-            return word[: len(word) - cut] + add
+    for pattern, cut, add in _RULES:
+        if found := pattern.search(word):
+            return word[: found.end() - cut] + add + word[found.end() :]
     return word

@@ -52,9 +52,9 @@ def spans(text: str) -> tuple[list[str], list[int], list[int]]:
             continue
         first, last = chunks[-1]
         if _CLOSERS.fullmatch(text, first, last):
-            # Lone closing marks leave the sentence's last period in an earlier stretch: only the whole will
-            # do.
-            take(_cut(text[start:end], "", True), start)
+            # Where the last stretch is nothing but closing marks, the tokenizer parts the sentence's last period from
+            # an earlier stretch, so that the stretches cannot be cut one by one.
+            take(_cut(text[start:end], "", ""), start)
             continue
         for at, until in chunks:
             chunk = text[at:until]
@@ -63,8 +63,9 @@ def spans(text: str) -> tuple[list[str], list[int], list[int]]:
                 starts.append(at)
                 ends.append(until)
             else:
-                before = "" if at == start else " " if text[at - 1] == " " else "\n"
-                take(_cut(chunk, before, until == last), at)
+                before = "" if at == start else text[at - 1]
+                after = "" if until == last else text[until]
+                take(_cut(chunk, before, after), at)
     return words, starts, ends
 
 
@@ -75,6 +76,8 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     >>> [text[start:end] for start, end in split_sentences(text)]
     ["a dog at st. mary's.", 'a cat.']
     """
+    if _RARE_SPACE.search(text):
+        return list(_punkt().span_tokenize(text))
     spans: list[tuple[int, int]] = []
     start = 0
     for match in _TERMINATOR.finditer(text):
@@ -98,34 +101,39 @@ def abbreviations() -> frozenset[str]:
     return frozenset(word.strip() for word in listed if word.strip())
 
 
+# White space outside ASCII, such as the no-break space, and the separators \x1c to \x1f. Punkt looks for the word before a
+# period behind ASCII white space alone, so that in "table.\u00a0dog. a" the first period ends no sentence.
+_RARE_SPACE = re.compile(r"[^\S \t\n\r\f\v]")
 _CHUNK = re.compile(r"\S+")
 _CLOSERS = re.compile(r"[\])}>\"'»”’]+")
-# A period after a plain word and before a plain word (or the end) needs no closer look; all else goes to
-# Punkt.
+# A period after a plain word and before a plain word (or the end) ends a sentence for Punkt, too, unless the word is an
+# abbreviation. Punkt is slow, so that only texts with other periods are given to it.
 _TERMINATOR = re.compile(r"(?<![a-z])([a-z]*)[.?!](\s+(?=[\"'(]?[a-z0-9])|\s*\Z)?")
 
 
-# A plain word, or one before a comma or the sentence's period, needs no tokenizer, but for those it parts.
+# A plain word, or one before a comma or the sentence's period, needs no tokenizer, unless it is one of those that the
+# tokenizer parts ("gonna" is "gon" and "na").
 _QUICK = re.compile(r"([a-z]+)([,.])")
 _PARTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 
 
 @lru_cache(maxsize=1 << 17)
-def _cut(chunk: str, before: str, last: bool) -> tuple[tuple[str, int, int], ...]:
-    """The tokens of one stretch with their places in it, given what precedes it and whether the sentence
-    ends.
+def _cut(chunk: str, before: str, after: str) -> tuple[tuple[str, int, int], ...]:
+    """The tokens of one stretch with their places in it.
 
-    The tokenizer's expressions look across a space only to see that it is there, so neighbours are stood in
-    for by a letter.
+    `before` and `after` are the white-space characters beside the stretch, "" at the sentence's ends. They are passed as
+    they are, because some of the tokenizer's expressions look for a space and others for any white space: with a
+    no-break space in place of the space, "dog's' cat" is cut into other words. What stands beyond is never looked at, so
+    that a letter stands in for it.
     """
-    if (quick := _QUICK.fullmatch(chunk)) and quick[1] not in _PARTED and (quick[2] == "," or last):
+    if (quick := _QUICK.fullmatch(chunk)) and quick[1] not in _PARTED and (quick[2] == "," or not after):
         middle = len(chunk) - 1
         return (quick[1], 0, middle), (quick[2], middle, len(chunk))
-    text = ("x" + before if before else "") + chunk + ("" if last else " x")
+    text = ("x" + before if before else "") + chunk + (after + "x" if after else "")
     words = _word_tokenizer().tokenize(text)
     found: list[tuple[str, int, int]] = []
     at = 0
-    for word in words[1 if before else 0 : None if last else -1]:
+    for word in words[1 if before else 0 : -1 if after else None]:
         while chunk[at].isspace():
             at += 1
         # Only double quotes are rewritten: `` stands for " or '' that opens, '' for " that closes.

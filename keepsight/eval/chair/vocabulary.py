@@ -74,6 +74,8 @@ class Vocabulary:
         """
         words: dict[str, str] = {}
         for line in lines:
+            # The official table is split at a comma and one space and its entries are not stripped. Two of its lines hold
+            # two spaces, which makes " motor bike" and " cheesecake" of two entries, and no caption can name these.
             entries = line.strip().split(", ")
             if entries[0] and not line.startswith("#"):
                 words.update(dict.fromkeys(entries, entries[0]))
@@ -81,7 +83,8 @@ class Vocabulary:
 
 
 def _coco_pairs() -> dict[str, str]:
-    """CHAIR's word pairs (LisaAnne/Hallucination, utils/chair.py at 6e4d33c)."""
+    """CHAIR's word pairs (LisaAnne/Hallucination, utils/chair.py at 6e4d33c, the double words of its constructor)."""
+    # "home plate" and "train track" are words of no object: the pair keeps its "plate" and its "train" from being counted.
     kept = """motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light,
     fire hydrant,
         stop sign, parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine
@@ -104,7 +107,7 @@ def _coco_pairs() -> dict[str, str]:
         "cub",
     )
     pairs |= {f"{age} {animal}": animal for age in ("baby", "adult") for animal in young}
-    # "glass" has lost its last s by the time pairs are read.
+    # Pairs are read after words were made singular, and `pattern` makes "glas" of "glass".
     pairs |= {"passenger jet": "jet", "passenger train": "train", "wine glas": "wine glass"}
     return pairs | {"bow tie": "tie", "toilet seat": "toilet"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from keepsight.eval.modality_dominance.score import (
     over,
     reduced,
 )
+from keepsight.eval.stats.bootstrap import percentile_interval, resample_counts
 
 
 @dataclass(frozen=True)
@@ -162,17 +163,11 @@ def _resampled(
         return np.asarray(over(tops, bottoms))
 
     once = figures(np.ones((1, len(answers))))[0]
-    drawn = [figures(times) for times in _draws(len(answers), resamples, seed)]
+    # Slices of 100 bound the memory: a slice of pooled answers holds attention by resample, layer and head
+    counts = resample_counts(len(answers), resamples=resamples, seed=seed, slice_size=100)
+    drawn = [figures(times) for times in counts]
     n = has.sum(0) if reading.average == "samples" else np.where(np.isnan(once), 0, len(answers))
     return once, np.concatenate(drawn) if drawn else np.empty((0, *once.shape)), n
-
-
-def _draws(answers: int, resamples: int, seed: int, step: int = 100) -> Iterator[Array]:
-    """How often each answer comes up in each resample, in slices that bound the memory."""
-    draw = np.random.default_rng(seed)
-    uniform = np.full(answers, 1 / answers)
-    for start in range(0, resamples, step):
-        yield draw.multinomial(answers, uniform, size=min(step, resamples - start)).astype(np.float64)
 
 
 def _estimates(
@@ -180,12 +175,10 @@ def _estimates(
 ) -> Summary:
     def one(at: int, figure: int) -> Estimate:
         value = number(values[at, figure])
-        kept = drawn[:, at, figure]
-        kept = kept[~np.isnan(kept)]
-        if value is None or not kept.size or len(answers) < 2:
-            return Estimate(value, None, None, int(n[at, figure]))
-        low, high = np.quantile(kept, [0.025, 0.975])
-        return Estimate(value, float(low), float(high), int(n[at, figure]))
+        # Of one answer every resample is the same, so that there is nothing to say about its spread
+        bounds = None if value is None or len(answers) < 2 else percentile_interval(drawn[:, at, figure])
+        low, high = bounds or (None, None)
+        return Estimate(value, low, high, int(n[at, figure]))
 
     names = groups(answers[0].layers, reading.group)
     return {

@@ -166,7 +166,8 @@ def beaf(answer: str, before: Decision = None) -> Decision:
 _VQA_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-# The VQA metric hands a flag to re.sub where the number of replacements is expected: it is 32.
+# The VQA metric calls `re.sub(…, "", text, re.UNICODE)`: the flag stands where the number of replacements is expected,
+# so that at most 32 full stops are removed.
 _FULL_STOPS_REMOVED = int(re.UNICODE)
 
 

@@ -29,7 +29,7 @@ class Annotated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BuiltQuestion:
     """A question as POPE's files hold it; `object` is what it asks about."""
 
     question_id: int
@@ -64,7 +64,7 @@ class Built:
         eligible: how many pictures had enough objects.
     """
 
-    questions: Mapping[str, tuple[Asked, ...]]
+    questions: Mapping[str, tuple[BuiltQuestion, ...]]
     images: tuple[Annotated, ...]
     counts: Mapping[str, int]
     together: Mapping[str, tuple[str, ...]]
@@ -161,8 +161,8 @@ def _ask(
     names: Sequence[str],
     candidates: Callable[[str], Sequence[str]],
     stream: random.Random,
-) -> tuple[Asked, ...]:
-    asked: list[Asked] = []
+) -> tuple[BuiltQuestion, ...]:
+    asked: list[BuiltQuestion] = []
     for picture in drawn:
         taken = set(picture.objects)
         for positive in picture.objects[:per_image]:
@@ -170,8 +170,8 @@ def _ask(
             taken.add(negative)
             number, image = len(asked) + 1, picture.image
             asked += [
-                Asked(question_id=number, image=image, object=positive, label="yes"),
-                Asked(question_id=number + 1, image=image, object=negative, label="no"),
+                BuiltQuestion(question_id=number, image=image, object=positive, label="yes"),
+                BuiltQuestion(question_id=number + 1, image=image, object=negative, label="no"),
             ]
     return tuple(asked)
 
@@ -181,6 +181,8 @@ def _absent(taken: Set[str], candidates: Sequence[str], names: Sequence[str], st
     for name in candidates:
         if name not in taken:
             return name
+    # Drawn until one fits, rather than from those that fit: the official builder uses up the random stream in this way,
+    # and the questions that follow depend on it.
     while (name := stream.choice(names)) in taken:
         pass
     return name
@@ -195,5 +197,5 @@ def _company(drawn: Sequence[Annotated]) -> dict[str, Counter[str]]:
 
 
 def _by_frequency(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """The most frequent first; equals in the order first met."""
+    """The most frequent first; equals in the order first met, as the official builder's stable sort leaves them."""
     return tuple(sorted(counts, key=lambda name: -counts[name]))

@@ -28,7 +28,7 @@ class ParserRow:
 
 
 def compare_parsers(replies: Mapping[str, Sequence[Reply]]) -> list[ParserRow]:
-    """A row for each rule of `yesno.PARSERS`, `strict` first; `replies` maps splits to their replies.
+    """A row for each rule of `answer_parsers.PARSERS`, `strict` first; `replies` maps splits to their replies.
 
     Raises `EmptyFile` for a split without replies.
     """

@@ -1,6 +1,6 @@
 """What each evaluator prints for the answers its rule has read, oddities included: for comparing with published figures.
 
-`binary.YesNoReport` counts alike whatever the rule. The evaluators do not, and where one departs it is only in:
+`pope.score.YesNoReport` counts alike whatever the rule. The evaluators do not, and where one departs it is only in:
 
 - lmms-eval: its yes ratio counts the right answers instead of the predictions, and its recall leaves out the
   answers it could not read.
@@ -33,6 +33,7 @@ def published(report: YesNoReport) -> Figures | None:
         "yes_ratio": report.yes_ratio,
     }
     if parser in ("official", "opera", "vcd"):
+        # These scripts divide by precision + recall, and stop with a ZeroDivisionError where both are zero
         stops = not report.precision or not report.recall
         return {**figures, "f1": None} if stops else figures
     counts = report.counts

@@ -94,7 +94,7 @@ class YesNoReport:
     """A score. Rates are fractions in [0, 1], None where nothing could be counted.
 
     Attributes:
-        parser: the rule that read the answers; see `yesno.PARSERS`.
+        parser: the rule that read the answers; see `answer_parsers.PARSERS`.
         counts: true and false, yes and no, and the unreadable.
         accuracy: right answers among all; an unreadable one is wrong.
         precision: right yeses among the yeses.

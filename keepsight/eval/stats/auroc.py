@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from keepsight.errors import InvalidParameter
 from keepsight.eval.chair.report import Interval, divide
 from keepsight.eval.errors import EmptyFile
-from keepsight.eval.stats.bootstrap import Difference
+from keepsight.eval.stats.bootstrap import Difference, percentile_interval, resample_counts
 
 Vector = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def auroc_interval(
         InvalidParameter: as ``auroc``, and for a parameter out of range.
     """
     values, positive = _check(scores, labels)
-    return _bounds(_resampled(values, positive, images, resamples, seed, level), level)
+    return percentile_interval(_resampled(values, positive, images, resamples, seed, level), level)
 
 
 def paired_auroc(
@@ -99,7 +99,7 @@ def paired_auroc(
     if first is None or second is None:
         return Difference("auroc", None, None, None)
     areas = [_resampled(*_check(scores, labels), images, resamples, seed, 0.95) for scores in (before, after)]
-    return Difference("auroc", second - first, *(_bounds(areas[1] - areas[0], 0.95) or (None, None)))
+    return Difference("auroc", second - first, *(percentile_interval(areas[1] - areas[0]) or (None, None)))
 
 
 def _resampled(
@@ -119,22 +119,9 @@ def _resampled(
         return np.empty(0)
     place: dict[Hashable, int] = {}
     owner = np.array([place.setdefault(image, len(place)) for image in images])
-    draw = np.random.default_rng(seed)
-    uniform = np.full(len(place), 1 / len(place))
-    areas = np.empty(resamples)
-    step = max(1, 4_000_000 // values.size)  # in slices, to bound the memory
-    for start in range(0, resamples, step):
-        times = draw.multinomial(len(place), uniform, size=min(step, resamples - start))
-        areas[start : start + step] = _areas(values, positive, times[:, owner].astype(np.float64))
-    return areas
-
-
-def _bounds(areas: Vector, level: float) -> Interval | None:
-    kept = areas[~np.isnan(areas)]
-    if not kept.size:
-        return None
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    slice_size = max(1, 4_000_000 // values.size)  # at most 32 MB of weights at a time
+    counts = resample_counts(len(place), resamples=resamples, seed=seed, slice_size=slice_size)
+    return np.concatenate([np.empty(0), *(_areas(values, positive, times[:, owner]) for times in counts)])
 
 
 def detect(scores: ArrayLike, labels: ArrayLike, threshold: float) -> Detection:

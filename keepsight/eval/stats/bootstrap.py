@@ -1,13 +1,16 @@
 """How far a score could be off by the luck of which images were drawn: percentile bootstrap over images.
 
-Images are resampled with replacement; an image's captions stay together. All figures are ratios of sums,
-which are recomputed for every resample; a resample whose denominator is zero is left out.
+Images are resampled with replacement; what belongs to an image (its captions, answers or words) stays together. The
+figures are recomputed for every resample, and a resample in which a figure has no value, such as a ratio whose
+denominator is zero, is left out of that figure's interval. `resample_counts` is the only loop over resamples in the
+package: everything that draws images goes through it, so that figures computed in different places with one number of
+images, one number of resamples and one seed are computed on the same draws and can be paired.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +42,58 @@ class Difference:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
+def resample_counts(units: int, *, resamples: int, seed: int, slice_size: int) -> Iterator[Matrix]:
+    """How often each unit comes up in each resample, in slices of at most `slice_size` resamples.
+
+    A unit is what is drawn: an image, as a rule. Each slice is a matrix (resamples of the slice, units) whose rows add
+    up to `units`. The counts are a function of `units`, `resamples` and `seed`; `slice_size`, 1 or more, bounds the
+    memory and changes no count.
+
+    Raises `InvalidParameter` for no units and for a negative number of resamples.
+    """
+    if units < 1:
+        raise InvalidParameter("there is nothing to resample: give at least one image")
+    _check(resamples, 0.95)
+    generator = np.random.default_rng(seed)
+    # Drawing how often each unit comes up is the same as drawing units one by one, and takes one call.
+    uniform = np.full(units, 1 / units)
+    for start in range(0, resamples, slice_size):
+        size = min(slice_size, resamples - start)
+        yield generator.multinomial(units, uniform, size=size).astype(np.float64)
+
+
+def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> Interval | None:
+    """The central interval that holds the share `level` of a figure's values in all resamples.
+
+    NaN stands for a resample without a value and is left out; the interval is None where no value is left. Raises
+    `InvalidParameter` unless `level` is between 0 and 1.
+    """
+    _check(0, level)
+    kept = values[~np.isnan(values)]
+    if not kept.size:
+        return None
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def resampled_ratios(top: Matrix, bottom: Matrix, *, resamples: int = 1000, seed: int = 0) -> Matrix:
+    """Many ratios of sums on the same resampled images.
+
+    `top` and `bottom` hold numerators and denominators, (images, ratios). Returns (resamples, ratios), NaN where a
+    resample has no denominator. Raises `InvalidParameter` for shapes that differ, no images, and negative `resamples`.
+    """
+    if top.ndim != 2 or top.shape != bottom.shape or not len(top):
+        raise InvalidParameter(f"two matrices of one shape were expected, not {top.shape} and {bottom.shape}")
+    images = len(top)
+    ratios = [np.empty((0, top.shape[1]))]
+    slice_size = max(1, 4_000_000 // images)  # at most 32 MB of counts at a time
+    for counts in resample_counts(images, resamples=resamples, seed=seed, slice_size=slice_size):
+        below = counts @ bottom
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios.append(np.where(below > 0, (counts @ top) / below, np.nan))
+    return np.concatenate(ratios)
+
+
 def interval(
     numerators: ArrayLike,
     denominators: ArrayLike,
@@ -52,15 +107,7 @@ def interval(
     Returns None when no resample has a denominator, or `resamples` is 0. `level` is the share of resamples
     inside, in (0, 1). Raises `InvalidParameter` for a parameter out of range.
     """
-    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    if top.ndim != 1 or top.shape != bottom.shape or not top.size:
-        raise InvalidParameter(
-            f"two lists of one length were expected, not shapes {top.shape} and {bottom.shape}"
-        )
-    _check(resamples, level)
-    if not resamples:
-        return None
-    return _bounds(_ratios(top[:, None], bottom[:, None], resamples, seed)[:, 0], level)
+    return joint_intervals([(numerators, denominators)], resamples=resamples, seed=seed, level=level)[0]
 
 
 def intervals(
@@ -72,8 +119,8 @@ def intervals(
         return dict.fromkeys(METRICS)
     images = sorted({row.image_id for row in rows}, key=str)
     top, bottom = _sums(rows, images, list(METRICS))
-    ratios = _ratios(top, bottom, resamples, seed)
-    return {name: _bounds(ratios[:, at], 0.95) for at, name in enumerate(METRICS)}
+    ratios = resampled_ratios(top, bottom, resamples=resamples, seed=seed)
+    return {name: percentile_interval(ratios[:, at]) for at, name in enumerate(METRICS)}
 
 
 def paired(a: Report, b: Report, metric: str, *, resamples: int = 1000, seed: int = 0) -> Difference:
@@ -102,8 +149,11 @@ def paired(a: Report, b: Report, metric: str, *, resamples: int = 1000, seed: in
     if value is None or not resamples:
         return Difference(metric, value, None, None)
     images = sorted({row.image_id for row in a.captions}, key=str)
-    first, second = (_ratios(*_sums(report.captions, images, [metric]), resamples, seed) for report in (a, b))
-    bounds = _bounds((second - first)[:, 0], 0.95)
+    first, second = (
+        resampled_ratios(*_sums(report.captions, images, [metric]), resamples=resamples, seed=seed)
+        for report in (a, b)
+    )
+    bounds = percentile_interval((second - first)[:, 0])
     return Difference(metric, value, *(bounds or (None, None)))
 
 
@@ -118,30 +168,6 @@ def _sums(
         np.add.at(top[:, column], at, [numerator(row) for row in rows])
         np.add.at(bottom[:, column], at, [denominator(row) for row in rows])
     return top, bottom
-
-
-def _ratios(top: Matrix, bottom: Matrix, resamples: int, seed: int) -> Matrix:
-    """The ratios of every resample: (resamples, metrics), NaN where a denominator is zero."""
-    images = len(top)
-    draw = np.random.default_rng(seed)
-    uniform = np.full(images, 1 / images)
-    ratios = np.empty((resamples, top.shape[1]))
-    # Drawing how often each image comes up is the same as drawing images; in slices, to bound the memory.
-    step = max(1, 4_000_000 // images)
-    for start in range(0, resamples, step):
-        times = draw.multinomial(images, uniform, size=min(step, resamples - start)).astype(np.float64)
-        below = times @ bottom
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios[start : start + step] = np.where(below > 0, (times @ top) / below, np.nan)
-    return ratios
-
-
-def _bounds(values: NDArray[np.float64], level: float) -> Interval | None:
-    kept = values[~np.isnan(values)]
-    if not kept.size:
-        return None
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _check(resamples: int, level: float) -> None:
@@ -166,19 +192,18 @@ def mean_interval(
     With `minus`, the interval is that of the mean of `parts` minus the mean of `minus`, which is paired.
     A resample in which one of the ratios has no denominator is left out. Returns and raises as `interval`.
     """
-    sums = [tuple(np.asarray(side, dtype=np.float64) for side in part) for part in (*parts, *minus)]
-    shapes = {side.shape for part in sums for side in part}
-    if not parts or len(shapes) != 1 or len(next(iter(shapes))) != 1 or not sums[0][0].size:
-        raise InvalidParameter(f"lists of one length were expected, not shapes {sorted(shapes)}")
-    _check(resamples, level)
-    if not resamples:
-        return None
-    top, bottom = (np.stack([part[side] for part in sums], axis=1) for side in (0, 1))
-    ratios = _ratios(top, bottom, resamples, seed)
-    means = ratios[:, : len(parts)].mean(axis=1)
-    if minus:
-        means = means - ratios[:, len(parts) :].mean(axis=1)
-    return _bounds(means, level)
+    if not parts:
+        raise InvalidParameter(
+            "lists of one length were expected, and none was given: a mean needs at least one ratio"
+        )
+
+    def mean_change(ratios: Matrix) -> Matrix:
+        means: Matrix = ratios[:, : len(parts)].mean(axis=1)
+        if minus:
+            means = means - ratios[:, len(parts) :].mean(axis=1)
+        return means
+
+    return combined_interval([*parts, *minus], mean_change, resamples=resamples, seed=seed, level=level)
 
 
 def combined_interval(
@@ -196,7 +221,7 @@ def combined_interval(
     denominator is NaN. Returns and raises as `interval`.
     """
     ratios = _drawn(parts, resamples, seed, level)
-    return None if ratios is None else _bounds(combine(ratios), level)
+    return None if ratios is None else percentile_interval(combine(ratios), level)
 
 
 def joint_intervals(
@@ -206,7 +231,7 @@ def joint_intervals(
     ratios = _drawn(parts, resamples, seed, level)
     if ratios is None:
         return [None] * len(parts)
-    return [_bounds(ratios[:, at], level) for at in range(len(parts))]
+    return [percentile_interval(ratios[:, at], level) for at in range(len(parts))]
 
 
 def _drawn(
@@ -221,22 +246,4 @@ def _drawn(
     if not resamples:
         return None
     top, bottom = (np.stack([part[side] for part in sums], axis=1) for side in (0, 1))
-    return _ratios(top, bottom, resamples, seed)
-
-
-def resampled(top: Matrix, bottom: Matrix, *, resamples: int = 1000, seed: int = 0) -> Matrix:
-    """Many ratios on the same resampled images: (images, ratios) numerators and denominators -> (resamples, ratios).
-
-    NaN where a resample has no denominator. The images drawn hang on their number, `resamples` and `seed` alone, and
-    are those of `interval` and `paired`. Raises `InvalidParameter` for shapes that differ and for no images.
-    """
-    if top.ndim != 2 or top.shape != bottom.shape or not len(top):
-        raise InvalidParameter(f"two matrices of one shape were expected, not {top.shape} and {bottom.shape}")
-    _check(resamples, 0.95)
-    return _ratios(top, bottom, resamples, seed)
-
-
-def bounds(values: NDArray[np.float64], level: float = 0.95) -> Interval | None:
-    """The percentile interval of a figure's values in all resamples, NaN left out; None where none is left."""
-    _check(0, level)
-    return _bounds(values, level)
+    return resampled_ratios(top, bottom, resamples=resamples, seed=seed)

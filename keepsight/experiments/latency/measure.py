@@ -1,4 +1,4 @@
-"""The measuring itself: plain and other ways by turns, a reading after every token, medians of neighbours' ratios."""
+"""Times one generation token by token, and compares ways to generate with plain generations that alternate with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ CLOCKS = ("wall", "cpu")
 
 
 class Clock(StoppingCriteria):
-    """Reads the time after every token, and never stops anything."""
+    """A stopping criterion that never stops: it only reads the clock after every token.
+
+    Args:
+        device: where the model runs. On CUDA each reading waits for the work that was queued before it.
+        kind: ``wall`` or ``cpu`` seconds; the latter are of this process, all its threads together.
+    """
 
     def __init__(self, device: torch.device, kind: str = "wall") -> None:
         self._cuda = device if device.type == "cuda" else None
@@ -36,7 +41,13 @@ class Clock(StoppingCriteria):
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds until the first token, the second opinion's prefill included, and of each further one, on average."""
+    """Times of one generation.
+
+    Args:
+        prefill: seconds until the first token, including the amateur's prefill.
+        token: mean seconds of each further token.
+        tokens: the new tokens of each row.
+    """
 
     prefill: float
     token: float
@@ -44,10 +55,10 @@ class Timing:
 
 
 def split(readings: list[float]) -> tuple[float, float]:
-    """Seconds of prefill, and of a token, from the readings at the start and after every token, at least four.
+    """Seconds of the prefill and of a token, from at least four readings: one at the start, then one after every token.
 
-    The time per token is the mean from the third on. Prefill is what the first two took, less one token: a separate
-    branch whose weight is 0 at the first token (M3ID) is prefilled with the second.
+    The time per token is the mean from the third token on. Prefill is the time of the first two tokens minus the time of
+    one: a separate branch whose weight is 0 at the first token (M3ID) is prefilled with the second.
     """
     token = (readings[-1] - readings[2]) / (len(readings) - 3)
     return readings[2] - readings[0] - token, token
@@ -56,7 +67,10 @@ def split(readings: list[float]) -> tuple[float, float]:
 def once(
     model: Any, inputs: Mapping[str, Any], way: Way, *, new: int, clock: str = "wall", cache: str = "dynamic"
 ) -> Timing:
-    """One greedy generation of ``new`` tokens, whatever the model would end with; what a way sets up counts as prefill."""
+    """Time one greedy generation of exactly ``new`` tokens, even if the model would end earlier.
+
+    What ``way`` sets up before the first pass counts as prefill.
+    """
     watch = Clock(inputs["input_ids"].device, clock)
     with torch.no_grad(), opened(model, inputs, way, cache) as options:
         out = model.generate(
@@ -80,9 +94,19 @@ def measure(
     cache: str = "dynamic",
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
-    """One row of figures for each way, each over the plain generation just before it; see ``figures``.
+    """One row of figures for each way to generate, relative to the plain generations just before; see ``figures``.
 
-    A way warms up once before it counts. Cost: ``len(ways) * (2 * repeats + 1) + 1`` generations.
+    Each way generates once untimed, so that what happens at first use does not count. Cost: ``len(ways) * (2 * repeats + 1)
+    + 1`` generations.
+
+    Args:
+        model, inputs: what is measured on.
+        ways: see ``variants.plan``.
+        new: tokens of each generation, 4 or more.
+        repeats: pairs of a plain and another generation for each way, 1 or more.
+        clock: ``wall`` or ``cpu``, see ``Clock``.
+        cache: of every generation, see ``variants.CACHES``.
+        advance: called with 1 after every generation, for a progress bar.
     """
 
     def run(way: Way) -> Timing:
@@ -120,6 +144,12 @@ def measurements(ways: int, repeats: int) -> int:
 
 def figures(pairs: list[tuple[Timing, Timing]], batch: int) -> dict[str, Any]:
     """Medians over pairs of a plain and another generation.
+
+    Ratios are taken within each pair, so that a machine that slows down during a run does not change them.
+
+    Args:
+        pairs: the plain generation first.
+        batch: rows of each generation.
 
     Returns:
         ``prefill_ms``, ``token_ms`` and the same of plain; ``prefill_ratio`` and ``decode_ratio``, medians of the pairs'

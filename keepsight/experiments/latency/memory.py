@@ -1,9 +1,10 @@
-"""Peak memory of one generation beyond the model: CUDA's own count, or on Linux a fresh process's resident set.
+"""Peak memory of one generation beyond the model: torch's own count on CUDA, the resident set of a process on Linux.
 
-A fresh process for each way on the CPU, since an allocator keeps what an earlier way has freed. In it the C library is told
-to map every block of 64 KiB or more by itself, and so to give it back at once; weights are touched, a short generation
-loads what is loaded at first use, the kernel's high-water mark is put back to the present, and then the way runs. The peak
-over that present is what the way needed: caches, activations, masks.
+On the CPU each measurement runs in a fresh process, because an allocator keeps what an earlier generation has freed. In that
+process the C library maps every block of 64 KiB or more separately, and so returns it at once when it is freed. The process
+reads all weights once, runs a short generation for what is loaded at first use, resets the kernel's high-water mark, and
+runs the generation that is measured. The high-water mark minus what was resident before is what that generation needed:
+caches, activations and masks.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from keepsight.experiments.latency.subjects import Source, build
 BLOCK = str(64 * 1024)
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": BLOCK, "MALLOC_TRIM_THRESHOLD_": BLOCK, "MALLOC_TOP_PAD_": "0"}
 LEAST_MIB = 8.0
-"""Below that a resident set is too coarse for ratios."""
+"""Peaks below this many MiB get no ratio: a resident set is counted too coarsely for them."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class MemoryNotMeasured(KeepsightError):
-    """The process that was to measure memory failed, or the system offers no way to."""
+    """The process that measures memory failed, or the system does not report what is resident."""
 
 
 def measurable(device: str) -> bool:
@@ -41,10 +42,18 @@ def measurable(device: str) -> bool:
 def peak_mib(
     source: Source, way: Mapping[str, str], *, batch: int, new: int, threads: int, cache: str = "dynamic"
 ) -> float:
-    """Peak of one generation on the CPU beyond the model and its inputs, in MiB, from a process of its own.
+    """Peak memory of one generation on the CPU beyond the model and its inputs, in MiB, from a process of its own.
+
+    Args:
+        source: the model, which that process builds again.
+        way: the fields of a ``variants.Way``.
+        batch: rows of the batch.
+        new: tokens of the generation.
+        threads: of torch in that process.
+        cache: see ``variants.CACHES``.
 
     Raises:
-        MemoryNotMeasured: with the last line of what that process said.
+        MemoryNotMeasured: the process failed; the message has the last line that it wrote.
     """
     job = {
         "source": asdict(source),
@@ -69,7 +78,7 @@ def peak_mib(
 def cuda_peak_mib(
     model: Any, inputs: Mapping[str, Any], way: Any, *, new: int, cache: str = "dynamic"
 ) -> float:
-    """The same on CUDA, in this process, from the count of torch's allocator."""
+    """Peak memory of one generation on CUDA in MiB, counted by torch's allocator in this process."""
     import torch
 
     from keepsight.experiments.latency.measure import once
@@ -103,7 +112,7 @@ def _here(job: Mapping[str, Any]) -> float:
     way = Way(**job["way"])
     with torch.no_grad():
         for tensor in (*subject.model.parameters(), *subject.model.buffers()):
-            tensor.sum()  # a checkpoint's pages are read when first used
+            tensor.sum()  # a checkpoint is mapped into memory, and its pages become resident when they are first read
     inputs = subject.inputs(job["batch"])
     once(subject.model, inputs, way, new=4, cache=job["cache"])
     gc.collect()

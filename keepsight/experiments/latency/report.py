@@ -1,11 +1,9 @@
-"""Figures as Markdown, for the terminal and for the docs; JSON is the dictionary itself."""
+"""The figures of a run as table cells and as Markdown; its JSON is the dictionary itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from keepsight.experiments.latency.subjects import TEXT
 
 BRANCH = {
     "fused": "fused", "separate": "separate", "naive": "naive loop", "edit": "", "cfg": "transformers' own",
@@ -46,7 +44,7 @@ def _ratio(row: Mapping[str, Any], part: str) -> str:
 
 
 def facts(result: Mapping[str, Any]) -> str:
-    """What the figures hang on, in a sentence."""
+    """How the figures were measured, in a sentence: model, precision, hardware, clock, repeats and versions."""
     machine, versions, settings = result["hardware"], result["versions"], result["settings"]
     where = machine["gpus"][0] if settings["device"] != "cpu" and machine["gpus"] else machine["cpu"]
     threads = (
@@ -56,53 +54,17 @@ def facts(result: Mapping[str, Any]) -> str:
     )
     clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
     cache = "" if settings["cache"] == "dynamic" else f", {settings['cache']} cache"
-    before, after = settings.get("text", TEXT)
-    text = (
-        "" if (before, after) == TEXT else f", {before} tokens of text before the picture and {after} after"
-    )
     return (
-        f"{result['subject']}, {settings['dtype']}{cache}{text}; {where}{threads}; {clock}, median of {settings['repeats']}"
+        f"{result['subject']}, {settings['dtype']}{cache}; {where}{threads}; {clock}, median of {settings['repeats']}"
         f" [min, max]; torch {versions['torch']}, transformers {versions['transformers']}, Keepsight"
         f" {versions['keepsight']}."
     )
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table of a run, and what it hangs on."""
+    """The table of a run, followed by ``facts`` and notes."""
     lines = _table(HEADINGS, [cells(row) for row in result["rows"]])
     return "\n".join([*lines, "", facts(result), *_notes(result)]) + "\n"
-
-
-SKIP_HEADINGS = ("method", "skipped steps", "plain", "ask every step", "skip", "fused", "gain of skipping")
-
-
-def skip_cells(row: Mapping[str, Any], code: str = "`{}`") -> list[str]:
-    """One row of the table on skipped steps."""
-    ratio, (low, high) = row["ratio"], row["gain_quartiles"]
-    skipped = "–" if row["skipped"] is None else f"{100 * row['skipped']:.1f} % of {row['steps']}"
-    return [
-        code.format(row["method"]), skipped, f"{row['ms']['plain']:.1f} ms",
-        *(f"{ratio[mode]:.2f}×" for mode in ("every step", "skipping", "fused")),
-        f"{100 * row['gain']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
-    ]  # fmt: skip
-
-
-def skip_markdown(result: Mapping[str, Any]) -> str:
-    """The table on skipped steps, and what it hangs on."""
-    lines = _table(SKIP_HEADINGS, [skip_cells(row) for row in result["skipping"]])
-    return "\n".join([*lines, "", skip_facts(result)]) + "\n"
-
-
-def skip_facts(result: Mapping[str, Any]) -> str:
-    """What the table on skipped steps hangs on, in a sentence."""
-    machine, versions, settings = result["hardware"], result["versions"], result["settings"]
-    clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
-    return (
-        f"Demo model, {settings['pictures']} pictures of split `{settings['split']}` captioned one by one; ratios of total"
-        f" {clock} to plain; brackets are quartiles over pictures; {machine['cpu']}, {threads}, torch"
-        f" {versions['torch']}, transformers {versions['transformers']}, Keepsight {versions['keepsight']}."
-    )
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A whole run: every length, batch and way asked for, time first and memory after, as one dictionary."""
+"""A whole run of ``keepsight bench``: all combinations of lengths, batches and ways to generate, as one dictionary."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ class Settings:
     """What a run measures.
 
     Args:
-        new_tokens, batch, image_tokens: every combination is measured; ``image_tokens`` is for random weights.
+        new_tokens: lengths of the generations, 8 or more. All combinations with the next two are measured.
+        batch: rows of a batch, 1 or more.
+        image_tokens: visual tokens of a prompt, 1 or more; for random weights only.
         repeats: pairs of a plain and another generation, 1 or more.
-        fused: ``auto``, ``on`` or ``off``, see ``ways.plan``.
-        peers: of ``ways.PEERS``.
-        cache: of every generation, plain ones too: ``dynamic``, ``static``, ``compiled``.
+        fused: ``auto``, ``on`` or ``off``, see ``variants.plan``.
+        peers: entries of ``variants.PEERS``.
+        cache: of every generation, plain ones included: an entry of ``variants.CACHES``.
         clock: ``wall``, or ``cpu``: CPU seconds of the process, which other busy processes disturb less.
         memory: whether peak memory is measured.
+        threads: of torch on the CPU, 1 or more; None leaves them as they are.
 
     Raises:
         InvalidParameter: a value is out of its range.
@@ -74,10 +77,6 @@ def check(source: Source, settings: Settings) -> None:
         raise InvalidParameter(f"dtype {source.dtype!r}: {did_you_mean(source.dtype, ('auto', *DTYPES))}")
     if settings.clock == "cpu" and source.device != "cpu":
         raise InvalidParameter(f"clock 'cpu' does not see what {source.device} does: take 'wall'")
-    if min(source.text) < 1:
-        raise InvalidParameter(
-            f"text={'+'.join(map(str, source.text))} must be 1 token or more before and after the picture"
-        )
     if source.shape is not None:
         for count in settings.image_tokens:
             tiles(count)
@@ -89,10 +88,13 @@ def run(
     specs: Sequence[str],
     bar: Bar = lambda *_: nullcontext(lambda _: None),
 ) -> dict[str, Any]:
-    """Measure, and give back everything that ``--json`` writes.
+    """Measure, and return everything that ``keepsight bench --json`` writes.
 
     Args:
-        bar: a progress bar for a number of steps and a title.
+        source: what is measured on.
+        settings: what is measured.
+        specs: specs of the methods.
+        bar: makes a progress bar for a number of steps and a title.
 
     Raises:
         UnsupportedModel, NeedsCalibration: a method does not run on the model.
@@ -140,7 +142,7 @@ def run(
         "subject": source.model or "random weights",
         "settings": {
             "device": source.device, "dtype": dtype, "repeats": settings.repeats, "cache": settings.cache,
-            "clock": settings.clock, "fused": settings.fused, "peers": list(settings.peers), "text": list(source.text),
+            "clock": settings.clock, "fused": settings.fused, "peers": list(settings.peers),
         },
         "parameters": parameters,
         "weights_mib": weights,
@@ -152,7 +154,7 @@ def run(
 
 
 def over(peak: float | None, plain: float | None) -> float | None:
-    """The ratio of two peaks; None where one is unknown or plain's too small for a ratio to mean anything."""
+    """The ratio of two peaks; None if one is unknown, or if plain's is below ``LEAST_MIB``."""
     return peak / plain if peak is not None and plain is not None and plain >= LEAST_MIB else None
 
 
@@ -189,7 +191,7 @@ def _peaks(
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch inside the block; None leaves them as they are."""
+    """Let torch use ``count`` threads inside the block; None leaves the number as it is."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

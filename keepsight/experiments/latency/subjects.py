@@ -1,4 +1,4 @@
-"""What is measured on: a checkpoint, or random weights of a real shape, and the prompts it is given."""
+"""Models to measure on, either a checkpoint or random weights of a real shape, with prompts for them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vision": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
     },
 }  # fmt: skip
-"""Random LLaVAs: ``7b`` is LLaVA-1.5-7B's shape, ``1b`` a TinyLlama under CLIP ViT-L, ``130m`` a small one for CPUs."""
+"""Shapes of LLaVAs with random weights: ``7b`` is LLaVA-1.5-7B, ``1b`` TinyLlama with CLIP ViT-L, ``130m`` for CPUs."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 PATCH = 14
 TILE = 24
-"""Patches along a side of the largest picture, 336 pixels; what needs more comes in several."""
-TEXT = (5, 35)
+"""Patches along a side of the largest picture, which has 336 pixels; more visual tokens are spread over several pictures."""
+TEXT_BEFORE, TEXT_AFTER = 5, 35
 """Text tokens of a random prompt, before and after the picture."""
 IMAGE = 32000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a model comes from; it can be written as JSON and rebuilt in another process.
+    """What ``build`` makes a model from. It can be written as JSON, so that another process builds the same model.
 
     Args:
         model: a folder, a Hugging Face id or ``demo``; None for random weights.
@@ -51,9 +51,8 @@ class Source:
         device: ``cpu``, ``cuda``, ``cuda:1``, …
         dtype: a torch name; ``auto`` is the checkpoint's own, float32 for random weights.
         image_tokens: of each random prompt; None for a checkpoint, whose processor decides.
-        text: tokens before and after the picture of a random prompt, 1 or more each.
         prompt: the question put to a checkpoint.
-        raw: take ``prompt`` as it is, placeholder of the picture included.
+        raw: whether ``prompt`` is used as it is, without the chat template; it must then hold the picture's placeholder.
     """
 
     model: str | None = None
@@ -61,21 +60,20 @@ class Source:
     device: str = "cpu"
     dtype: str = "auto"
     image_tokens: int | None = None
-    text: tuple[int, int] = TEXT
     prompt: str = "Describe this image."
     raw: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model with the means to give it prompts."""
+    """A model, and what makes prompts for it."""
 
     model: Any = field(repr=False)
     processor: Any = field(repr=False)
     source: Source
 
     def inputs(self, batch: int) -> dict[str, Any]:
-        """``batch`` prompts with a picture each: drawn scenes for a checkpoint, random ones for random weights."""
+        """Model inputs for ``batch`` prompts with a picture each: drawn scenes for a checkpoint, else random values."""
         if self.processor is not None:
             return _drawn(self, batch)
         return _random(self, batch)
@@ -111,7 +109,7 @@ def build(source: Source) -> Subject:
     """The model of ``source``, in evaluation mode on its device.
 
     Raises:
-        ModelNotLoaded, UnsupportedModel: see ``captioning.load``.
+        ModelNotLoaded, UnsupportedModel: see ``inference.loading.load``.
         InputError: the device cannot be used.
     """
     check_device(source.device)
@@ -198,10 +196,9 @@ def _random(subject: Subject, batch: int) -> dict[str, Any]:
     count, side = tiles(source.image_tokens)
     generator = torch.Generator().manual_seed(0)
     words = min(source.shape["text"]["vocab_size"], IMAGE)
-    before, after = source.text
-    ids = torch.randint(3, words, (batch, before + after), generator=generator)
+    ids = torch.randint(3, words, (batch, TEXT_BEFORE + TEXT_AFTER), generator=generator)
     picture = torch.full((batch, source.image_tokens), IMAGE)
-    ids = torch.cat([ids[:, :before], picture, ids[:, before:]], dim=1)
+    ids = torch.cat([ids[:, :TEXT_BEFORE], picture, ids[:, TEXT_BEFORE:]], dim=1)
     pixels = torch.randn(batch * count, 3, side * PATCH, side * PATCH, generator=generator)
     inputs = {
         "input_ids": ids,

@@ -21,7 +21,7 @@ from keepsight.engines.hf.fused_pass import why_not_fused
 from keepsight.engines.hf.patching import preserving_rope_deltas, text_attention
 from keepsight.errors import InputError
 from keepsight.parts import Contrast
-from keepsight.registry import parse
+from keepsight.registry import parse_all
 from keepsight.target import IMAGE_KEYS, Target, cache_name
 
 Kind = Literal["plain", "fused", "separate", "edit", "naive", "cfg", "eager", "static", "compiled"]
@@ -35,7 +35,7 @@ METHODS = (
     "vhr",
     "vsv",
     "sla",
-    "var:ratio=0.0,mass=0.0,tau=0.5,dims=0+1",
+    "var:ratio=0.0,mass=0.0,tau=0.5,dims=0/1",
 )
 """What is measured unless asked otherwise. VAR is set so that every head redistributes, its worst case."""
 GUIDANCE = 1.1
@@ -95,15 +95,20 @@ def plan(
     text_only: str | None = None
     for spec in specs:
         target = Target(model, inputs, fused=False)
-        with parse(spec).attach(target) as processors:
-            contrasts = any(isinstance(processor, ContrastProcessor) for processor in processors)
+        with ExitStack() as stack:
+            processors = [
+                one for method in parse_all(spec) for one in stack.enter_context(method.attach(target))
+            ]
+            contrasts = sum(isinstance(processor, ContrastProcessor) for processor in processors)
         if not contrasts:
             ways.append(Way(kind="edit", method=spec))
             continue
         if not IMAGE_KEYS & branches_of(target)[0].inputs.keys():
             text_only = text_only or spec
-        if "naive" in peers:
+        if "naive" in peers and contrasts == 1:
             ways.append(Way(kind="naive", method=spec))
+        elif "naive" in peers:
+            notes.append(f"{spec}: no naive row, since published code contrasts with one amateur only")
         if fused != "on":
             ways.append(Way(kind="separate", method=spec))
         if fused == "off":
@@ -157,7 +162,9 @@ def opened(
             options["logits_processor"] = [_guidance(model, inputs)]
         elif way.kind == "naive":
             target = Target(model, inputs, fused=False)
-            processors = stack.enter_context(parse(way.method).attach(target))
+            processors = [
+                one for method in parse_all(way.method) for one in stack.enter_context(method.attach(target))
+            ]
             options["logits_processor"] = [
                 Naive(model, processor.contrast, branches_of(target)[0].inputs)
                 if isinstance(processor, ContrastProcessor)

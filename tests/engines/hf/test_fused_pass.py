@@ -448,6 +448,55 @@ def test_methods_inside_the_model_refuse_compiled_steps() -> None:
     assert not torch.equal(inside, plain)
 
 
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("since", [1, 3])
+@pytest.mark.parametrize("methods", [("m3id",), ("vcd",), ("vcd", "m3id")], ids=str)
+def test_a_layer_that_cannot_be_shared_lets_the_amateurs_run_apart(
+    monkeypatch: pytest.MonkeyPatch, at: int, since: int, methods: tuple[str, ...]
+) -> None:
+    """From some pass on, a layer is handed something of which it is not known how passes share it."""
+    family = FAMILIES["llava"]
+    monkeypatch.setattr("keepsight.engines.hf.fused_pass.SMALL", 0)
+    recipes = [METHODS[name] for name in methods]
+    with mitigate(family.model(), *recipes, fused=False):
+        apart = run(family, PROMPTS)
+    decoder = Target(family.model(), family.inputs(PROMPTS)).decoder
+    layer, passes = decoder.layers[at], []
+    forward = layer.forward
+
+    def odd(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return forward(hidden, *args, **{key: value for key, value in kwargs.items() if key != "odd"})
+
+    call = type(layer).__call__
+
+    def calls(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is layer and len(passes) >= since:
+            kwargs["odd"] = torch.ones(1)
+        return call(self, *args, **kwargs)
+
+    handle = decoder.register_forward_pre_hook(lambda *_: passes.append(1))
+    monkeypatch.setattr(type(layer), "__call__", calls)
+    layer.forward = odd
+    try:
+        with mitigate(family.model(), *recipes):
+            assert torch.equal(run(family, PROMPTS), apart)
+        passes.clear()
+        with (
+            mitigate(family.model(), *recipes, fused=True),
+            pytest.raises(
+                UnsupportedModel,
+                match=r"fused=True, but (it is not known how passes share 'odd'|passes hand different)",
+            ),
+        ):
+            run(family, PROMPTS, max_new_tokens=20)
+    finally:
+        del layer.forward
+        handle.remove()
+    monkeypatch.undo()
+    with mitigate(family.model(), *recipes, fused=True):
+        assert torch.equal(run(family, PROMPTS), apart)
+
+
 def test_packing_and_unpacking() -> None:
     shapes = ((2, 3), (1, 2))
     plan = PackedPass(shapes, [6, 2], (None, None), {})

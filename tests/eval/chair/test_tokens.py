@@ -13,6 +13,7 @@ _WORDS = """the dog cat. e.g. mr. st. u.s. 12. 5. a. " ' '' `` ` . .. ... ? ! ?!
 gonna wanna 'tis d'ye dog's dogs' n't don't 'll 12:30 1,000 $3.5 #1 & * **bus** <b> x/y é café 🐶 ...the dog." (dog.)
 said: etc. no. table.chair p.m. a.m 'cause more'n lemme { } @ % i.e. vs. jr. conn."""
 PIECES = [*_WORDS.split(), "\n", "\t", "\n\n", "\u00a0"]
+SPACES = [*[" "] * 12, "\n", "\t", "  ", "\u00a0", "\u2003", "\u3000", "\u202f", "\x1c", "\x85", "\u200b"]
 
 
 def texts_of(tokens: list) -> list[str]:
@@ -71,6 +72,32 @@ def test_equal_to_nltk_on_random_text(nltk_data: Path) -> None:
         text = "".join(
             random.choice(PIECES) + random.choice([" ", " ", ""]) for _ in range(random.randint(1, 14))
         )
+        assert texts_of(tokenize(text)) == word_tokenize(text), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a table.\u00a0dog. a cat",
+        "a table.\u3000dog. a cat",
+        "a dog's'\u00a0cat",
+        "i'm'\u00a0a cat",
+        "they're\x1cdog.",
+        "the table.\x1cdog",
+    ],
+)
+def test_equal_to_nltk_beside_rare_spaces(text: str, nltk_data: Path) -> None:
+    from nltk.tokenize import word_tokenize
+
+    assert texts_of(tokenize(text)) == word_tokenize(text)
+
+
+def test_equal_to_nltk_with_rare_spaces_on_random_text(nltk_data: Path) -> None:
+    from nltk.tokenize import word_tokenize
+
+    random.seed(3)
+    for _ in range(3000):
+        text = "".join(random.choice(_WORDS.split()) + random.choice(SPACES) for _ in range(7))
         assert texts_of(tokenize(text)) == word_tokenize(text), text
 
 

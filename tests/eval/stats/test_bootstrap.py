@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from keepsight.errors import InvalidParameter
 from keepsight.eval.chair.captions import Caption
 from keepsight.eval.chair.score import Report, score
 from keepsight.eval.errors import UnpairedReports
-from keepsight.eval.stats.bootstrap import combined_interval, interval, joint_intervals, paired
+from keepsight.eval.stats import bootstrap
+from keepsight.eval.stats.bootstrap import (
+    combined_interval,
+    interval,
+    joint_intervals,
+    paired,
+    resample_counts,
+)
 
 
 def report(texts: list[str], truth: list[list[str]], **options: int) -> Report:
@@ -136,3 +144,26 @@ def test_a_combined_figure_is_recomputed_on_the_same_images() -> None:
     empty = [0, 0, 0, 0], [0, 0, 0, 0]
     assert combined_interval([part, empty], lambda ratios: ratios.sum(axis=1), resamples=200) is None
     assert combined_interval([part], lambda ratios: ratios[:, 0], resamples=0) is None
+
+
+def test_counts_hang_on_units_resamples_and_seed_and_not_on_the_slices() -> None:
+    whole, sliced = (
+        np.concatenate([*resample_counts(5, resamples=23, seed=4, slice_size=size)]) for size in (100, 7)
+    )
+    assert whole.shape == (23, 5)
+    assert (whole.sum(axis=1) == 5).all()
+    np.testing.assert_array_equal(whole, sliced)
+    other = np.concatenate([*resample_counts(5, resamples=23, seed=5, slice_size=100)])
+    assert (whole != other).any()
+
+
+@pytest.mark.parametrize(("units", "resamples"), [(0, 10), (3, -1)])
+def test_counts_of_nothing_are_refused(units: int, resamples: int) -> None:
+    with pytest.raises(InvalidParameter):
+        next(resample_counts(units, resamples=resamples, seed=0, slice_size=10))
+
+
+def test_resamples_are_drawn_in_one_place() -> None:
+    package = Path(bootstrap.__file__).parents[2]
+    drawing = [path.name for path in package.rglob("*.py") if "multinomial(" in path.read_text("utf-8")]
+    assert drawing == ["bootstrap.py"]

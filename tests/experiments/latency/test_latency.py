@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from amateur_skipping import Watched, measure_skipping
 from families import FAMILIES
 
 from keepsight import UnsupportedModel
-from keepsight.decoding.vcd import VCD
 from keepsight.errors import InputError
 from keepsight.experiments.latency.measure import (
     Clock,
@@ -104,10 +102,10 @@ def test_several_pictures_a_row_run(subject: Any) -> None:
     assert len(subject.inputs(3)["input_ids"]) == 3
 
 
-def test_text_stands_before_and_after_the_picture_as_asked() -> None:
-    inputs = build(Source(shape=TINY, image_tokens=16, text=(9, 4))).inputs(2)
-    assert (inputs["input_ids"][1] == 32000).nonzero().flatten().tolist() == list(range(9, 25))
-    assert inputs["input_ids"].shape == (2, 29)
+def test_text_stands_before_and_after_the_picture(subject: Any) -> None:
+    inputs = subject.inputs(2)
+    assert (inputs["input_ids"][1] == 32000).nonzero().flatten().tolist() == list(range(5, 5 + 16))
+    assert inputs["input_ids"].shape == (2, 5 + 16 + 35)
 
 
 def test_every_way_to_run_a_contrast_gives_the_same_tokens(subject: Any) -> None:
@@ -223,27 +221,6 @@ def test_a_peak_too_small_for_a_ratio_has_none() -> None:
     assert over(None, 10.0) is None
 
 
-def test_a_watched_method_counts_what_was_asked() -> None:
-    expert = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
-    watched = Watched(VCD(), skipping=False)
-    assert watched.needs_amateur(0)
-    assert not watched.decided(expert, 0).any(), "one plausible token is left, but nothing is to be skipped"
-    assert Watched(VCD(), skipping=True).decided(expert, 0).all()
-    watched.combine(expert, None, 0)
-    watched.combine(expert, expert, 0)
-    assert (watched.steps, watched.asked) == (1, 1)
-
-
-def test_skipping_on_the_demo_model() -> None:
-    (row,) = measure_skipping(["m3id:gate=0.9"], pictures=3, new=24, clock="cpu")
-    assert row["n"] == 3
-    assert 0 < row["skipped"] < 1
-    assert row["same_tokens"]
-    assert row["ratio"]["plain"] == 1
-    with pytest.raises(InputError, match="no second opinion"):
-        measure_skipping(["vhr"], pictures=2, new=8)
-
-
 def result(**changes: Any) -> dict[str, Any]:
     row = {
         "method": "vcd", "way": "fused", "fused": True, "batch": 1, "prompt_tokens": 616, "new_tokens": 32,
@@ -268,10 +245,6 @@ def test_a_row_in_words() -> None:
         "1.50× (20 → 30 MiB)",
     ]  # fmt: skip
     assert cells({**result()["rows"][0], "memory_ratio": None})[-1] == ""
-    settings = result()["settings"] | {"text": [35, 20]}
-    assert "float32, 35 tokens of text before the picture and 20 after; A CPU" in markdown(
-        result() | {"settings": settings}
-    )
     text = markdown(result())
     assert text.endswith(
         "A CPU, 1 thread; wall time, median of 5 [min, max]; torch 1, transformers 2, Keepsight 0.\n"

@@ -366,5 +366,5 @@ def test_without_the_extra_the_command_names_it(monkeypatch: pytest.MonkeyPatch,
         if name.startswith("keepsight.serve.page.") and name.rpartition(".")[2] in ("app", "server"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", fail)
-    assert f"needs {missing}" in (told := refused())
-    assert "pip install 'keepsight[ui]'" in told
+    assert f"{missing} is not installed" in (told := refused())
+    assert "pip install -e '.[ui]'" in told

@@ -1,0 +1,308 @@
+"""Whose passes are edited: those of the generation that was asked for, in its thread, and no others."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, SPECIAL
+from strong import STRONG
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from keepsight import (
+    M3ID,
+    PAI,
+    VCD,
+    VHR,
+    ConcurrentUse,
+    KeepsightError,
+    Method,
+    attached,
+    mitigate,
+)
+from keepsight.decoding.views import MainPrompt, NoImage
+from keepsight.engines.hf.edit_state import LAYERS, STATES
+from keepsight.errors import CopiedInBlock
+from keepsight.parts import Edit, HookContext, Part, Passes, Prelude
+from keepsight.target import Target
+
+FAMILY = FAMILIES["llava"]
+PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
+OPTIONS: dict[str, Any] = {
+    "max_new_tokens": 6, "min_new_tokens": 6, "suppress_tokens": SPECIAL, "do_sample": False,
+}  # fmt: skip
+
+
+def generate(*recipes: Method, prompts: list[list[int]] = PROMPTS, **options: Any) -> Tensor:
+    model, inputs = FAMILY.model(), FAMILY.inputs(prompts)
+    with mitigate(model, *recipes):
+        out: Tensor = model.generate(**inputs, **{**OPTIONS, **options})
+    return out[:, inputs["input_ids"].shape[1] :]
+
+
+# Passes that somebody else runs within a generation
+
+
+class Hears(Edit):
+    """Counts the passes that it is called in, by the number of their rows."""
+
+    def __init__(self) -> None:
+        self.layers = frozenset({0})
+        self.heard: list[int] = []
+
+    def resid_post(self, hidden: Tensor, context: HookContext) -> Tensor:
+        self.heard.append(context.rows)
+        return hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listens(M3ID):
+    heard: list[Hears] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        pass
+
+    def parts(self, target: Target) -> Iterator[Part]:
+        self.heard.append(Hears())
+        yield self.heard[-1]
+
+
+GUIDANCE: dict[str, Any] = {
+    "guidance_scale": 1.5,
+    "negative_prompt_ids": torch.tensor([[1, 30, 31, 32], [1, 33, 34, 35]]),
+    "negative_prompt_attention_mask": torch.ones(2, 4, dtype=torch.long),
+}
+
+
+def test_guidance_of_transformers_runs_unedited() -> None:
+    listens = Listens(heard=[])
+    generate(listens, **GUIDANCE)
+    # One pass over the prompt and one for each further token: none of guidance's own, which has another prompt
+    width = FAMILY.inputs(PROMPTS)["input_ids"].shape[1]
+    assert listens.heard[0].heard == [width, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("method", ["sla", "pai", "vhr", "vsv", "var"])
+def test_methods_inside_the_model_beside_guidance_equal_guidance_over_edited_logits(method: str) -> None:
+    """The reference runs guidance's unconditional passes on a copy of the model in which nothing is in place."""
+    from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor
+
+    recipe = STRONG[method] if method != "pai" else PAI(alpha=8.0, gamma=1.0, first_layer=0)
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    beside = copy.deepcopy(model)
+    guidance = UnbatchedClassifierFreeGuidanceLogitsProcessor(
+        GUIDANCE["guidance_scale"],
+        beside,
+        unconditional_ids=GUIDANCE["negative_prompt_ids"],
+        unconditional_attention_mask=GUIDANCE["negative_prompt_attention_mask"],
+    )
+    with mitigate(model, recipe):
+        expected = model.generate(**inputs, **OPTIONS, logits_processor=[guidance])
+    found = generate(recipe, **GUIDANCE)
+    assert torch.equal(found, expected[:, inputs["input_ids"].shape[1] :])
+    assert not torch.equal(found, generate(**GUIDANCE))
+
+
+# Generations within a generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describes(M3ID):
+    """Writes something before the generation, in several ways."""
+
+    found: list[Any] = field(default_factory=list)
+    how: str = "passes"
+
+    def __post_init__(self) -> None:
+        pass
+
+    def parts(self, target: Target) -> Iterator[Part]:
+        def run(passes: Passes) -> None:
+            if self.how == "passes":
+                hears = Hears()
+                self.found.append(passes.generate(MainPrompt(), hears, **OPTIONS))
+                self.found.append(passes.generate(NoImage(), **OPTIONS))
+                self.found.append(hears.heard)
+            else:
+                model: Any = target.model
+                written = model.generate(**FAMILY.inputs(PROMPTS), **OPTIONS)
+                self.found.append(written[:, target.prompt :])
+
+        yield Prelude(run=run)
+
+
+@pytest.mark.parametrize("beside", [(), (STRONG["vhr"],), (VCD(alpha=3.0),)], ids=str)
+@pytest.mark.parametrize("how", ["passes", "the model's own generate"])
+def test_a_prelude_may_generate_and_is_not_mitigated(how: str, beside: tuple[Method, ...]) -> None:
+    plain = generate()
+    describes = Describes(found=[], how=how)
+    assert torch.equal(generate(*beside, describes), generate(*beside))
+    assert torch.equal(describes.found[0], plain)
+    if how == "passes":
+        model, text = FAMILY.model(), Target(FAMILY.model(), FAMILY.inputs(PROMPTS)).without_image()
+        alone = model.generate(**text, **OPTIONS)[:, text["input_ids"].shape[1] :]
+        assert torch.equal(describes.found[1], alone)
+        assert len(describes.found[2]) == OPTIONS["max_new_tokens"]
+
+
+@pytest.mark.parametrize("recipe", [STRONG["vhr"], STRONG["sla"], VCD(alpha=3.0)], ids=str)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_callback_that_generates_changes_nothing(recipe: Method, fused: bool) -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    plain, inner = generate(), []
+
+    def asks(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        inner.append(model.generate(**FAMILY.inputs(PROMPTS), **OPTIONS)[:, inputs["input_ids"].shape[1] :])
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    with mitigate(model, recipe, fused=fused):
+        out = model.generate(**inputs, **OPTIONS, stopping_criteria=[asks])
+    assert torch.equal(out[:, inputs["input_ids"].shape[1] :], generate(recipe))
+    assert all(torch.equal(one, plain) for one in inner)
+
+
+# Copies and leftovers
+
+
+def test_a_copy_made_in_an_idle_block_is_a_plain_model() -> None:
+    model, inputs, plain = FAMILY.model(), FAMILY.inputs(PROMPTS), generate()
+    with mitigate(model, VCD(alpha=4.0, beta=0.0)):
+        copied = copy.deepcopy(model)
+        mitigated = model.generate(**inputs, **OPTIONS)
+        found = copied.generate(**inputs, **OPTIONS)
+    assert torch.equal(found[:, inputs["input_ids"].shape[1] :], plain)
+    assert not torch.equal(found, mitigated)
+    with torch.no_grad():
+        copied.lm_head.weight.zero_()
+    # It drives its own weights, and not the original's
+    assert not torch.equal(copied.generate(**inputs, **OPTIONS), found)
+    assert torch.equal(generate(), plain)
+
+
+@pytest.mark.parametrize("recipe", [STRONG["vhr"], STRONG["sla"]], ids=str)
+def test_a_copy_of_a_model_with_hooks_in_place_is_refused(recipe: Method) -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    with attached(model, inputs, recipe), pytest.raises(CopiedInBlock, match="copy it before"):
+        copy.deepcopy(model)
+    copy.deepcopy(model)
+
+
+def test_nothing_stays_registered_in_transformers() -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    before = set(ALL_ATTENTION_FUNCTIONS), set(ALL_MASK_ATTENTION_FUNCTIONS)
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    other = FAMILIES["qwen2_5_vl"]
+    with attached(model, inputs, VHR()):
+        assert "keepsight_sdpa" in ALL_ATTENTION_FUNCTIONS
+        with attached(other.model(), other.inputs(PROMPTS), VHR()):
+            pass
+        assert "keepsight_sdpa" in ALL_ATTENTION_FUNCTIONS
+        model.generate(**inputs, **OPTIONS)
+    assert (set(ALL_ATTENTION_FUNCTIONS), set(ALL_MASK_ATTENTION_FUNCTIONS)) == before
+    assert not LAYERS
+    assert not STATES
+
+
+# Threads
+
+
+def in_thread(work: Any) -> Any:
+    """What ``work`` returns or raises in a thread of its own."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except KeepsightError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_each_thread_has_its_own_blocks() -> None:
+    """Both blocks are open at once, whatever the threads do: they wait for each other."""
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    first, second = VCD(alpha=4.0, beta=0.0, noise_step=999), VCD(alpha=1.0, beta=0.0, noise_step=200)
+    expected = [generate(first), generate(second)]
+    both = threading.Barrier(2)
+    found: dict[int, Tensor] = {}
+
+    def work(index: int, recipe: Method) -> None:
+        with mitigate(model, recipe, fused=False):
+            both.wait(60)
+            found[index] = model.generate(**inputs, **OPTIONS)[:, inputs["input_ids"].shape[1] :]
+            both.wait(60)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate((first, second))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert "generate" not in vars(model)
+
+
+@pytest.mark.parametrize("recipe", [VCD(alpha=4.0, beta=0.0, noise_step=999), STRONG["vhr"]], ids=str)
+def test_a_thread_without_a_block_uses_the_one_that_is_open(recipe: Method) -> None:
+    """As code does that streams: the block stands in one thread, and another calls ``generate``."""
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    expected = generate(recipe)
+    with mitigate(model, recipe):
+        out = in_thread(lambda: model.generate(**inputs, **OPTIONS))
+    assert torch.equal(out[:, inputs["input_ids"].shape[1] :], expected)
+    with attached(model, inputs, recipe) as processors:
+        out = in_thread(lambda: model.generate(**inputs, **OPTIONS, logits_processor=processors))
+    assert torch.equal(out[:, inputs["input_ids"].shape[1] :], expected)
+
+
+def test_a_thread_that_cannot_know_whose_block_is_meant_is_told_so() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    opened, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with mitigate(model, "m3id"):
+            opened.set()
+            assert done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert opened.wait(60)
+        with mitigate(model, "vcd"):
+            error = in_thread(lambda: model.generate(**inputs, **OPTIONS))
+    finally:
+        done.set()
+        holder.join()
+    assert isinstance(error, ConcurrentUse)
+    assert "several threads" in str(error)
+
+
+def test_another_thread_s_plain_generation_is_not_edited() -> None:
+    """A second generation under one edited block is refused; a pass that is none is the plain model's."""
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    plain = model(**inputs).logits
+    results: list[Any] = []
+
+    def asks(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        if not results:
+            results.append(in_thread(lambda: model(**FAMILY.inputs(PROMPTS)).logits))
+            results.append(in_thread(lambda: model.generate(**FAMILY.inputs(PROMPTS), **OPTIONS)))
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    expected = generate(STRONG["vhr"])
+    with attached(model, inputs, STRONG["vhr"]) as processors:
+        out = model.generate(**inputs, **OPTIONS, logits_processor=processors, stopping_criteria=[asks])
+    assert torch.equal(out[:, inputs["input_ids"].shape[1] :], expected)
+    torch.testing.assert_close(results[0], plain)
+    assert isinstance(results[1], ConcurrentUse)
