@@ -77,6 +77,11 @@ class Target:
             )
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
             raise InputError("input_ids must be a tensor of shape (batch, prompt): use return_tensors='pt'")
+        if self.source is not None and len(self.source.prompts) != ids.shape[0]:
+            raise InputError(
+                f"the source has {len(self.source.prompts)} prompts and input_ids {ids.shape[0]} rows: pass the source that"
+                " these very inputs were made of"
+            )
         if self.inputs.get("inputs_embeds") is not None:
             raise InputError("inputs_embeds hide where the picture is: pass input_ids alone")
         if self.inputs.get("pixel_values_videos") is not None:
@@ -288,10 +293,15 @@ class Target:
         Placeholders, the markers in ``marker_ids``, the ids in ``also_drop`` and all padding go; what is left is padded
         on the left again, so that positions close up. Everything that belongs to the picture alone goes as well.
 
+        Where a ``source`` is known, the chat template writes the prompt anew without the picture instead.
+
         Raises:
             NoImageTokens: a row has no picture.
             UnsupportedModel: an input that is neither per token nor known to belong to the picture.
         """
+        if self.source is not None:
+            written = self.source.without_images().inputs()
+            return {key: value.to(self.input_ids.device) for key, value in written.items()}
         drop = self.image_mask.clone()
         for token in (*self.marker_ids, *also_drop):
             drop |= self.input_ids == token

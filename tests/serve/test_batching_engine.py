@@ -13,7 +13,7 @@ from strong import STRONG
 
 from keepsight import GroundingRecorder, mitigate
 from keepsight.errors import InvalidParameter, KeepsightError, NoImageTokens
-from keepsight.inference.collate import join, shape_of
+from keepsight.inference.collate import collate, shape_of
 from keepsight.serve.batching_engine import BatchingEngine
 from keepsight.serve.errors import (
     Busy,
@@ -314,7 +314,7 @@ def test_a_batch_is_what_the_processor_makes(loaded: Any) -> None:
         padding=True,
         padding_side="left",
     )
-    found = join(prompts, processor.tokenizer.pad_token_id)
+    found = collate(prompts, processor.tokenizer.pad_token_id)
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
         assert torch.equal(found[key], value), key

@@ -24,7 +24,7 @@ from keepsight.serve.malloc_trim import LARGE_IMAGE_PIXELS, trim_memory
 if TYPE_CHECKING:
     from keepsight.demo.world import Scene
     from keepsight.grounding import WordGrounding
-    from keepsight.inference.streaming import Written
+    from keepsight.inference.streaming import StreamedAnswer
     from keepsight.method import Method
     from keepsight.serve.page.request_schema import PageRequest
 
@@ -199,18 +199,18 @@ class PageService:
         """
         from keepsight.grounding.teacher_forcing import judge
         from keepsight.inference.generation import Generation
-        from keepsight.inference.streaming import write
+        from keepsight.inference.streaming import stream_answer
 
         model = self.models[worker]
         inputs = self._on_device(model, prepared.inputs)
         request = prepared.request
         emit({"event": "begun"})
-        written = write(
+        written = stream_answer(
             model,
             self.processor,
             inputs,
             *prepared.methods,
-            say=lambda piece: emit({"event": "piece", "text": piece}),
+            on_text=lambda piece: emit({"event": "piece", "text": piece}),
             stop=stop,
             generation=Generation(max_new_tokens=request.tokens),
         )
@@ -283,7 +283,7 @@ class PageService:
 
 
 def answer_event(
-    written: Written, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
+    written: StreamedAnswer, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
 ) -> dict[str, Any]:
     """The last event of an answer, as plain data. Rates are fractions, and figures are in nats; an infinite one is None."""
     present = None if scene is None else frozenset(scene.names)

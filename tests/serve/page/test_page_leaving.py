@@ -107,14 +107,14 @@ def test_maps_end_with_the_token_at_which_nobody_wants_them(
     service: PageService, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
-    usual = attention_map.generate_heard
+    usual = attention_map.generate_observed
 
     def note(*arguments: Any, **settings: Any) -> Any:
         found = usual(*arguments, **settings)
         lengths.append(len(found))
         return found
 
-    monkeypatch.setattr(attention_map, "generate_heard", note)
+    monkeypatch.setattr(attention_map, "generate_observed", note)
     ids = ask()[-1]["ids"]
     given = json.dumps(page_request(tokens=None, answer=ids)).encode()
     prepared = service.prepare(

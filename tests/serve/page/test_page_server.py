@@ -174,13 +174,13 @@ def test_an_unexpected_failure_is_one_line_and_the_server_lives(
 ) -> None:
     from keepsight.inference import streaming as answering
 
-    def write(*arguments: Any, say: Callable[[str], None], **settings: Any) -> Any:
-        say("A kit")
+    def write(*arguments: Any, on_text: Callable[[str], None], **settings: Any) -> Any:
+        on_text("A kit")
         raise ZeroDivisionError("deep\ninside")
 
     before = ask()[-1]
     with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
-        broken.setattr(answering, "write", write)
+        broken.setattr(answering, "stream_answer", write)
         *_, piece, error = ask()
     assert piece == {"event": "piece", "text": "A kit"}
     assert error == {"event": "error", "error": "ZeroDivisionError: the server's log tells more"}

@@ -116,7 +116,7 @@ def test_a_worker_on_which_an_answer_failed_writes_the_next_one(
     from keepsight.inference import streaming as answering
 
     both = threading.Barrier(2)
-    usual = answering.write
+    usual = answering.stream_answer
 
     def fail(model: Any, *arguments: Any, **settings: Any) -> Any:
         both.wait(GUARD)
@@ -132,10 +132,10 @@ def test_a_worker_on_which_an_answer_failed_writes_the_next_one(
             return [one[-1] for one in threads.map(lambda _: events(client), range(2))]
 
         with monkeypatch.context() as broken:
-            broken.setattr(answering, "write", fail)
+            broken.setattr(answering, "stream_answer", fail)
             failed = sorted(done["error"] for done in twice())
-        assert failed == ["0", "1"], "one in each worker"
-        monkeypatch.setattr(answering, "write", meet)
+        assert failed == ["0", "1"], "one on each worker"
+        monkeypatch.setattr(answering, "stream_answer", meet)
         one, other = twice()
     assert told(one) == told(other)
     assert one["words"]
