@@ -17,7 +17,7 @@ from keepsight.inference.detokenizer import IncrementalDetokenizer
 from keepsight.inference.generation import Generation, end_token_ids
 from keepsight.inference.generation import generate as run_generation
 from keepsight.inference.row_sampler import RowSampler
-from keepsight.serve.requests import Event, Row
+from keepsight.serve.requests import GenerationEvent, RequestState
 
 COLDEST = 0.01
 """Temperatures below this are served as greedy search, since scores divided by them would overflow."""
@@ -26,7 +26,7 @@ LEAST = -9999.0
 
 
 def generate(
-    model: Any, tokenizer: Any, rows: Sequence[Row], *, ending: Callable[[], KeepsightError | None]
+    model: Any, tokenizer: Any, rows: Sequence[RequestState], *, ending: Callable[[], KeepsightError | None]
 ) -> None:
     """Generate the answers of ``rows``, which share methods and shapes, and send each of them its events.
 
@@ -38,22 +38,23 @@ def generate(
     Raises:
         KeepsightError, and whatever the model may raise; the caller has to report it to the rows that have not ended.
     """
-    asks = [row.ask for row in rows]
+    requests = [row.request for row in rows]
     ends = end_token_ids(model)
-    inputs = _to(collate([ask.inputs for ask in asks], padding_id(model, tokenizer)), model)
-    recorder = _Recorder(model, inputs) if asks[0].grounding else None
-    scores = _Scores() if any(ask.top_logprobs is not None for ask in asks) else None
-    draw = _SampleEach(rows) if any(ask.temperature >= COLDEST for ask in asks) else None
+    inputs = _to(collate([request.inputs for request in requests], padding_id(model, tokenizer)), model)
+    recorder = _Recorder(model, inputs) if requests[0].grounding else None
+    scores = _Scores() if any(request.top_logprobs is not None for request in requests) else None
+    draw = _SampleEach(rows) if any(request.temperature >= COLDEST for request in requests) else None
     detokenizers = [
-        IncrementalDetokenizer(tokenizer, ends=ends, stop=ask.stop, longest=ask.max_tokens) for ask in asks
+        IncrementalDetokenizer(tokenizer, ends=ends, stop=request.stop, longest=request.max_tokens)
+        for request in requests
     ]
     watch = _Watch(rows, detokenizers, inputs, tokenizer, recorder, scores, ending)
     run_generation(
         model,
         inputs,
-        asks[0].methods,
+        requests[0].methods,
         # Rows draw for themselves in a processor, so that the search itself is greedy
-        generation=Generation(max_new_tokens=max(ask.max_tokens for ask in asks)),
+        generation=Generation(max_new_tokens=max(request.max_tokens for request in requests)),
         # The recorder comes first: it grounds what the model itself says, before a method contrasts it
         first=[recorder] if recorder is not None else [],
         processors=[processor for processor in (scores, draw) if processor is not None],
@@ -100,14 +101,14 @@ class _Scores(LogitsProcessor):
 
 
 class _SampleEach(LogitsProcessor):
-    """Draws the next token of every row that asks for it, each by its own temperature and its own stream."""
+    """Draws the next token of every row that requests for it, each by its own temperature and its own stream."""
 
     supports_continuous_batching = False
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[RequestState]) -> None:
         self._draws = [
-            RowSampler([str(row.ask.seed)], temperature=row.ask.temperature, top_p=row.ask.top_p)
-            if row.ask.temperature >= COLDEST
+            RowSampler([str(row.request.seed)], temperature=row.request.temperature, top_p=row.request.top_p)
+            if row.request.temperature >= COLDEST
             else None
             for row in rows
         ]
@@ -126,7 +127,7 @@ class _Watch(StoppingCriteria):
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[RequestState],
         detokenizers: Sequence[IncrementalDetokenizer],
         inputs: Mapping[str, Any],
         tokenizer: Any,
@@ -141,7 +142,7 @@ class _Watch(StoppingCriteria):
         self._prompts = [width] * len(rows) if mask is None else mask.sum(-1).tolist()
         self._recorder, self._scores, self._ending = recorder, scores, ending
         self._figures: list[list[list[float]]] = [[] for _ in rows]
-        self._kept: list[tuple[Row, Event]] = []
+        self._kept: list[tuple[RequestState, GenerationEvent]] = []
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         chosen = input_ids[:, -1]
@@ -149,19 +150,20 @@ class _Watch(StoppingCriteria):
         why = self._ending()
         for i, token in enumerate(chosen.tolist()):
             row = self._rows[i]
-            if row.over or row.cancelled:
+            if row.finished or row.cancelled:
                 continue
             if why is not None:
-                row.end(why)
+                row.fail(why)
                 continue
             self._tell(i, row, token, None if figures is None else figures[i])
         done = [
-            row.over or row.cancelled or detokenizer.finish is not None for row, detokenizer in self._pairs
+            row.finished or row.cancelled or detokenizer.finish is not None
+            for row, detokenizer in self._pairs
         ]
         return torch.tensor(done, device=input_ids.device)
 
-    def _tell(self, i: int, row: Row, token: int, figures: list[float] | None) -> None:
-        row.begun = True
+    def _tell(self, i: int, row: RequestState, token: int, figures: list[float] | None) -> None:
+        row.started = True
         detokenizer = self._detokenizers[i]
         if figures is not None:
             self._figures[i].append(figures)
@@ -171,8 +173,8 @@ class _Watch(StoppingCriteria):
         )
         if detokenizer.finish is None and not (piece.text or piece.tokens):
             return
-        event = Event(
-            row=row.number,
+        event = GenerationEvent(
+            index=row.index,
             piece=piece,
             finish=detokenizer.finish,
             prompt_tokens=int(self._prompts[i]),
@@ -181,12 +183,12 @@ class _Watch(StoppingCriteria):
             if figures is None or detokenizer.finish is None
             else joined(self._tokenizer, detokenizer.ids, _columns(self._figures[i])),
         )
-        row.over = event.last
-        if all(one.over or one.cancelled for one in self._rows):
-            row.over = False
+        row.finished = event.last
+        if all(one.finished or one.cancelled for one in self._rows):
+            row.finished = False
             self._kept = [(row, event)]
         else:
-            row.tell(event)
+            row.on_event(event)
 
     def release(self) -> None:
         """Send the last event of the batch, which is kept back until the methods have left the model.
@@ -194,15 +196,17 @@ class _Watch(StoppingCriteria):
         Whoever receives it may start the next batch at once, and has to find the model as it was.
         """
         for row, event in self._kept:
-            row.over = True
+            row.finished = True
             if not row.cancelled:
-                row.tell(event)
+                row.on_event(event)
 
-    def _logprobs(self, i: int, row: Row, token: int) -> tuple[float | None, list[tuple[int, float]]]:
-        if self._scores is None or row.ask.top_logprobs is None:
+    def _logprobs(
+        self, i: int, row: RequestState, token: int
+    ) -> tuple[float | None, list[tuple[int, float]]]:
+        if self._scores is None or row.request.top_logprobs is None:
             return None, []
         own = self._scores.last[i]
-        values, ids = own.topk(min(row.ask.top_logprobs, own.shape[-1]))
+        values, ids = own.topk(min(row.request.top_logprobs, own.shape[-1]))
         top = [
             (int(one), max(float(value), LEAST))
             for one, value in zip(ids.tolist(), values.tolist(), strict=True)

@@ -8,8 +8,8 @@ from keepsight.analysis.inspect import grey_picture
 from keepsight.errors import InputError, KeepsightError
 from keepsight.inference.generation import dry_run
 from keepsight.registry import methods
-from keepsight.serve.model_registry import Menu
-from keepsight.serve.prompts import Turn, prepare_chat
+from keepsight.serve.model_registry import ModelRegistry
+from keepsight.serve.prompts import ChatMessage, prepare_chat
 
 QUESTION = "Describe this image."
 SIDE = 336
@@ -19,22 +19,24 @@ class CannotServe(InputError):
     """A method that was to be offered, or the model itself, does not run."""
 
 
-def check_menu(model: Any, processor: Any, menu: Menu) -> None:
+def check_models(model: Any, processor: Any, models: ModelRegistry) -> None:
     """Generate two tokens under everything that is offered, the plain model included.
 
     Raises:
         CannotServe: with the name of the first model or method that does not run, and the reason.
     """
     inputs = _inputs(model, processor)
-    for name, recipes in {menu.base: (), **menu.offers}.items():
+    for name, recipes in {models.base: (), **models.served}.items():
         try:
             dry_run(model, inputs, recipes)
         except KeepsightError as error:
             raise CannotServe(f"{name} cannot be served: {error}") from error
 
 
-def full_menu(model: Any, processor: Any, base: str, calibration: str | None) -> tuple[Menu, list[str]]:
-    """A menu of all methods that run on the model with their defaults, and for each of the others a line that says why not.
+def runnable_models(
+    model: Any, processor: Any, base: str, calibration: str | None
+) -> tuple[ModelRegistry, list[str]]:
+    """All methods that run on the model with their defaults, and for each of the others a line that says why not.
 
     Args:
         base: the name of the plain model.
@@ -44,16 +46,16 @@ def full_menu(model: Any, processor: Any, base: str, calibration: str | None) ->
     runs, why_not = [], []
     for name in methods():
         try:
-            dry_run(model, inputs, Menu.of(base, [name], calibration).offers[name])
+            dry_run(model, inputs, ModelRegistry.from_specs(base, [name], calibration).served[name])
             runs.append(name)
         except KeepsightError as error:
             why_not.append(str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}")
         except Exception as error:
             # Whatever a model of an unknown family raises is the answer to whether the method runs on it
             why_not.append(f"{name}: unexpected {type(error).__name__}; please report it")
-    return Menu.of(base, runs, calibration), why_not
+    return ModelRegistry.from_specs(base, runs, calibration), why_not
 
 
 def _inputs(model: Any, processor: Any) -> Any:
-    inputs = prepare_chat(processor, [Turn("user", (grey_picture(SIDE, SIDE), QUESTION))])
+    inputs = prepare_chat(processor, [ChatMessage("user", (grey_picture(SIDE, SIDE), QUESTION))])
     return inputs.to(model.device, dtype=model.dtype)
