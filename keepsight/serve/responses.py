@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogpr
 from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from starlette.responses import JSONResponse, Response
 
+from keepsight.files import finite_or_none
 from keepsight.grounding.scores import Figures, Grounding
 from keepsight.inference.detokenizer import BROKEN, Finish, Token
 from keepsight.serve.errors import (
@@ -220,10 +220,10 @@ def _token(token: Token) -> dict[str, Any]:
     return {
         "text": token.text,
         "span": list(token.span),
-        "with_image": _finite(figures["with_image"]),
-        "without_image": _finite(figures["without_image"]),
-        "difference": _finite(figures["with_image"] - figures["without_image"]),
-        "contrast": _finite(figures["contrast"]),
+        "with_image": finite_or_none(figures["with_image"]),
+        "without_image": finite_or_none(figures["without_image"]),
+        "difference": finite_or_none(figures["with_image"] - figures["without_image"]),
+        "contrast": finite_or_none(figures["contrast"]),
     }
 
 
@@ -233,15 +233,10 @@ def _words(grounding: Grounding, text: str, threshold: float) -> list[dict[str, 
             "word": word.word,
             "object": word.object,
             "span": list(word.span),
-            "difference": _finite(word.difference),
-            "support": _finite(word.support),
+            "difference": finite_or_none(word.difference),
+            "support": finite_or_none(word.support),
             "unsupported": word.support < threshold,
         }
         for word in grounding.words()
         if word.span[1] <= len(text)  # a stop text may have cut the answer short within a word
     ]
-
-
-def _finite(value: float) -> float | None:
-    """The value, or None for an infinite one, which JSON cannot write: a method may have ruled the token out."""
-    return value if math.isfinite(value) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from keepsight.errors import (
     NeedsCalibration,
     UnsupportedModel,
 )
+from keepsight.files import finite_or_none
 from keepsight.serve.errors import is_client_safe
 from keepsight.serve.limits import Limits
 from keepsight.serve.malloc_trim import LARGE_IMAGE_PIXELS, trim_memory
@@ -301,9 +301,9 @@ def answer_event(
                 "word": word.word,
                 "object": word.object,
                 "present": None if present is None else word.object in present,
-                "with_image": _finite(word.with_image),
-                "without_image": _finite(word.without_image),
-                "support": _finite(word.support),
+                "with_image": finite_or_none(word.with_image),
+                "without_image": finite_or_none(word.without_image),
+                "support": finite_or_none(word.support),
             }
             for word in words
         ],
@@ -351,10 +351,6 @@ def chair(text: str, scene: Scene) -> dict[str, Any] | None:
         "present": list(scene.names),
         "missed": [name for name in scene.names if name not in row.generated],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def client_message(error: Exception) -> str:
