@@ -141,7 +141,7 @@ PAGES = {
     "pope.md": Stand(
         files=[coco, yes_no],
         words=DEMO,
-        extra={"keepsight pope build": "--images 2", **QUICK_RUN},
+        extra={"keepsight pope build": "--limit 2", **QUICK_RUN},
     ),
     "runs.md": Stand(files=[coco], words=DEMO, extra=QUICK_RUN),
 }
