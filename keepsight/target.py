@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from keepsight.errors import InputError, InvalidParameter, NoImageTokens, Unsupp
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from keepsight.source.source import Source
 
 TOKEN_KEYS = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
@@ -43,6 +42,20 @@ _MARKERS = (
 )  # fmt: skip
 
 
+class PromptSource(Protocol):
+    """The messages and pictures that inputs were made of; ``keepsight.source.source.Source`` is one."""
+
+    @property
+    def prompts(self) -> Sequence[Any]:
+        """One for each row of the inputs."""
+
+    def without_images(self) -> PromptSource:
+        """The same prompts without their pictures."""
+
+    def inputs(self) -> Mapping[str, Any]:
+        """The model inputs that the prompts make."""
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """A read-only view of one model and the inputs of one generation.
@@ -63,7 +76,7 @@ class Target:
     model: PreTrainedModel
     inputs: Mapping[str, Any] = field(repr=False)
     fused: bool | Literal["auto"] = "auto"
-    source: Source | None = field(default=None, repr=False)
+    source: PromptSource | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_generates(self.model)
