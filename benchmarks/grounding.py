@@ -130,6 +130,10 @@ def report(found: list[Case], best: Key, threshold: float) -> dict[str, Any]:
     }
 
 
+RENAMED = {"entropy": "negative_entropy"}
+"""Scores that recorded results hold under an earlier name; the figures are the same."""
+
+
 def table(result: dict[str, Any]) -> str:
     """The test splits' figures as Markdown, in per cent."""
 
@@ -146,7 +150,7 @@ def table(result: dict[str, Any]) -> str:
         )
         if not in_full and row["aggregate"] not in (None, best["aggregate"]):
             continue
-        name = row["score"] + (f", w = {row['weight']:g}" if row["weight"] else "")
+        name = RENAMED.get(row["score"], row["score"]) + (f", w = {row['weight']:g}" if row["weight"] else "")
         if all(row[part] == best[part] for part in ("score", "weight", "aggregate")):
             name = f"**{name}** (the default)"
         cells = [

@@ -228,18 +228,18 @@ def soak(minutes: float) -> dict[str, Any]:
     from keepsight.engines.hf.edit_state import STATES
     from keepsight.inference.loading import load
     from keepsight.serve.addresses import listen
-    from keepsight.serve.batching_engine import Engine
+    from keepsight.serve.batching_engine import BatchingEngine
     from keepsight.serve.limits import Limits
-    from keepsight.serve.malloc_trim import give_back
-    from keepsight.serve.model_registry import Menu
-    from keepsight.serve.request_handler import Service, limits_for
+    from keepsight.serve.malloc_trim import trim_memory
+    from keepsight.serve.model_registry import ModelRegistry
+    from keepsight.serve.request_handler import RequestHandler, limits_for
     from keepsight.serve.server import Server
 
     torch.set_num_threads(1)
     model, processor = load("demo")
-    service = Service(
-        engine=Engine(model, processor),
-        menu=Menu.of("demo", [method for method in METHODS if method]),
+    service = RequestHandler(
+        engine=BatchingEngine(model, processor),
+        models=ModelRegistry.from_specs("demo", [method for method in METHODS if method]),
         limits=limits_for("demo", Limits()),
     )
     bound = listen("127.0.0.1", 0)
@@ -284,7 +284,7 @@ def soak(minutes: float) -> dict[str, Any]:
             break
         time.sleep(0.1)
     gc.collect()
-    give_back()  # what the C library keeps of freed memory is no leak
+    trim_memory()  # what the C library keeps of freed memory is no leak
     quiet = sample()
     running.should_exit = True
     thread.join()

@@ -104,13 +104,15 @@ def find(name: str, *, trusted: bool = True) -> type[Method]:
     if (method := known.get(name.lower())) is not None:
         return method
     module_name, colon, class_name = name.partition(":")
-    if not colon:
+    if not colon and "." not in name:
         raise UnknownMethod(_unknown(name, known))
     for method in known.values():
         if (method.__module__, method.__qualname__) == (module_name, class_name):
             return method
     if not trusted:
         raise OperatorOnly(f"{name!r} is not a registered method: a request may name {', '.join(known)}")
+    if not class_name:
+        raise UnknownMethod(f"no method {name!r}: a class of your own is named package.module:Class")
     try:
         value = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -176,7 +178,7 @@ def _split(spec: str) -> tuple[str, str]:
     """The name and the settings of one spec: the class of a third party ends at the second colon, a name at the first."""
     name, _, rest = (part.strip() for part in spec.partition(":"))
     class_name, _, settings = (part.strip() for part in rest.partition(":"))
-    if "." in name or (class_name.isidentifier() and class_name[0].isupper()):
+    if class_name and ("." in name or (class_name.isidentifier() and class_name[0].isupper())):
         return f"{name}:{class_name}", settings
     return name, rest
 

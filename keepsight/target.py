@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from keepsight.errors import InputError, InvalidParameter, NoImageTokens, Unsupp
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from keepsight.source.source import Source
 
 TOKEN_KEYS = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
@@ -43,6 +42,20 @@ _MARKERS = (
 )  # fmt: skip
 
 
+class PromptSource(Protocol):
+    """The messages and pictures that inputs were made of; ``keepsight.source.source.Source`` is one."""
+
+    @property
+    def prompts(self) -> Sequence[Any]:
+        """One for each row of the inputs."""
+
+    def without_images(self) -> PromptSource:
+        """The same prompts without their pictures."""
+
+    def inputs(self) -> Mapping[str, Any]:
+        """The model inputs that the prompts make."""
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """A read-only view of one model and the inputs of one generation.
@@ -63,7 +76,7 @@ class Target:
     model: PreTrainedModel
     inputs: Mapping[str, Any] = field(repr=False)
     fused: bool | Literal["auto"] = "auto"
-    source: Source | None = field(default=None, repr=False)
+    source: PromptSource | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_generates(self.model)
@@ -77,6 +90,11 @@ class Target:
             )
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
             raise InputError("input_ids must be a tensor of shape (batch, prompt): use return_tensors='pt'")
+        if self.source is not None and len(self.source.prompts) != ids.shape[0]:
+            raise InputError(
+                f"the source has {len(self.source.prompts)} prompts and input_ids {ids.shape[0]} rows: pass the source that"
+                " these very inputs were made of"
+            )
         if self.inputs.get("inputs_embeds") is not None:
             raise InputError("inputs_embeds hide where the picture is: pass input_ids alone")
         if self.inputs.get("pixel_values_videos") is not None:
@@ -288,10 +306,15 @@ class Target:
         Placeholders, the markers in ``marker_ids``, the ids in ``also_drop`` and all padding go; what is left is padded
         on the left again, so that positions close up. Everything that belongs to the picture alone goes as well.
 
+        Where a ``source`` is known, the chat template writes the prompt anew without the picture instead.
+
         Raises:
             NoImageTokens: a row has no picture.
             UnsupportedModel: an input that is neither per token nor known to belong to the picture.
         """
+        if self.source is not None:
+            written = self.source.without_images().inputs()
+            return {key: value.to(self.input_ids.device) for key, value in written.items()}
         drop = self.image_mask.clone()
         for token in (*self.marker_ids, *also_drop):
             drop |= self.input_ids == token

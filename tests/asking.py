@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def asked(**changes: Any) -> dict[str, Any]:
+def page_request(**changes: Any) -> dict[str, Any]:
     """One that is answered; a change to None leaves the field out."""
     given = {
         "picture": {"scene": "test-shifted:1"},

@@ -26,8 +26,8 @@ DEMO_IMPORTS, DEMO_USERS = (
     {"inference", "experiments", "reports", "serve", "cli"},
 )
 """``demo`` stands beside ``eval``; it is a data set and a model, and the library proper does not know it."""
-DECLARED = {("method", "keepsight.engines"), ("target", "keepsight.source.source")}
-"""``Method.attach`` and ``Method.processor`` need an engine; ``Target`` names the type of what it is given."""
+DECLARED = {("method", "keepsight.engines")}
+"""``Method.attach`` and ``Method.processor`` need an engine, which stands above them: the only exception."""
 
 
 def modules(path: Path) -> str:
@@ -71,9 +71,9 @@ def test_imports_go_down(path: Path) -> None:
     here = top(modules(path))
     if here in ("", "__main__"):
         return
-    for name, typing in imported(path):
+    for name, _ in imported(path):
         there = top(name)
-        if there in ("", here) or ((here, name) in DECLARED and (typing or here == "method")):
+        if there in ("", here) or (here, name) in DECLARED:
             continue
         if there == "demo":
             assert here in DEMO_USERS, f"{path}: {name}"

@@ -1,4 +1,4 @@
-"""Where a model looks while it writes: the attention of every object word to the tokens of the picture."""
+"""Attention maps: how much attention each object word of a caption pays to each token of the picture."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from keepsight.analysis.image_grid import token_grid
-from keepsight.analysis.modality_dominance import parts_listener, special_ids
-from keepsight.analysis.observers import PredictingRows, generate_heard
+from keepsight.analysis.modality_dominance import attention_mass_recorder, special_ids
+from keepsight.analysis.observers import AttentionObserver, generate_observed
 from keepsight.attention_mods.layers import chosen_layers
 from keepsight.attention_mods.var import PUBLISHED, VAR, scaled_tau, sink_score
+from keepsight.inference.detokenizer import shared_prefix
 from keepsight.inference.generation import Generation
 from keepsight.parts import Edit, HookContext
 from keepsight.target import Target
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from keepsight.method import Method
 
 MASSIVE = 100.0
-"""Where no sink dimensions are known, a sink needs an activation this many times the median of its vector."""
+"""Where no sink dimensions are known, a sink needs an activation of this many times the median of its vector."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,14 @@ class SinkRule:
 
 @dataclass(frozen=True)
 class Captured:
-    """What one generation showed.
+    """What was recorded during one generation.
 
-    ``ids`` are the generated tokens; ``attention`` ``(tokens, picture)`` is what the row that predicts each of them gave
-    to each of the picture's tokens, averaged over heads and layers; ``sinks`` ``(picture)`` is the largest sink score of
-    each, 0 where no dimension counts; ``masses`` is what all layers gave to the picture and to each part of the text.
+    Args:
+        ids: the generated tokens.
+        attention: ``(generated tokens, picture tokens)``: the attention of the row that predicts a token to each token of
+            the picture, mean over heads and layers.
+        sinks: ``(picture tokens,)``: the largest sink score of each, 0 where no dimension counts.
+        masses: the attention of all layers to the picture and to each part of the text.
     """
 
     ids: tuple[int, ...]
@@ -60,10 +64,14 @@ class Captured:
 
 @dataclass(frozen=True)
 class WordMap:
-    """One object word of a caption and where the model looked to write it.
+    """One object word of a caption, and the attention to the picture with which it was written.
 
-    ``tokens`` are the numbers of the generated tokens that spell it, ``attention`` the mean over them, one row of numbers
-    per row of picture tokens; all of it adds up to ``share``, the part of the attention that went to the picture.
+    Args:
+        word: as it stands in the caption.
+        object: what it names, such as ``dog`` for ``dogs``.
+        span: the first letter of the word, and the one after its last.
+        tokens: the numbers of the generated tokens that write it.
+        attention: the mean over these tokens, one row of numbers for each row of picture tokens.
     """
 
     word: str
@@ -74,12 +82,13 @@ class WordMap:
 
     @property
     def share(self) -> float:
+        """The part of the attention that went to the picture, from 0 to 1: the sum of ``attention``."""
         return sum(map(sum, self.attention))
 
 
 @dataclass(frozen=True)
 class Sink:
-    """A token of the picture that counts as a sink: its place in the grid, and its score."""
+    """A token of the picture that counts as a sink: its place in the grid, counted from 0, and its sink score."""
 
     row: int
     column: int
@@ -88,10 +97,17 @@ class Sink:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One caption, its object words with their maps, and the picture's sinks. ``method`` is None for the plain model.
+    """One caption with a map for each of its object words, and the picture's sinks.
 
-    ``pieces`` is the text that each generated token adds, ``shares`` the part of its attention that went to the picture,
-    over the layers of the maps; ``masses`` holds what all layers gave to the picture and to each part of the text.
+    Args:
+        method: the spec of the methods that it was written under; None is the plain model.
+        caption: the text.
+        grid: rows and columns of the picture's tokens.
+        words: the object words, in the order of the caption.
+        sinks: tokens of the picture that count as sinks by ``rule``.
+        pieces: the text that each generated token adds.
+        shares: for each generated token, the part of its attention that went to the picture, over the layers of the maps.
+        masses: the attention of all layers to the picture and to each part of the text.
     """
 
     method: str | None
@@ -105,14 +121,14 @@ class AttentionMap:
     masses: Masses | None = None
 
 
-class Watch(PredictingRows):
-    """Sums up what the rows that predict a token give to each of the picture's columns."""
+class RecordImageAttention(AttentionObserver):
+    """Sums up the attention of the predicting rows to each token of the picture, over heads and layers."""
 
     def __init__(self, layers: Collection[int]) -> None:
         super().__init__(layers)
         self.sums: dict[int, Tensor] = {}
 
-    def hear(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
+    def observe(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
         columns = context.image[0].nonzero().flatten() - first_key
         kept = columns >= 0  # a sliding window has dropped the rest
         mean = given.new_zeros(len(columns))
@@ -120,12 +136,12 @@ class Watch(PredictingRows):
         self.sums[number] = self.sums.get(number, 0) + mean.float().cpu()
 
     def mean(self, first: int, count: int) -> Tensor:
-        """``(count, picture)``: the rows from ``first`` on, over heads and layers."""
+        """``(count, picture tokens)``: the ``count`` rows from number ``first`` on, mean over heads and layers."""
         return torch.stack([self.sums[number] for number in range(first, first + count)]) / len(self.layers)
 
 
-class WatchSinks(Edit):
-    """Keeps the largest sink score that each of the picture's tokens has while the prompt passes."""
+class RecordSinkScores(Edit):
+    """Keeps the largest sink score of each token of the prompt, over the observed layers."""
 
     def __init__(self, layers: Collection[int], rule: SinkRule) -> None:
         self.layers = frozenset(layers)
@@ -155,14 +171,14 @@ def score_sinks(hidden: Tensor, rule: SinkRule) -> Tensor:
 def sink_rule(
     target: Target, methods: Sequence[Method] = (), calibration: Calibration | None = None
 ) -> SinkRule:
-    """What counts as a sink in a model: what a VAR among the methods takes for one, else what was found in its
-    calibration, else by the published dimensions of the checkpoint, else by massive activations.
+    """What counts as a sink in a model: the rule of a VAR among the methods, else that of its calibration, else the
+    published dimensions of the checkpoint, else massive activations.
 
     Raises:
         InvalidParameter, NeedsCalibration: from VAR.
         CalibrationMismatch: the calibration was made for another model.
     """
-    width = int(target.model.config.get_text_config(decoder=True).hidden_size)
+    width = int(target.text_config.hidden_size)
     for method in methods:
         if isinstance(method, VAR) and method.fraction > 0:
             dims, tau = method.constants(target, width)
@@ -186,36 +202,38 @@ def capture(
     answer: Sequence[int] | None = None,
     stop: Event | None = None,
 ) -> Captured:
-    """Generate under ``methods`` and watch the attention to the picture.
+    """Generate under ``methods`` and record the attention to the picture.
 
-    The rows that predict tokens run with explicit weights; they agree with the model's own kernel up to rounding.
+    The rows that predict tokens are computed with explicit weights, which agree with the model's own kernel up to rounding.
 
     Args:
         inputs: what the model's processor returned for one prompt with one picture.
-        layers: averaged over; default: all.
+        layers: numbers of the layers to average over; default: all.
         generation: greedy unless given; one beam.
         sinks: default: ``sink_rule``.
         special: ids of tokens that are marks and not text; default: ``special_ids`` without a tokenizer.
-        answer: tokens that were generated before, to be watched as they are written again.
-        stop: ends it with the token that is being written once it is set, from another thread.
+        answer: tokens that were generated before; they are written again and recorded.
+        stop: ends the generation with the token that is being written once it is set, from another thread for example.
 
     Raises:
-        UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be watched (eager).
+        UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be observed (eager).
         InvalidParameter: the model has no such layer; beam search.
         InputError: more than one prompt.
     """
     target = Target(model, inputs)
     target.check_image_in_context("an attention map")
-    parts = parts_listener(target, special)
+    parts = attention_mass_recorder(target, special)
     count = len(target.layers)
-    watch = Watch(chosen_layers("attention", target, layers, range(count)))
+    image_attention = RecordImageAttention(chosen_layers("attention", target, layers, range(count)))
     inner = range(min(2, count), count - 1)
-    watch_sinks = WatchSinks(inner, sinks or sink_rule(target, methods))
-    ids = generate_heard(target, methods, generation, watch, watch_sinks, parts, answer=answer, stop=stop)
+    sink_scores = RecordSinkScores(inner, sinks or sink_rule(target, methods))
+    ids = generate_observed(
+        target, methods, generation, image_attention, sink_scores, parts, answer=answer, stop=stop
+    )
     image = target.image_mask[0].cpu()
-    scores = watch_sinks.highest
+    scores = sink_scores.highest
     found = torch.zeros(int(image.sum())) if scores is None else scores[image]
-    attention = watch.mean(target.prompt - 1, len(ids))
+    attention = image_attention.mean(target.prompt - 1, len(ids))
     return Captured(ids, attention, found, parts.masses(target, len(ids)))
 
 
@@ -273,21 +291,15 @@ def look(
 def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
     """The text of some tokens, and which of its letters each of them adds.
 
-    Decoded token by token, since a token's letters hang on those before it. A token that adds nothing, such as an end
-    mark or half a letter, has an empty span; a letter of several tokens belongs to the last.
+    They are decoded one after another, since what a token writes depends on the tokens before it. A token that adds nothing,
+    such as an end mark or half a letter, has an empty span; a letter of several tokens belongs to the last.
     """
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
     ends = [0]
     for count in range(1, len(ids) + 1):
         so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
-        ends.append(max(ends[-1], _agreement(so_far, text)))
+        ends.append(max(ends[-1], shared_prefix(so_far, text)))
     return text, list(pairwise(ends))
-
-
-def _agreement(one: str, other: str) -> int:
-    """How many letters two texts share before they differ."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def word_maps(

@@ -1,4 +1,4 @@
-"""Massive activations and what follows from them: which dimensions mark sinks, from which score on, and if to trust it."""
+"""Finds attention sinks by massive activations: which dimensions mark them, from which score on, and whether to trust it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ LEAST_ENERGY = 0.25
 LEAST_OUTLIER = 100.0
 """Least multiple of the first token's median absolute value."""
 LEAST_LAYERS = 0.3
+"""Least share of the examined layers in which a dimension must be massive."""
 MOST_DIMS = 3
+"""At most so many dimensions are kept; models with published ones have one to three."""
 LEAST_GAP = 1.5
-"""A gap between scores counts if its upper end is this many times its lower one; less is the play of chance."""
+"""A gap between sorted scores counts if its upper end is at least this many times its lower one; less can be chance."""
 LEAST_FIRST = 0.95
+"""Least share of prompts whose first token is a sink."""
 VISUAL_SHARE = (0.001, 0.05)
+"""Between which shares of the pictures' tokens may be sinks."""
 LEAST_VISUAL_LAYERS = 1 / 3
+"""Least share of the examined layers in which ``VISUAL_SHARE`` must hold."""
 LEAST_ATTENTION = 5.0
+"""Least ratio of the attention to a visual sink and that to another token of the picture."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What Keepsight sees in a model, and which methods run on it: found by trying, not by a list of names."""
+"""What Keepsight finds in a model, and which methods run on it. Every method is tried; no list of model names is kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from keepsight.errors import (
     NeedsCalibration,
     NoImageTokens,
     UnsupportedModel,
+    first_line,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +26,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trial:
-    """Whether a method ran: two tokens generated under it, or why not. ``missing`` is what it lacks but could be given."""
+    """Whether two tokens could be generated under a method at its defaults.
+
+    Args:
+        method: its name.
+        runs: whether they could.
+        why_not: the reason, if they could not.
+        missing: whether it only lacks something that the user could give, such as a calibration.
+    """
 
     method: str
     runs: bool
@@ -35,7 +43,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What Keepsight sees. None stands for what the model does not tell.
+    """What was found in a model. None stands for what its configuration does not say.
 
     Args:
         model_class, family: class of the model, and ``model_type`` of its configuration.
@@ -44,9 +52,9 @@ class Inspection:
         dtype, devices: of the weights.
         image_token: id and text of the placeholder.
         markers: ids and texts of the tokens that open, close or divide a picture, as the configuration names them.
-        pictures: by picture (``336x336`` or a file), tokens it makes, and tokens of its whole prompt.
+        pictures: by picture (``336x336`` or a file), the number of its tokens, and that of its whole prompt.
         trials: one for each method, at its defaults.
-        notes: what falls back, is slow, or needs care.
+        notes: sentences about fallbacks, slow settings, and tokens that are easily missed.
     """
 
     model_class: str
@@ -69,11 +77,11 @@ class Inspection:
 def inspect_model(
     model: Any, processor: Any, pictures: Mapping[str, Image], prompt: str, *, raw: bool = False
 ) -> Inspection:
-    """Look at a model and try every method on the first of some pictures.
+    """Read a model's configuration, and try every method on the first of some pictures.
 
     Args:
         pictures: by the name they are reported under; at least one.
-        prompt, raw: see ``captioning.prepare``.
+        prompt, raw: see ``source.prompts.prepare``.
 
     Raises:
         InputError: no pictures.
@@ -101,7 +109,7 @@ def inspect_model(
 
 
 def grey_picture(width: int, height: int) -> Image:
-    """A picture with nothing in it, for counting tokens."""
+    """A uniformly grey RGB picture, for counting tokens and for trials."""
     from PIL import Image
 
     return Image.new("RGB", (width, height), GREY)
@@ -128,30 +136,22 @@ def try_methods(
 
 
 def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial:
-    from keepsight.api import attached
+    from keepsight.inference.generation import dry_run
 
     try:
-        with attached(model, inputs, recipe) as processors:
-            model.generate(
-                **inputs, logits_processor=processors, max_new_tokens=2, do_sample=False, num_beams=1
-            )
+        dry_run(model, inputs, [recipe])
     except NeedsCalibration as error:
         return Trial(name, False, str(error), missing=True)
     except KeepsightError as error:
         return Trial(name, False, str(error))
-    except (
-        Exception
-    ) as error:  # whatever a foreign model raises is the answer to whether the method runs on it
+    except Exception as error:
+        # Whatever a model of an unknown family raises is the answer to whether the method runs on it
         return Trial(name, False, f"unexpected {type(error).__name__}: {first_line(error)}; please report it")
     return Trial(name, True)
 
 
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).split("\n")), "")
-
-
 def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
-    """The inputs of one question; without a chat template the bare one, the placeholder put before it where needed."""
+    """The inputs of one question; without a chat template, of a raw prompt, with a placeholder before it if need be."""
     from keepsight.source.prompts import BadPrompt, prepare
 
     token = getattr(processor, "image_token", None)
@@ -164,18 +164,19 @@ def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
             return prepare(processor, [picture], f"{token}\n{prompt}", raw=True)
     except KeepsightError:
         raise
-    except Exception as error:  # a processor unlike the others must not hide what the model itself tells
+    except Exception as error:
+        # An unusual processor must not keep the rest of the report from the user
         raise BadPrompt(
             f"{type(processor).__name__} makes no prompt of it: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
 def _describe(model: Any, processor: Any) -> dict[str, Any]:
-    """The fields of ``Inspection`` that stand in the configuration."""
+    """The fields of ``Inspection`` that are read from the configuration."""
     from keepsight.target import Target
 
-    config = model.config.get_text_config(decoder=True)
-    # A view for reading the configuration: no method sees these ids
+    config = _text_config(model)
+    # The target only serves to read the configuration, so that its ids do not matter
     target = _or_none(lambda: Target(model, {"input_ids": _any_ids(model)}))
     decoder = _or_none(lambda: type(target.decoder).__name__) if target else None
     token = _or_none(lambda: target.image_token_id) if target else None
@@ -199,6 +200,11 @@ def _describe(model: Any, processor: Any) -> dict[str, Any]:
     }
 
 
+def _text_config(model: Any) -> Any:
+    """As ``Target.text_config``, also of a model that no ``Target`` can be made of."""
+    return model.config.get_text_config(decoder=True)
+
+
 def _any_ids(model: Any) -> Any:
     import torch
 
@@ -213,7 +219,7 @@ def _or_none(look: Callable[[], T]) -> T | None:
 
 
 def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """By picture: placeholders in the prompt, and the prompt's length."""
+    """By picture, the number of placeholders in its prompt, and the length of the prompt in tokens."""
     token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
     return {
         name: (int((inputs["input_ids"] == token).sum()), int(inputs["input_ids"].shape[1]))
@@ -222,22 +228,23 @@ def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]
 
 
 def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """What a user should know before choosing a method: fallbacks, slow paths, tokens that are easily missed."""
+    """Sentences for a user who chooses a method: about fallbacks, slow settings, and tokens that are easily missed."""
     from keepsight.engines.hf.fused_pass import why_not_fused, why_not_worth_it
     from keepsight.target import Target
 
-    config = model.config.get_text_config(decoder=True)
+    config = _text_config(model)
     notes = []
     kernel = getattr(config, "_attn_implementation", None)
     if kernel in ("eager", "flex_attention"):
         notes.append(
             f"attention {kernel}: var, vhr and pai stand on sdpa or a flash kernel; model.set_attn_implementation('sdpa')"
         )
+    # Layer types are named by what their attention sees, such as full_attention or sliding_attention
     kinds = getattr(config, "layer_types", None) or ()
     if sliding := sum("sliding" in kind for kind in kinds):
         notes.append(
             f"{sliding} of {len(kinds)} layers see a sliding window of {config.sliding_window} tokens: there a picture"
-            " falls out of sight of a long answer, and beam search repeats a contrast branch's prefill"
+            " falls out of sight of a long answer, and beam search repeats an amateur's prefill"
         )
     if linear := sum("attention" not in kind or "linear" in kind for kind in kinds):
         notes.append(f"{linear} of {len(kinds)} layers have no softmax attention: nothing there to edit")

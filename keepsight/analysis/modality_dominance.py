@@ -1,6 +1,6 @@
-"""Measure on a live model how much attention its answers pay to the picture, to each part of the text, and to themselves.
+"""Measure how much attention a model's answers pay to the picture, to each part of the text, and to themselves.
 
-The figures that are made of it, MDI and AEI, are in ``keepsight.eval.modality_dominance.score``.
+The figures that are computed from it, MDI and AEI, are in ``keepsight.eval.modality_dominance.score``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keepsight.analysis.observers import PredictingRows, generate_heard
+from keepsight.analysis.observers import AttentionObserver, generate_observed
 from keepsight.errors import UnsupportedModel
 from keepsight.eval.modality_dominance.score import PARTS, Masses
 from keepsight.inference.generation import Generation
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 PADDING = -1
 
 
-class HearParts(PredictingRows):
-    """Adds up what each row gives to each part of what it sees. Of a row it keeps one number for every layer, head and part.
+class RecordAttentionMass(AttentionObserver):
+    """Sums up the attention of each predicting row to each part of its context: one number by layer, head and part.
 
     Args:
         parts: ``(prompt,)``: for each token of the prompt the number of its part in ``PARTS``, or ``PADDING``.
@@ -42,7 +42,7 @@ class HearParts(PredictingRows):
         self.shares: dict[tuple[int, int], Tensor] = {}
         self._columns: dict[Any, Tensor] = {}
 
-    def hear(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
+    def observe(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
         prompt = len(self.parts)
         here = max(prompt - first_key, 0)
         mass = given[:, :here].float() @ self._belongs(given.device)[first_key:]
@@ -58,32 +58,32 @@ class HearParts(PredictingRows):
         return self._columns[device]
 
     def masses(self, target: Target, count: int) -> Masses:
-        """What was heard while ``count`` tokens were generated.
+        """What was recorded while ``count`` tokens were generated.
 
         Raises:
-            UnsupportedModel: a layer was not heard.
+            UnsupportedModel: a layer's attention could not be observed.
         """
         layers = sorted(self.layers)
         rows = range(target.prompt - 1, target.prompt - 1 + count)
         if missing := [layer for layer in layers if (rows[0], layer) not in self.shares]:
-            raise UnsupportedModel(
-                f"{target.name}: layer {missing[0]} has no attention that can be listened to"
-            )
+            raise UnsupportedModel(f"{target.name}: layer {missing[0]} has no attention that can be observed")
         attention = torch.stack([self.sums[layer].cpu() for layer in layers])
         shares = [torch.stack([self.shares[row, layer] for row in rows]).cpu() for layer in layers]
         tokens = count * np.array(
             [int((self.parts == part).sum()) for part in range(len(PARTS))], dtype=float
         )
-        tokens[PARTS.index("own")] = count * (count - 1) / 2  # the first row sees none, the next sees one
+        tokens[PARTS.index("own")] = (
+            count * (count - 1) / 2
+        )  # the first row sees none of them, the next row one, …
         return Masses(attention.double().numpy(), tokens, torch.stack(shares, dim=1).double().numpy())
 
 
 def special_ids(target: Target, tokenizer: Any = None) -> frozenset[int]:
-    """Tokens that are marks and not text: those the tokenizer holds for special, and those the configuration names.
+    """Ids of tokens that are marks and not text: the tokenizer's special tokens, and those that the configuration names.
 
-    Without a tokenizer the marks of the chat template are not known, and count as text.
+    Without a tokenizer the marks of the chat template are not known, so that they count as text.
     """
-    config: Any = target.model.config.get_text_config(decoder=True)
+    config = target.text_config
     found = set(target.marker_ids)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         named = getattr(config, name, None)
@@ -97,7 +97,7 @@ def special_ids(target: Target, tokenizer: Any = None) -> frozenset[int]:
 
 
 def parts_of(target: Target, special: Collection[int]) -> Tensor:
-    """Which part each token of a prompt belongs to, as ``HearParts`` takes it; see ``PARTS`` for what they are."""
+    """Which part each token of a prompt belongs to, as ``RecordAttentionMass`` takes it; see ``PARTS`` for what they are."""
     ids, image = target.input_ids[0].cpu(), target.image_mask[0].cpu()
     shown = target.attention_mask[0].cpu() != 0
     number = PARTS.index
@@ -105,7 +105,7 @@ def parts_of(target: Target, special: Collection[int]) -> Tensor:
     parts = torch.where(places < image.nonzero().min(), number("before"), number("after"))
     if special:
         parts[torch.isin(ids, torch.tensor(sorted(special)))] = number("special")
-    begin = getattr(target.model.config.get_text_config(decoder=True), "bos_token_id", None)
+    begin = getattr(target.text_config, "bos_token_id", None)
     if isinstance(begin, int):
         parts[ids == begin] = number("bos")
     parts[shown.nonzero().min()] = number("bos")
@@ -114,8 +114,11 @@ def parts_of(target: Target, special: Collection[int]) -> Tensor:
     return parts
 
 
-def parts_listener(target: Target, special: Collection[int] | None = None) -> HearParts:
-    """A fresh listener for one generation.
+def attention_mass_recorder(target: Target, special: Collection[int] | None = None) -> RecordAttentionMass:
+    """A fresh recorder for one generation.
+
+    Args:
+        special: ids of tokens that are marks and not text; default: ``special_ids`` without a tokenizer.
 
     Raises:
         UnsupportedModel: the picture is reached by cross-attention.
@@ -123,7 +126,7 @@ def parts_listener(target: Target, special: Collection[int] | None = None) -> He
     """
     target.check_image_in_context("text dominance")
     chosen = special_ids(target) if special is None else special
-    return HearParts(range(len(target.layers)), parts_of(target, chosen))
+    return RecordAttentionMass(range(len(target.layers)), parts_of(target, chosen))
 
 
 def measure(
@@ -133,10 +136,10 @@ def measure(
     generation: Generation | None = None,
     special: Collection[int] | None = None,
 ) -> Masses:
-    """Answer one prompt under ``methods`` and add up where the rows that predict its tokens look, in every layer.
+    """Answer one prompt under ``methods``, and sum up the attention of the rows that predict its tokens, in every layer.
 
-    What is heard is what acts: after all edits of the methods, before the values are mixed. A contrast branch is not
-    heard. Only sums are kept, so that memory does not grow with the prompt.
+    The attention is that after all edits of the methods, which is what the values are mixed by. Amateurs are left out.
+    Only sums are kept, so that memory does not grow with the prompt.
 
     Args:
         inputs: what the model's processor returned for one prompt, with one picture or several.
@@ -147,15 +150,15 @@ def measure(
         rounding.
 
     Raises:
-        UnsupportedModel: the picture is reached by cross-attention, or a layer's attention cannot be listened to.
+        UnsupportedModel: the picture is reached by cross-attention, or a layer's attention cannot be observed.
         NoImageTokens: the prompt holds no picture.
         InputError: more than one prompt.
         InvalidParameter: beam search.
     """
     target = Target(model, inputs)
-    listener = parts_listener(target, special)
-    ids = generate_heard(target, methods, generation, listener)
-    return listener.masses(target, len(ids))
+    recorder = attention_mass_recorder(target, special)
+    ids = generate_observed(target, methods, generation, recorder)
+    return recorder.masses(target, len(ids))
 
 
 def measure_all(
@@ -172,7 +175,7 @@ def measure_all(
 
     Args:
         raw: see ``keepsight.source.prompts.prepare``, whose errors this raises as well.
-        advance: told 1 after each picture.
+        advance: called with 1 after each picture.
     """
     found = []
     for picture in pictures:

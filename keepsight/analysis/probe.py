@@ -1,4 +1,4 @@
-"""Look into a model while it reads prompts with and without their picture, and write down what was found."""
+"""``probe``: calibrates a model by observing it while it reads prompts with and without their picture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class FirstToken(Edit):
-    """Keeps the residual stream at position 0."""
+    """Records the residual stream at position 0 as it enters each layer."""
 
     def __init__(self, layers: range) -> None:
         self.layers = frozenset(layers)
@@ -51,7 +51,7 @@ class FirstToken(Edit):
 
 
 class Columns(Edit):
-    """Keeps every token's sink score, and how much attention it gets from the rows after the picture."""
+    """Records every token's sink score, and how much attention it gets from the rows after the picture."""
 
     def __init__(self, count: int, examined: range, dims: tuple[int, ...]) -> None:
         self.layers = frozenset(range(count))
@@ -73,7 +73,7 @@ class Columns(Edit):
 
 
 class _Heads:
-    """Head divergences of one picture after the other: their mean, and how often each head is chosen."""
+    """Collects the divergence of every head picture by picture, and on which pictures VHR's rule chooses the head."""
 
     def __init__(self) -> None:
         self.divergence: dict[int, list[Tensor]] = {}
@@ -100,8 +100,8 @@ def probe(
 ) -> Calibration:
     """Calibrate a model on prompts with one picture each.
 
-    Three forward passes for each: with the picture, without it (once for equal texts), and with it again once the sink
-    dimensions are known. The model is left as it was.
+    *Cost*: three forward passes for each prompt: with the picture, without it (once for equal texts), and with it again when
+    the sink dimensions are known. The model is left as it was.
 
     Args:
         prompts: what the model's processor returned for each picture alone, unpadded, on the model's device.
@@ -110,7 +110,7 @@ def probe(
 
     Raises:
         InputError: no prompts; a prompt that is padded, a batch, or without text after its picture.
-        UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be looked into.
+        UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be observed.
     """
     if not prompts:
         raise InputError("calibration needs at least one picture")
@@ -130,7 +130,7 @@ def probe(
         advance(1)
     if missing := set(range(count)) - (seen[0].attention.keys() & heads.divergence.keys()):
         raise UnsupportedModel(
-            f"{targets[0].name}: layer {min(missing)} has no attention that can be looked into"
+            f"{targets[0].name}: layer {min(missing)} has no attention that can be observed"
         )
     curves = _curves(targets, seen)
     found = {
@@ -202,7 +202,7 @@ def _find_sinks(
     dims: tuple[int, ...],
     examined: range,
 ) -> dict[str, Any]:
-    """The fields of ``Calibration`` that speak of sinks."""
+    """The fields of ``Calibration`` that are about sinks."""
     width = first.shape[-1]
     energy, outlier = (values.median(0).values for values in massive(first))
     curves = _curves(targets, seen)
@@ -249,7 +249,7 @@ def _find_sinks(
 
 
 def _short(value: Any) -> Any:
-    """Every float in ``value`` to six digits, which is more than a measurement deserves, and fits a file people read."""
+    """Every float in ``value`` rounded to six digits: more than is measured reliably, and short enough to read in a file."""
     if isinstance(value, dict):
         return {key: _short(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -265,7 +265,7 @@ def _describe(target: Target, prompt: str, images: int) -> Calibration:
 
     from keepsight import __version__
 
-    config: Any = target.model.config.get_text_config(decoder=True)
+    config = target.text_config
     return Calibration(
         model=model_name(target.model),
         model_class=target.name,

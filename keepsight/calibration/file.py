@@ -1,4 +1,4 @@
-"""``Calibration``: constants of one checkpoint, found by ``keepsight calibrate``, as a small JSON file."""
+"""``Calibration``: constants of one checkpoint, measured by ``keepsight calibrate``, and their JSON file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keepsight.errors import InputError, UnsupportedModel
+from keepsight.files import write_whole
 
 if TYPE_CHECKING:
     from keepsight.target import Target
@@ -27,7 +28,7 @@ class CalibrationMismatch(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was found in one checkpoint, and what it was found from.
+    """What was measured in one checkpoint, and on which pictures and question.
 
     Args:
         model: ``demo``, or the folder or id the checkpoint was loaded from.
@@ -104,13 +105,11 @@ class Calibration:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write the calibration to ``path``: whoever reads it meanwhile sees the old file or the whole new one.
+        """Write the calibration to ``path``. A program that reads the file meanwhile sees the old one or the whole new one.
 
         Raises:
             InputError: the file cannot be written.
         """
-        from keepsight.files import write_whole
-
         write_whole(Path(path), self.text())
 
     def text(self) -> str:
@@ -123,7 +122,7 @@ class Calibration:
 
     def check(self, target: Target) -> None:
         """Raises ``CalibrationMismatch`` where ``target`` is not the model that was calibrated."""
-        config: Any = target.model.config.get_text_config(decoder=True)
+        config = target.text_config
         here = {
             "model": _last_part(model_name(target.model)),
             "class": target.name,
@@ -167,17 +166,19 @@ class Calibration:
 
 
 def model_name(model: Any) -> str:
-    """``demo`` for the packaged checkpoint, else where a model was loaded from, else its class."""
-    from keepsight.demo.model import WEIGHTS
+    """The name a model goes by: the folder or id it was loaded from, ``demo`` for the packaged one, else its class.
 
-    where = str(model.config._name_or_path or "")
-    if where and Path(where).resolve() == WEIGHTS.resolve():
-        return "demo"
-    return where or type(model).__name__
+    transformers keeps that name in the configuration; whoever loads the packaged checkpoint writes ``demo`` there, so that
+    this module need not know where the package keeps its weights.
+    """
+    return str(model.config._name_or_path or type(model).__name__)
 
 
 def fingerprint(target: Target) -> tuple[float, ...]:
-    """By decoder layer, the length of all its one-dimensional weights: enough to tell one training run from another."""
+    """By decoder layer, the Euclidean length of its one-dimensional weights (norms, biases) taken together.
+
+    That is enough to tell one training run from another, and needs no pass over the large matrices.
+    """
     return tuple(
         math.sqrt(sum(float(p.detach().float().square().sum()) for p in layer.parameters() if p.ndim == 1))
         for layer in target.layers
@@ -185,7 +186,7 @@ def fingerprint(target: Target) -> tuple[float, ...]:
 
 
 def _last_part(name: str) -> str:
-    """A folder or id without what it lies in: moved or cached, a checkpoint keeps this."""
+    """The last part of a folder or id, which stays the same when a checkpoint is moved or cached."""
     return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -136,7 +136,7 @@ class Chat:
             NotText: the question holds bytes that are no letters.
             Whatever the model or a method raises; the question is then not remembered.
         """
-        from keepsight.inference.streaming import write
+        from keepsight.inference.streaming import stream_answer
         from keepsight.source.prompts import prepare_conversation
 
         if self.picture is None:
@@ -154,12 +154,12 @@ class Chat:
         self.judged = None
         try:
             with interruptible() as stop:
-                written = write(
+                written = stream_answer(
                     self.model,
                     self.processor,
                     inputs,
                     *self.recipes,
-                    say=self.screen.say,
+                    on_text=self.screen.say,
                     stop=stop,
                     generation=self.generation,
                 )

@@ -57,7 +57,7 @@ def ground(
         str | None,
         typer.Option(
             help="The score that judges a word: [bold]contrast[/bold], [bold]difference[/bold], [bold]likelihood[/bold], "
-            "[bold]entropy[/bold] or [bold]divergence[/bold]. Each is high where the picture supports the word.",
+            "[bold]negative_entropy[/bold] or [bold]divergence[/bold]. Each is high where the picture supports the word.",
             show_default="contrast",
         ),
     ] = None,
@@ -167,19 +167,16 @@ def look(
     generation: Any,
 ) -> Grounding:
     """The grounding of a given caption, or of the one that the model writes under methods."""
-    from keepsight.api import mitigate
     from keepsight.grounding import ground as judge
     from keepsight.grounding import teacher_force
     from keepsight.grounding.scores import joined
-    from keepsight.inference.detokenizer import until_end
+    from keepsight.inference.generation import generate
     from keepsight.source.prompts import prepare
 
     if caption is not None:
         return judge(model, processor, picture, prompt, caption, raw=raw)
     inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
-    with mitigate(model, *recipes):
-        written = model.generate(**inputs, **generation.arguments())
-    ids = until_end(written[0, inputs["input_ids"].shape[1] :].tolist(), model.generation_config.eos_token_id)
+    [ids] = generate(model, inputs, recipes, generation=generation).tokens
     [[figures]] = teacher_force(model, inputs, [ids])
     return joined(processor.tokenizer, ids, figures)
 
@@ -212,6 +209,8 @@ def as_numbers(
     present: frozenset[str] | None,
 ) -> dict[str, Any]:
     """Tokens and words as plain data, in nats; an infinite figure is null."""
+    from keepsight.files import finite_or_none
+
     return {
         "tokens": [
             {
@@ -219,7 +218,7 @@ def as_numbers(
                 "text": found.text[slice(*token.span)],
                 "span": list(token.span),
                 **{
-                    name: _finite(getattr(token, name))
+                    name: finite_or_none(getattr(token, name))
                     for name in (
                         "with_image",
                         "without_image",
@@ -238,20 +237,16 @@ def as_numbers(
                 "object": word.object,
                 "span": list(word.span),
                 "tokens": list(word.tokens),
-                "with_image": _finite(word.with_image),
-                "without_image": _finite(word.without_image),
-                "difference": _finite(word.difference),
-                "support": _finite(word.support),
+                "with_image": finite_or_none(word.with_image),
+                "without_image": finite_or_none(word.without_image),
+                "difference": finite_or_none(word.difference),
+                "support": finite_or_none(word.support),
                 "flagged": None if threshold is None else word.support < threshold,
                 "present": None if present is None else word.object in present,
             }
             for word in judged
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _print(

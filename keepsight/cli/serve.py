@@ -115,12 +115,12 @@ def serve(
     from keepsight.cli._methods import read_methods
     from keepsight.cli._model import open_model
     from keepsight.serve.addresses import is_loopback, listen
-    from keepsight.serve.batching_engine import Engine
+    from keepsight.serve.batching_engine import BatchingEngine
     from keepsight.serve.limits import Limits
-    from keepsight.serve.model_registry import Menu
-    from keepsight.serve.request_handler import Service, limits_for
+    from keepsight.serve.model_registry import ModelRegistry
+    from keepsight.serve.request_handler import RequestHandler, limits_for
     from keepsight.serve.server import Server
-    from keepsight.serve.startup_checks import check_menu, full_menu
+    from keepsight.serve.startup_checks import check_models, runnable_models
 
     if api_key is not None and not api_key.strip():
         raise InvalidParameter("--api-key is empty: give a key, or leave it out")
@@ -152,19 +152,19 @@ def serve(
         # Its message shows the right joiner; a server that offers the plain model anyway has no use for none
         if not read_methods(spec):
             raise InvalidParameter("--method none: the plain model is always offered, leave it out")
-    menu = Menu.of(base, method or (), found)
+    models = ModelRegistry.from_specs(base, method or (), found)
     bound = listen(host, port)
     with bound:
         loaded, processor = open_model(model, device, dtype)
         if method is None:
-            menu, why_not = full_menu(loaded, processor, base, found)
+            models, why_not = runnable_models(loaded, processor, base, found)
             for line in why_not:
                 print(f"not offered: {line}", file=sys.stderr)
-        check_menu(loaded, processor, menu)
-        engine = Engine(loaded, processor, batch=limits.batch, queue=limits.queue)
-        service = Service(
+        check_models(loaded, processor, models)
+        engine = BatchingEngine(loaded, processor, batch=limits.batch, queue=limits.queue)
+        handler = RequestHandler(
             engine=engine,
-            menu=menu,
+            models=models,
             limits=limits_for(model, limits),
             api_key=api_key,
             fetch_urls=fetch_urls,
@@ -174,12 +174,12 @@ def serve(
         )
         where = f"[{host}]" if ":" in host else host
         address = f"http://{where}:{bound.getsockname()[1]}/v1"
-        if api_key is None and not service.loopback:
+        if api_key is None and not handler.loopback:
             print(
                 f"warning: everybody who reaches {host} may use this server: set --api-key", file=sys.stderr
             )
-        print(f"models: {', '.join(menu.names)}", flush=True)
-        server = Server(service, grace=grace, ready=lambda: print(f"serving at {address}", flush=True))
+        print(f"models: {', '.join(models.names)}", flush=True)
+        server = Server(handler, grace=grace, ready=lambda: print(f"serving at {address}", flush=True))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ends are the same, and no failure
         with suppress(KeyboardInterrupt):
             server.run(sockets=[bound])

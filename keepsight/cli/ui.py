@@ -40,7 +40,7 @@ def ui(
     Needs the extra [bold]ui[/bold]. Ctrl-C ends it.
     """
     try:
-        from keepsight.serve.page.app import build
+        from keepsight.serve.page.app import create_page
         from keepsight.serve.page.server import run
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
@@ -51,23 +51,23 @@ def ui(
     from keepsight.calibration.file import Calibration
     from keepsight.cli._model import open_model
     from keepsight.serve.addresses import is_loopback, listen
-    from keepsight.serve.page.service import Studio
+    from keepsight.serve.page.service import PageService
 
     if calibration is not None:
         Calibration.load(calibration)
     with listen(host, port) as opened:
         loaded, processor = open_model(model, device, dtype)
-        studio = Studio(
+        service = PageService(
             name=model, model=loaded, processor=processor, calibration=calibration, at_once=at_once
         )
         local = is_loopback(opened.getsockname()[0])
         shown = f"[{host}]" if ":" in host else host
         print(f"{model}: http://{shown}:{opened.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
-        if studio.alone:
-            print(f"Answers are written one after the other: {studio.alone}", flush=True)
+        if service.single_worker_reason:
+            print(f"Answers are written one after the other: {service.single_worker_reason}", flush=True)
         if not local:
             print("Whoever reaches this address can use it: there is no password.", flush=True)
         try:
-            run(build(studio, here=host if local else None), opened)
+            run(create_page(service, local_host=host if local else None), opened)
         except KeyboardInterrupt:
             return

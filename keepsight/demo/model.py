@@ -65,6 +65,9 @@ def load(dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -
 
     folder = checkpoint()
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype or torch.float32)
+    model.config._name_or_path = (
+        "demo"  # calibrations know a model by this name, not by where it is installed
+    )
     return model.to(device).eval(), AutoProcessor.from_pretrained(folder)
 
 

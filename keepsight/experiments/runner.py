@@ -19,7 +19,7 @@ from keepsight.experiments.errors import CannotRecord, EverythingFails
 from keepsight.experiments.manifest import RunConfig, check_same, new_manifest, new_session
 from keepsight.experiments.store import Answer, Run, open_run
 from keepsight.inference.generation import Answers, Generation, answer_batch
-from keepsight.inference.row_sampler import Draw
+from keepsight.inference.row_sampler import RowSampler
 from keepsight.source.images import BadImage
 from keepsight.source.prompts import BadPrompt
 
@@ -59,8 +59,8 @@ def execute(
     """Run ``config`` into ``folder``, or go on where an earlier process stopped, and give back the finished run.
 
     Batches are the same however often a run was resumed and however many processes share it, and sampling draws by
-    question (see ``Draw``), so the answers are those of one undisturbed process, up to rounding in padded batches. Before
-    anything is timed, every way begins to answer the first batch.
+    question (see ``RowSampler``), so the answers are those of one undisturbed process, up to rounding in padded batches.
+    Before anything is timed, every way begins to answer the first batch.
 
     Args:
         weights: what ``environment.weights`` says of the model.
@@ -253,7 +253,7 @@ class _Worker:
         last = []
         if decoding.kind == "sample":
             keys = [f"{self.config.seed}/{item.id}" for item in asked]
-            last = [Draw(keys, temperature=decoding.temperature, top_p=decoding.top_p)]
+            last = [RowSampler(keys, temperature=decoding.temperature, top_p=decoding.top_p)]
         return answer_batch(
             self.model,
             self.processor,

@@ -1,19 +1,20 @@
-"""Grounding: how much of what a model wrote it owes to the picture. Needs no annotation.
+"""Grounding: how much the picture supports what a model wrote. No annotation is needed.
 
 Every generated token has two probabilities, one given the picture and one given the same prompt without it::
 
-    difference = log p(y | picture, text) - log p(y | text)
-    contrast   = log softmax((1 + w) log p(. | picture, text) - w log p(. | text))[y]
-    likelihood = log p(y | picture, text)
-    entropy    = sum p log p            (its negative: higher is more certain)
-    divergence = KL(p(. | picture, text) || p(. | text))
+    difference       = log p(y | picture, text) - log p(y | text)
+    contrast         = log softmax((1 + w) log p(. | picture, text) - w log p(. | text))[y]
+    likelihood       = log p(y | picture, text)
+    negative_entropy = sum over the vocabulary of p log p, where p = p(. | picture, text)
+    divergence       = KL(p(. | picture, text) || p(. | text))
 
-All are natural logarithms of the plain model's probabilities, and high where a word is supported. ``difference`` is the
+All are in nats, from the plain model's probabilities, and high where the picture supports a word. ``difference`` is the
 pointwise mutual information of token and picture; ``contrast`` is the log-probability of the token under the distribution
-that M3ID decodes from, ``likelihood`` and ``entropy`` are baselines that need no second branch. What each is worth,
+that M3ID decodes from, ``likelihood`` and ``negative_entropy`` are baselines that need no amateur. What each is worth,
 as a detector of invented objects, is measured in ``docs/grounding.md``.
 
-``ground`` scores a given text in one pass over each branch; ``GroundingRecorder`` listens while ``generate`` writes.
+``ground`` scores a given text with one pass with the picture and one without; ``GroundingRecorder`` records while
+``generate`` writes.
 """
 
 from __future__ import annotations

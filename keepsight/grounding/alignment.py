@@ -1,4 +1,4 @@
-"""The text side of grounding: an answer as the tokens a model would write, and words as the tokens that spell them."""
+"""The text side of grounding: which tokens an answer consists of, and which of them write a word."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 from keepsight.errors import InputError
+from keepsight.inference.detokenizer import shared_prefix
 
 Span = tuple[int, int]
 
 
 class CannotTokenize(InputError):
-    """The tokenizer does not give a text back, so that its words have no tokens."""
+    """The tokens of a text do not decode to that text, so that its words cannot be found among them."""
 
 
 class BadNoun(InputError):
@@ -23,7 +23,7 @@ class BadNoun(InputError):
 
 
 class Found(NamedTuple):
-    """A word of a text: as it stands there, what it names, and where it stands."""
+    """A word of a text: as it is written, the object that it names, and the first letter and the one after the last."""
 
     word: str
     object: str
@@ -78,7 +78,7 @@ class Nouns:
 
 
 def object_words(text: str, nouns: Nouns | None = None) -> tuple[Found, ...]:
-    """The words to judge: CHAIR's mentions of COCO's objects, or those of a list.
+    """The words to score: COCO's objects as CHAIR finds them, or the nouns of a list.
 
     >>> object_words("Two dogs.")
     (Found(word='dogs', object='dog', span=(4, 8)),)
@@ -93,7 +93,7 @@ def object_words(text: str, nouns: Nouns | None = None) -> tuple[Found, ...]:
 def token_letters(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
     """The text of some tokens, without white space around it, and which of its letters each of them writes.
 
-    Tokens are decoded one after another in their context, since a token's letters hang on those before it; this fits
+    Tokens are decoded one after another in their context, since what a token writes depends on those before it; this fits
     sentencepiece (whose first space is dropped) and byte-level BPE (whose letters may be spread over several tokens)
     alike. A letter of several tokens belongs to all of them. A special token writes nothing.
     """
@@ -105,17 +105,12 @@ def token_letters(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
     done = 0
     for count, token in enumerate(ids, 1):
         so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
-        agreed = max(done, _agreement(so_far, text))
-        # What does not agree yet is the beginning of a letter that a later token completes
+        agreed = max(done, shared_prefix(so_far, text))
+        # Where the texts differ, this token began a letter that a later token completes
         begun = token not in special and len(so_far) > agreed
         spans.append(_within(done - before, agreed + begun - before, len(kept)))
         done = agreed
     return kept, spans
-
-
-def _agreement(one: str, other: str) -> int:
-    """How many letters two texts share before they differ."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _within(start: int, end: int, length: int) -> Span:

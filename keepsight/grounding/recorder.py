@@ -1,4 +1,4 @@
-"""Grounding while a model writes: a logits processor that listens."""
+"""Grounding while a model writes: a logits processor that records and changes nothing."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ class NotRecorded(InputError):
 
 
 class GroundingRecorder(LogitsProcessor):
-    """Listens to one generation and keeps both log-probabilities of every chosen token; scores pass through untouched::
+    """Records both log-probabilities of every token that one generation chooses; scores pass through unchanged::
 
         recorder = GroundingRecorder(model, inputs)
         written = model.generate(**inputs, logits_processor=[recorder])
         recorder.read(written, processor)[0].words()
 
-    Methods compose through both doors. The recorder comes first, so that it hears the model and not the contrast:
-    ``logits_processor=[recorder, *processors]`` within ``attached``, ``logits_processor=[recorder]`` within ``mitigate``.
-    With contrastive methods it records what ``ground`` gives. Methods that act inside the model (PAI, VAR, VHR, VSV) change
-    the branch with the picture, and the recorder hears that: use ``ground`` for what the plain model thinks of their text.
-    Likewise generate's own processors (``suppress_tokens``, ``repetition_penalty``, …) act before it; temperature and
-    top-p act after it.
+    It composes with methods. The recorder has to come first, so that it sees the scores of the model and not the contrasted
+    ones: ``logits_processor=[recorder, *processors]`` within ``attached``, ``logits_processor=[recorder]`` within
+    ``mitigate``. With contrastive methods it then records what ``ground`` gives. Methods that act inside the model (PAI,
+    VAR, VHR, VSV) change the scores with the picture, and the recorder records those: use ``ground`` for what the plain
+    model thinks of their text. transformers' own processors (``suppress_tokens``, ``repetition_penalty``, …) act before
+    the recorder; temperature and top-p act after it.
 
     Greedy search and sampling, one row for each prompt. Beams and several sequences for a prompt are refused by name at
     the first token: ``ground`` and ``teacher_force`` give the same figures for what such a search returns.
 
     Args:
         inputs: the very mapping that goes to ``generate``.
-        weight, also_drop: as for ``teacher_force``.
-        fused: as for ``attached``; acts within ``sharing_passes``.
+        weight: the w of ``contrast``, 0 or more.
+        also_drop: ids of tokens that leave the prompt together with the picture, as for ``M3ID``.
+        fused: as for ``attached``; has an effect within ``sharing_passes``.
 
-    *Cost*: a second prefill of the text alone, and one more forward for each token, as M3ID; where both are in place they
-    share one branch. Within ``with recorder.sharing_passes():`` it shares the model's own passes.
+    *Cost*: a second prefill of the text alone, and one more forward pass for each token, as with M3ID; where both are in
+    place they share one amateur. Within ``with recorder.sharing_passes():`` it shares the model's own passes.
 
     Raises:
         UnsupportedModel, NoImageTokens: as for a contrastive method.
@@ -75,25 +76,25 @@ class GroundingRecorder(LogitsProcessor):
         self._weight = weight
         self._target = target
         self._branch = shared_branch(target, target.without_image(also_drop=also_drop))
-        self._heard: Tensor | None = None
+        self._recorded: Tensor | None = None
         self._pending: tuple[Tensor, Tensor] | None = None
         self._figures: list[Figures] = []
 
     @contextmanager
     def sharing_passes(self) -> Iterator[None]:
-        """Around ``generate``: the branch without the picture shares the model's passes wherever that is possible."""
+        """A block for ``generate``, in which the amateur without the picture shares the model's passes where it can."""
         with fusing(self._target, self._branch):
             yield
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._check(input_ids)
-        if self._heard is None and (fused := fused_pass_of(self._target.model)) is not None:
-            # A method of the same generation may have the same second opinion
+        if self._recorded is None and (fused := fused_pass_of(self._target.model)) is not None:
+            # A method of the same generation may have the same amateur, whose passes then serve both
             self._branch = fused.alike(self._branch)
         generated = input_ids[:, self._prompt_ids.shape[1] :]
         if self._pending is not None:
             self._figures.append(self._settled(generated[:, -1]))
-        self._heard = generated
+        self._recorded = generated
         # A later processor may write into these scores
         self._pending = scores.float().log_softmax(-1), self._branch(generated)
         return scores
@@ -110,11 +111,11 @@ class GroundingRecorder(LogitsProcessor):
         """For each row its token ids up to the end mark, and their figures. Raises as ``read``."""
         sequences: Tensor = getattr(written, "sequences", written)
         generated = sequences[:, self._prompt_ids.shape[1] :]
-        if self._heard is None or self._pending is None:
+        if self._recorded is None or self._pending is None:
             raise NotRecorded("nothing was recorded: pass the recorder to generate() as a logits processor")
-        heard = self._heard.to(generated.device)
-        if generated.shape != (heard.shape[0], heard.shape[1] + 1) or not torch.equal(
-            generated[:, :-1], heard
+        recorded = self._recorded.to(generated.device)
+        if generated.shape != (recorded.shape[0], recorded.shape[1] + 1) or not torch.equal(
+            generated[:, :-1], recorded
         ):
             raise NotRecorded(
                 "these are not the tokens that were recorded: pass what this very generate() returned"
@@ -141,7 +142,7 @@ class GroundingRecorder(LogitsProcessor):
                 " texts to keepsight.ground"
             )
         ids = self._prompt_ids.to(input_ids.device)
-        if self._heard is None:
+        if self._recorded is None:
             if not torch.equal(input_ids, ids):
                 raise ProcessorReused(
                     f"this recorder was made for a prompt of shape {tuple(ids.shape)} and met another one of shape"
@@ -149,10 +150,11 @@ class GroundingRecorder(LogitsProcessor):
                 )
         elif length == prompt:
             raise ProcessorReused(
-                "this recorder has served a generation already: build one for each generate()"
+                "this recorder has served a generation already, or is shown drafts of assisted generation, which is not"
+                " recorded: build one for each generate()"
             )
-        elif length != prompt + self._heard.shape[1] + 1 or not torch.equal(
-            input_ids[:, prompt:-1], self._heard.to(input_ids.device)
+        elif length != prompt + self._recorded.shape[1] + 1 or not torch.equal(
+            input_ids[:, prompt:-1], self._recorded.to(input_ids.device)
         ):
             raise NotRecorded(
                 "drafted tokens were taken back: assisted generation is not recorded; give the finished text to"

@@ -1,4 +1,4 @@
-"""What tokens and words are scored by: pure functions and plain data, the model left out."""
+"""The scores of tokens and words: pure functions and plain data, without a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keepsight.decoding.contrast import contrast
 from keepsight.errors import InvalidParameter, did_you_mean
 from keepsight.grounding.alignment import Nouns, Span, object_words, token_letters, word_tokens
 
-SCORES = ("contrast", "difference", "likelihood", "entropy", "divergence")
+SCORES = ("contrast", "difference", "likelihood", "negative_entropy", "divergence")
 AGGREGATES = ("first", "mean", "min", "sum")
 SCORE = "contrast"
 """The score that tells invented objects best on the demo world's ``val`` splits (``benchmarks/grounding.py``)."""
@@ -38,10 +38,16 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenGrounding:
-    """One generated token: its id, the letters of the text that it writes, and its figures in nats.
+    """One generated token and its figures, in nats.
 
-    ``with_image`` and ``without_image`` are log-probabilities, at most 0; ``contrast`` too; ``entropy`` and ``divergence``
-    are those of the distribution it was chosen from, 0 or more.
+    Args:
+        id: of the token in the vocabulary.
+        span: the first letter of the text that it writes, and the one after its last.
+        with_image: its log-probability given the picture and the text before it, at most 0.
+        without_image: the same given the text alone, at most 0.
+        contrast: its log-probability under the contrast of both distributions, at most 0.
+        entropy: of the distribution given the picture, 0 or more.
+        divergence: KL(given the picture ‖ given the text alone), 0 or more.
     """
 
     id: int
@@ -54,22 +60,35 @@ class TokenGrounding:
 
     @property
     def difference(self) -> float:
-        """``with_image - without_image``: what the picture adds."""
+        """``with_image - without_image``: how much the picture adds to the log-probability."""
         return self.with_image - self.without_image
 
+    @property
+    def likelihood(self) -> float:
+        """``with_image`` under the name that it has as a score."""
+        return self.with_image
+
+    @property
+    def negative_entropy(self) -> float:
+        """``-entropy``, at most 0: higher where the model is more certain of what comes next."""
+        return -self.entropy
+
     def support(self, score: str) -> float:
-        """The score of that name, higher for "better supported"."""
-        if score == "likelihood":
-            return self.with_image
-        return -self.entropy if score == "entropy" else float(getattr(self, score))
+        """The score of that name, one of ``SCORES``; a higher value says that the picture supports the token better."""
+        return float(getattr(self, score))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordGrounding:
     """One object word of a text.
 
-    ``tokens`` are the numbers of the tokens that write it; ``with_image`` and ``without_image`` the log-probabilities of
-    all of them together, given the text before; ``support`` the chosen score, aggregated as chosen.
+    Args:
+        word: as it stands in the text.
+        object: what it names, such as ``dog`` for ``dogs``.
+        span: the first letter of the word, and the one after its last.
+        tokens: the numbers of the tokens that write it, counted from 0.
+        with_image, without_image: log-probability of all its tokens together, given the text before, in nats.
+        support: the chosen score, aggregated over the tokens as chosen.
     """
 
     word: str
@@ -82,6 +101,7 @@ class WordGrounding:
 
     @property
     def difference(self) -> float:
+        """``with_image - without_image``: how much the picture adds to the log-probability of the word."""
         return self.with_image - self.without_image
 
 
@@ -166,6 +186,7 @@ def figures(expert: Tensor, amateur: Tensor, chosen: Tensor, *, weight: float = 
     at = chosen.to(expert.device)[..., None]
 
     def mean(values: Tensor) -> Tensor:
+        # A token that is ruled out has p = 0 and log p = -inf, whose product is no number where the limit is 0
         return torch.where(p > 0, p * values, 0.0).sum(-1)
 
     return Figures(

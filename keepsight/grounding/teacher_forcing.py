@@ -1,4 +1,4 @@
-"""The grounding of a text that is there already: one pass over it with the picture, one without."""
+"""The grounding of a text that is already written: one pass over it with the picture and one without."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from keepsight.engines.hf.patching import preserving_rope_deltas
 from keepsight.errors import InputError
 from keepsight.grounding.alignment import answer_ids
 from keepsight.grounding.scores import WEIGHT, Figures, Grounding, figures, joined
+from keepsight.source.prompts import prepare
 from keepsight.target import Target
-
-if TYPE_CHECKING:
-    from keepsight.grounding import Grounding
-
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Reader(Branch):
-    """A branch that reads a whole answer at once."""
+    """Reads a whole answer in one pass after its prompt, with the picture or without it."""
 
     @torch.no_grad()
     def predictions(self, answers: Tensor) -> Tensor:
@@ -54,16 +51,16 @@ def teacher_force(
     weights: Sequence[float] = (WEIGHT,),
     also_drop: tuple[int, ...] = (),
 ) -> list[list[Figures]]:
-    """The figures of given answers: for each row of the batch, for each weight, of each of its tokens.
+    """The figures of given answers: for each row of the batch and each weight, those of all tokens of its answer.
 
     Args:
         inputs: what the model's processor returned, left-padded.
         answers: token ids for each row, of any lengths from 1 on, end marks included or not.
-        weights: of ``contrast``.
+        weights: values of w in ``contrast``, each 0 or more; default: the one that ``WEIGHT`` names.
         also_drop: as for ``M3ID``: ids of tokens that must leave the prompt together with the picture.
 
-    The model answers as it is, also inside a ``mitigate`` block. *Cost*: two prefills, one of them without picture, and
-    each answer once more through either branch; ``2 · rows · tokens · vocabulary`` logits are held at a time.
+    It is the plain model that is asked, also inside a ``mitigate`` block. *Cost*: two prefills, one of them without the
+    picture, and one pass over the answers after each; ``2 · rows · tokens · vocabulary`` logits are held at a time.
 
     Raises:
         UnsupportedModel, NoImageTokens: as for a contrastive method.
@@ -77,6 +74,7 @@ def teacher_force(
             f" {[len(answer) for answer in answers]}"
         )
     longest = max(map(len, answers))
+    # Shorter answers are filled up with any token: what follows an answer does not change the figures of its tokens
     rows = [[*answer, *[answer[-1]] * (longest - len(answer))] for answer in answers]
     ids = torch.tensor(rows, device=target.input_ids.device)
     expert = _Reader(model, target.model_inputs).predictions(ids)
@@ -106,17 +104,16 @@ def ground(
     Args:
         prompt: the question; the processor's chat template makes the prompt of it, unless it is ``raw``.
         answer: the text to judge.
-        weight: the w of ``contrast``.
-        also_drop: as for ``teacher_force``, which also tells the cost.
+        raw: take ``prompt`` as the whole prompt, placeholder of the picture included.
+        weight: the w of ``contrast``, 0 or more.
+        also_drop: as for ``teacher_force``, which also says what it costs.
 
-    The text is tokenized as the tokenizer does it, which may part words otherwise than the model that wrote it did.
+    The tokenizer decides how the text is split into tokens; the model that wrote it may have split words in another way.
 
     Raises:
         UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
         InputError: the answer is empty. CannotTokenize: the tokenizer cannot write it.
     """
-    from keepsight.source.prompts import prepare
-
     inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
     ids = answer_ids(processor, prompt, answer, raw=raw)
     [[found]] = teacher_force(model, inputs, [ids], weights=(weight,), also_drop=also_drop)

@@ -1,4 +1,4 @@
-"""Prompts that were prepared one by one, as one batch: what the processor would have made of all of them at once."""
+"""Joins prompts that were prepared one by one into the batch that the processor would have made of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from keepsight.target import TOKEN_KEYS
 
 
 def shape_of(inputs: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """What two prompts must share to stand in one batch; None for a prompt that stands alone.
+    """What two prompts must have in common to be joined in one batch; None for a prompt that can only stand alone.
 
-    All entries but those of one number per token must agree in everything but their first size, along which they are joined.
+    Entries with one number for each token may differ in length, since shorter ones are padded. All other entries are joined
+    along their first dimension, so that their remaining dimensions and their types must agree.
+
+    Args:
+        inputs: of one prompt, as the model's processor returned them.
     """
     found: list[tuple[Any, ...]] = []
     for name in sorted(inputs):
@@ -30,10 +34,11 @@ def shape_of(inputs: Mapping[str, Any]) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
-def join(prompts: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Any]:
-    """One batch of prompts whose ``shape_of`` is the same, padded on the left. A single one comes back as it is.
+def collate(prompts: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Any]:
+    """One batch of prompts whose ``shape_of`` is the same, padded on the left. A single prompt comes back as it is.
 
     Args:
+        prompts: the inputs of each, at least one.
         padding: the id that fills the places before a shorter prompt.
     """
     if len(prompts) == 1:
@@ -43,6 +48,7 @@ def join(prompts: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Any]:
     for name in prompts[0]:
         values = [prompt[name] for prompt in prompts]
         if name in TOKEN_KEYS:
+            # 0 means "padding" in an attention mask, and "text" among the kinds of tokens
             fill = padding if name == "input_ids" else 0
             values = [
                 torch.nn.functional.pad(value, (longest - value.shape[1], 0), value=fill) for value in values

@@ -1,4 +1,4 @@
-"""One answer while it is written: token after token in, as much text out as will stay."""
+"""``IncrementalDetokenizer``: turns the tokens of an answer into text as they come, without taking any text back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Finish = Literal["stop", "length"]
 BROKEN = "\N{REPLACEMENT CHARACTER}"
-"""What tokenizers decode the first bytes of a letter to whose last ones are to come."""
+"""What tokenizers decode the first bytes of a letter to, while its last bytes belong to a token that is still to come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,11 @@ class Token:
     """One token of an answer.
 
     Args:
-        text: the whole of it, also where the answer ends within it.
-        span: the letters of the answer that it writes.
-        logprob: of this token under the methods, before temperature and top-p; natural logarithm.
-        top: the most likely tokens there, as text and log-probability, most likely first.
+        id: of the token in the vocabulary.
+        text: all letters of the token, also where a stop string ends the answer within them.
+        span: the first letter of the answer that it writes, and the one after its last.
+        logprob: its log-probability under the methods, before temperature and top-p, in nats; None if nobody asked for it.
+        top: the most likely tokens in its place, as text and log-probability, most likely first.
         figures: its grounding, in the order of ``grounding.scores.Figures``.
     """
 
@@ -34,21 +35,24 @@ class Token:
 
 @dataclass(frozen=True)
 class Piece:
-    """What an answer grew by: text that will not change any more, and the tokens that wrote it."""
+    """What an answer has grown by: text that will not change any more, and the tokens that are complete in it."""
 
     text: str = ""
     tokens: tuple[Token, ...] = ()
 
 
-class Writer:
-    """An answer as it grows. The pieces' texts joined are the answer, without white space around it.
+class IncrementalDetokenizer:
+    """One answer as it grows. The texts of all pieces joined are the answer, without white space around it.
 
-    Text is held back while it could be the beginning of a stop string, the white space at the end, or half a letter.
+    Text is held back as long as it might be the beginning of a stop string, white space at the end of the answer, or an
+    incomplete letter. After each ``add``, ``text`` is everything that was decoded so far, and ``finish`` says how the
+    answer ended: ``"stop"`` at an end mark or a stop string, ``"length"`` at the largest number of tokens, None not yet.
 
     Args:
-        ends: ids of the end marks.
-        stop: texts before which an answer ends.
-        longest: most tokens.
+        tokenizer: of the model.
+        ends: ids of the tokens that end an answer.
+        stop: stop strings; the answer ends before the first of them.
+        longest: the most tokens that an answer may have.
     """
 
     def __init__(
@@ -72,13 +76,13 @@ class Writer:
         top: Sequence[tuple[int, float]] = (),
         figures: tuple[float, ...] | None = None,
     ) -> Piece:
-        """What can be said once ``token`` is there. ``finish`` tells whether it was the last one."""
+        """Takes the next token and gives what can be handed on now; ``finish`` tells whether it was the last token."""
         before = self.ids[-1:]
         self.ids.append(token)
         if token in self._ends:
             return self._end("stop", len(self.text.rstrip()))
         text = self._decode(self.ids).lstrip()
-        start = min(_agreement(self.text, text), len(self.text))
+        start = min(shared_prefix(self.text, text), len(self.text))
         self._pending.append(
             Token(
                 id=token,
@@ -108,7 +112,7 @@ class Writer:
         return self._say(length)
 
     def _say(self, upto: int) -> Piece:
-        """The text that far, and those tokens that are told to their end: a stop text may yet cut others short."""
+        """The text up to there, and the tokens that end in it: others may still be cut short by a stop string."""
         if upto <= self._sent and self.finish is None:
             return Piece()
         tokens = tuple(takewhile(lambda token: token.span[1] <= upto, self._pending))
@@ -138,20 +142,23 @@ class Writer:
             return str(decode([token])).lstrip()
         first = decode(list(before))
         both = decode([*before, token])
-        return str(both[_agreement(first, both) :])
+        return str(both[shared_prefix(first, both) :])
 
 
-def _agreement(one: str, other: str) -> int:
+def shared_prefix(one: str, other: str) -> int:
     """How many letters two texts share before they differ."""
-    if other.startswith(one):
+    if other.startswith(one):  # the usual case, a text that has grown, needs no walk through its letters
         return len(one)
-    return next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def until_end(ids: Sequence[int], ends: int | Sequence[int] | None) -> list[int]:
-    """A generated row up to its first end mark, which is kept; padding goes."""
+    """A generated row up to its first end mark, which is included, and without the padding after it.
+
+    Args:
+        ends: the ids of end marks, or None for a model that has none, whose rows are kept whole.
+    """
     stops = set(ends) if isinstance(ends, Sequence) else {ends}
     length = next((at for at, token in enumerate(ids, 1) if token in stops), len(ids))
     return list(ids[:length])

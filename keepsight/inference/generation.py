@@ -1,34 +1,47 @@
-"""The only loop over a model: pictures and a prompt in, mitigated answers out, one batch at a time."""
+"""``generate``: the one place that runs a generation under methods, and what is answered about pictures with it.
+
+Everything that has to hold around a call of ``model.generate`` is done here and nowhere else: methods in place, sampling
+from a seed without touching the caller's random state, a clock that waits for the GPU, rows cut off at their end marks.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from keepsight.errors import InvalidParameter
+from keepsight.inference.detokenizer import until_end
 from keepsight.source.prompts import prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from keepsight.method import Method
+    from keepsight.parts import Edit
+    from keepsight.source.source import Source
+
+LogitsProcessor = Callable[[Any, Any], Any]
+"""``(input_ids, scores) -> scores``, as transformers calls it before every token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """How ``generate`` searches. The defaults are greedy decoding.
+    """How the next tokens are searched for. The defaults are greedy decoding.
 
     Args:
-        max_new_tokens: longest answer in tokens, 1 or more.
-        num_beams: 1 or more; 1 is no beam search.
-        sample: draw tokens instead of taking the best; from all tokens of ``top_p``, whatever top-k a checkpoint asks for.
-        temperature: above 0; only with ``sample``.
-        top_p: in (0, 1]; only with ``sample``.
-        seed: of sampling. Every batch starts from it, so with a batch of one an answer does not depend on the others.
+        max_new_tokens: most tokens of an answer, 1 or more; default 128.
+        num_beams: width of beam search, 1 or more; 1, the default, is no beam search.
+        sample: draw tokens instead of taking the most likely one; from all tokens within ``top_p``, whatever top-k the
+            checkpoint's own settings ask for.
+        temperature: what scores are divided by, above 0; None is 1. Only with ``sample``.
+        top_p: the probability of the smallest set of tokens that is drawn from, in (0, 1]; None is 1. Only with ``sample``.
+        seed: of sampling. Every batch starts from it, so that with a batch of one an answer does not depend on the others.
 
     Raises:
         InvalidParameter: a value is out of its range, or has no effect without ``sample``.
@@ -66,13 +79,123 @@ class Generation:
         return {**chosen, "do_sample": True, **drawn}
 
 
+@dataclass(frozen=True, eq=False)
+class GeneratedBatch:
+    """What one ``generate`` gave.
+
+    Args:
+        ids: ``(rows, new tokens)``, the generated tokens without the prompt; rows that ended early are padded.
+        tokens: the same row by row, up to the end mark, which is included, and without padding.
+        prompt_lengths: tokens of each prompt, those of the picture included and padding not.
+        seconds: wall time of ``model.generate`` alone, methods and vision tower included.
+    """
+
+    ids: Tensor
+    tokens: tuple[tuple[int, ...], ...]
+    prompt_lengths: tuple[int, ...]
+    seconds: float
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Generated tokens of each row, end marks included."""
+        return tuple(map(len, self.tokens))
+
+
+def generate(
+    model: Any,
+    inputs: Mapping[str, Any],
+    methods: Sequence[Method | str] = (),
+    *,
+    generation: Generation | None = None,
+    first: Sequence[LogitsProcessor] = (),
+    processors: Sequence[LogitsProcessor] = (),
+    observers: Sequence[Edit] = (),
+    stopping: Sequence[Any] = (),
+    streamer: Any = None,
+    source: Source | None = None,
+) -> GeneratedBatch:
+    """Run one generation under ``methods``. The model is as it was before, also when something is raised.
+
+    Args:
+        inputs: what the model's processor returned, left-padded, on the model's device.
+        methods: recipes or spec strings, composed in this order; none is the plain model.
+        generation: greedy unless given.
+        first: logits processors that act before those of the methods, and so see the scores of the model itself.
+        processors: logits processors that act after those of the methods.
+        observers: edits that only look; they stand after those of the methods, so that they see what the methods did.
+        stopping: stopping criteria of transformers.
+        streamer: a streamer of transformers, told every token as it is chosen.
+        source: see ``attached``. The commands of this package give none, so that they choose the same tokens as a block.
+
+    Sampling starts from the seed of ``generation``, and the caller's random state is left as it was.
+
+    Raises:
+        UnsupportedModel, NoImageTokens, ConflictingMethods, ConcurrentUse: as ``attached``.
+    """
+    import torch
+
+    from keepsight.api import attached
+
+    generation = generation or Generation()
+    options: dict[str, Any] = generation.arguments()
+    if stopping:
+        options["stopping_criteria"] = list(stopping)
+    if streamer is not None:
+        options["streamer"] = streamer
+    cuda = [model.device] if model.device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        torch.manual_seed(generation.seed)
+        added = stack.enter_context(attached(model, inputs, *methods, source=source))
+        if observers:
+            from keepsight.engines.hf.patching import editing
+            from keepsight.target import Target
+
+            stack.enter_context(editing(Target(model, inputs), *observers))
+        begun = _clock(cuda)
+        written = model.generate(**{**inputs, **options, "logits_processor": [*first, *added, *processors]})
+        seconds = _clock(cuda) - begun
+    width = inputs["input_ids"].shape[1]
+    ids = written[:, width:]
+    mask = inputs.get("attention_mask")
+    ends = model.generation_config.eos_token_id
+    return GeneratedBatch(
+        ids=ids,
+        tokens=tuple(tuple(until_end(row, ends)) for row in ids.tolist()),
+        prompt_lengths=(width,) * len(ids) if mask is None else tuple(mask.sum(-1).tolist()),
+        seconds=seconds,
+    )
+
+
+def dry_run(model: Any, inputs: Mapping[str, Any], methods: Sequence[Method | str]) -> None:
+    """Generate two tokens under ``methods``, greedily, to see whether they run on the model.
+
+    Two tokens, since the first comes from the pass over the prompt and the second from one with a cache.
+
+    Raises:
+        whatever the methods or the model raise.
+    """
+    generate(model, inputs, methods, generation=Generation(max_new_tokens=2))
+
+
+def end_token_ids(model: Any) -> frozenset[int]:
+    """The ids of the tokens that end an answer; empty for a model that knows none."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset(ends if isinstance(ends, (list, tuple)) else [ends])
+
+
 @dataclass(frozen=True)
 class Answers:
     """What a model said about one batch of pictures.
 
-    ``lengths`` counts what was generated for each, end marks included and padding not; ``prompt_lengths`` the tokens of each
-    prompt, the picture's included and padding not; ``seconds`` is the wall time of ``generate`` alone, mitigation and the
-    vision tower included, preparing pictures and decoding text not.
+    Args:
+        texts: the answers, without special tokens and without white space around them.
+        lengths: generated tokens of each, end marks included and padding not.
+        prompt_lengths: tokens of each prompt, those of the picture included and padding not.
+        seconds: wall time of ``model.generate`` alone, methods and vision tower included; preparing pictures and decoding
+            text are not.
     """
 
     texts: tuple[str, ...]
@@ -82,7 +205,7 @@ class Answers:
 
     @property
     def tokens(self) -> int:
-        """Generated for all pictures together."""
+        """Generated tokens of all answers together."""
         return sum(self.lengths)
 
 
@@ -98,12 +221,14 @@ def answer(
 ) -> Iterator[Answers]:
     """One answer to ``prompt`` for every picture, under ``methods``, as each batch is done.
 
-    Nothing is open between two batches: the model is as it was while the caller looks at one.
+    Between two batches no method is in place: the model is as it was while the caller looks at one.
 
     Args:
+        pictures: taken from the iterable batch by batch.
         methods: recipes or spec strings, composed in this order; none is the plain model.
-        batch: pictures per ``generate``.
-        raw: see ``prepare``.
+        batch: pictures that are answered together, 1 unless given.
+        raw: take ``prompt`` as the whole prompt; see ``prepare``.
+        generation: greedy unless given.
 
     Raises:
         UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
@@ -121,9 +246,9 @@ def answer_batch(
     *methods: Method | str,
     raw: bool = False,
     generation: Generation | None = None,
-    last: Sequence[Callable[[Any, Any], Any]] = (),
+    last: Sequence[LogitsProcessor] = (),
 ) -> Answers:
-    """The answers to one ``generate`` over ``pictures``, each asked ``prompt`` or its own one of several.
+    """The answers of one ``generate`` about ``pictures``, each asked ``prompt`` or its own one of several.
 
     Args:
         methods, raw, generation: see ``answer``.
@@ -132,37 +257,20 @@ def answer_batch(
     Raises:
         UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
     """
-    import torch
-
-    from keepsight.api import attached
-
-    generation = generation or Generation()
     inputs = prepare(processor, pictures, prompt, raw=raw).to(model.device, dtype=model.dtype)
-    cuda = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), attached(model, inputs, *methods) as processors:
-        torch.manual_seed(generation.seed)
-        begun = _clock(cuda)
-        written = model.generate(**inputs, **generation.arguments(), logits_processor=[*processors, *last])
-        seconds = _clock(cuda) - begun
-    rows = written[:, inputs["input_ids"].shape[1] :]
-    texts = processor.batch_decode(rows, skip_special_tokens=True)
-    ends = model.generation_config.eos_token_id
+    found = generate(model, inputs, methods, generation=generation, processors=last)
+    texts = processor.batch_decode(found.ids, skip_special_tokens=True)
     return Answers(
         texts=tuple(text.strip() for text in texts),
-        lengths=tuple(_length(row, ends) for row in rows.tolist()),
-        prompt_lengths=tuple(inputs["attention_mask"].sum(-1).tolist()),
-        seconds=seconds,
+        lengths=found.lengths,
+        prompt_lengths=found.prompt_lengths,
+        seconds=found.seconds,
     )
 
 
 def _clock(cuda: list[Any]) -> float:
     import torch
 
-    for device in cuda:
+    for device in cuda:  # kernels run on after the call that started them has returned
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _length(row: list[int], ends: int | list[int] | None) -> int:
-    stops = set(ends) if isinstance(ends, list) else {ends}
-    return next((i for i, token in enumerate(row, 1) if token in stops), len(row))

@@ -6,17 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keepsight.errors import InputError, UnsupportedModel, first_line
 
-if TYPE_CHECKING:
-    pass
-
-
 DEMO = "demo"
-
-
 """The name that stands for the checkpoint inside this package."""
 
 
@@ -58,12 +52,21 @@ def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tu
                 f"{name} comes without a processor for pictures: save the model's processor beside it"
             )
         model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, device_map=device_map)
+    if _is_packaged(where):
+        # The folder of the package differs from machine to machine; files about the model name it by this word instead
+        model.config._name_or_path = DEMO
     return model.eval(), processor
+
+
+def _is_packaged(where: str | Path) -> bool:
+    from keepsight.demo.model import WEIGHTS
+
+    return Path(where).resolve() == WEIGHTS.resolve()
 
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Whatever a library raises while a checkpoint loads, as one line that names the checkpoint."""
+    """Inside the block, whatever a library raises becomes one line that names the checkpoint."""
     try:
         yield
     except UnsupportedModel:
@@ -73,10 +76,10 @@ def _named(name: str) -> Iterator[None]:
 
 
 def quiet_transformers(*, bars: bool = False) -> None:
-    """Stop transformers from writing advice between a command's own lines; its errors still surface.
+    """Keep transformers from writing advice between the lines of a command; its errors are still raised.
 
     Args:
-        bars: leave its bars, which tell how far a download is, where stderr is a terminal.
+        bars: keep its progress bars, which show how far a download is, where stderr is a terminal.
     """
     from transformers.utils import logging
 
@@ -86,9 +89,10 @@ def quiet_transformers(*, bars: bool = False) -> None:
 
 
 def use_one_thread() -> None:
-    """For the demo model, on whose tiny tensors a second thread gives nothing and, on a busy machine, waits for its turn.
+    """Let torch use one thread, as suits the demo model: on its tiny tensors a second thread gains nothing.
 
-    Measured beside two other busy processes on two cores: greedy took 1.5 s with one thread and 68 s with two.
+    On a busy machine it costs much, since both threads wait for each other: beside two other busy processes on two cores,
+    a greedy caption took 1.5 s with one thread and 68 s with two.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Sampling in which every question has random numbers of its own."""
+"""Sampling in which every row of a batch has random numbers of its own."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BITS = 52
+"""Bits of a random number: a float64 holds them exactly, so that the number stays below 1."""
 
 
-class Draw:
+class RowSampler:
     """A logits processor that draws the next token of each row, and leaves only that one for a greedy search to take.
 
-    ``generate`` draws a whole batch from one stream of random numbers, so that an answer hangs on its neighbours. Here row
-    ``i`` draws from a stream of ``keys[i]``: the same answer, whatever the batch, the order and the number of processes,
-    and up to rounding of the scores whatever the device. Ways that draw with the same key share their luck, which makes
-    their difference the sharper.
+    transformers draws a whole batch from one stream of random numbers, so that an answer depends on the rows beside it.
+    Here row ``i`` draws from a stream that ``keys[i]`` seeds. Its answer is the same whatever the batch, the order and the
+    number of processes are, and up to rounding of the scores on every device. Methods that are compared with the same keys
+    draw with the same random numbers, which makes their difference more precise.
 
-    Token = the first whose cumulated probability exceeds ``u``, uniform in [0, 1), after temperature and top-p as
-    transformers applies them.
+    The token drawn is the first whose cumulated probability exceeds ``u``, uniform in [0, 1), after temperature and top-p
+    as transformers applies them.
 
     Args:
         keys: one for each row of the batch.
-        temperature: above 0.
-        top_p: in (0, 1].
+        temperature: what scores are divided by, above 0; default 1.
+        top_p: the probability of the smallest set of tokens that is drawn from, in (0, 1]; default 1.
     """
 
     supports_continuous_batching = False

@@ -1,32 +1,33 @@
-"""One answer at a time, for programs that talk to people: its text as it is written, and a word to end it early."""
+"""One answer at a time, for programs that talk to people: its text as it is written, and a way to end it early."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TextStreamer
+from torch import Tensor
+from transformers import StoppingCriteria, TextStreamer
 
-from keepsight.api import attached
 from keepsight.errors import InvalidParameter
-from keepsight.inference.detokenizer import until_end
-from keepsight.inference.generation import Generation
-from keepsight.inference.stopping import Until
+from keepsight.inference.generation import Generation, end_token_ids, generate
 
 if TYPE_CHECKING:
     from keepsight.method import Method
 
 
 @dataclass(frozen=True)
-class Written:
+class StreamedAnswer:
     """A finished answer.
 
-    ``ids`` are its tokens, end mark included and padding not; ``stopped`` tells that it was ended early, ``full`` that it
-    reached the largest number of tokens without an end mark; ``seconds`` is the wall time of ``generate``.
+    Args:
+        text: the whole text, without special tokens and without white space around it.
+        ids: its tokens, end mark included and padding not.
+        stopped: whether it was ended early by its event.
+        full: whether it reached the largest number of tokens without an end mark.
+        seconds: wall time of ``model.generate``.
     """
 
     text: str
@@ -36,35 +37,48 @@ class Written:
     seconds: float
 
 
-class _Say(TextStreamer):
-    """Hands text on as soon as its words are whole."""
+class StopOnEvent(StoppingCriteria):
+    """Ends every row with the token that is being written once ``event`` is set, from another thread for example."""
 
-    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full(
+            (input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device
+        )
+
+
+class _CallbackStreamer(TextStreamer):
+    """Hands text to a function as soon as its words are whole, without white space before the first of them."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._say, self._begun = say, False
+        self._on_text, self._begun = on_text, False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         text = text if self._begun else text.lstrip()
         if text:
             self._begun = True
-            self._say(text)
+            self._on_text(text)
 
 
-def write(
+def stream_answer(
     model: Any,
     processor: Any,
-    inputs: Any,
+    inputs: Mapping[str, Any],
     *methods: Method | str,
-    say: Callable[[str], None],
+    on_text: Callable[[str], None],
     stop: Event | None = None,
     generation: Generation | None = None,
-) -> Written:
-    """Answer one prompt under ``methods``, saying each piece of the text as it comes.
+) -> StreamedAnswer:
+    """Answer one prompt under ``methods``, and hand on each piece of the text as it comes.
 
     Args:
         inputs: of one prompt, as ``prepare`` gives them, on the model's device.
-        say: called in this thread with whole words, the spaces between them included.
-        stop: once set, the answer ends with the token that is being written.
+        on_text: called in this thread with whole words, the spaces between them included. What it raises ends the answer
+            and goes to the caller.
+        stop: once it is set, the answer ends with the token that is being written.
         generation: greedy unless given; one beam.
 
     Raises:
@@ -77,26 +91,20 @@ def write(
             f"num_beams={generation.num_beams}: a beam search cannot be watched as it writes"
         )
     stop = stop or Event()
-    prompt = inputs["input_ids"].shape[1]
-    cuda = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), attached(model, inputs, *methods) as processors:
-        torch.manual_seed(generation.seed)
-        begun = time.perf_counter()
-        written = model.generate(
-            **inputs,
-            **generation.arguments(),
-            logits_processor=processors,
-            streamer=_Say(processor.tokenizer, say),
-            stopping_criteria=[Until(stop)],
-        )
-        seconds = time.perf_counter() - begun
-    ends = model.generation_config.eos_token_id
-    ids = until_end(written[0, prompt:].tolist(), ends)
-    ended = bool(ids) and ids[-1] in (ends if isinstance(ends, list) else [ends])
-    return Written(
-        text=processor.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-        ids=tuple(ids),
+    found = generate(
+        model,
+        inputs,
+        methods,
+        generation=generation,
+        streamer=_CallbackStreamer(processor.tokenizer, on_text),
+        stopping=[StopOnEvent(stop)],
+    )
+    [ids] = found.tokens
+    ended = bool(ids) and ids[-1] in end_token_ids(model)
+    return StreamedAnswer(
+        text=processor.tokenizer.decode(list(ids), skip_special_tokens=True).strip(),
+        ids=ids,
         stopped=stop.is_set() and not ended,
         full=not ended and len(ids) >= generation.max_new_tokens,
-        seconds=seconds,
+        seconds=found.seconds,
     )

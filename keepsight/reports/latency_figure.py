@@ -19,7 +19,7 @@ DPI = 150
 
 
 class PlotsMissing(InputError):
-    """matplotlib is not installed."""
+    """A figure was asked for, and matplotlib, which draws it, is not installed."""
 
 
 def check_plots() -> None:

@@ -1,6 +1,6 @@
-"""A chat server over one model: the OpenAI protocol outside, one generation thread inside.
+"""A chat server over one model: OpenAI's protocol on the outside, one generation thread on the inside.
 
-``engine.Engine`` takes prepared questions from any thread, batches those that can be answered together, and tells of every
-token as it comes. ``prompts`` makes model inputs of whole conversations. Neither needs the extra ``serve``; ``app`` and
-``server`` do. See ``docs/serve.md``.
+``batching_engine.BatchingEngine`` takes prepared requests from any thread, batches those that can be generated together, and
+reports every token as it is generated. ``prompts`` turns whole conversations into model inputs. Neither needs the extra
+``serve``; ``app`` and ``server`` do. ``page`` is the page of ``keepsight ui``. See ``docs/serve.md``.
 """

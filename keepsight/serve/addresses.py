@@ -1,4 +1,4 @@
-"""Where a server listens, and by which names requests may call it."""
+"""Where a server listens, and under which host names requests may reach it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]*)?")
 
 
 class CannotListen(InputError):
-    """The address or the port cannot be had."""
+    """The address or the port cannot be used."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on ``host`` and ``port``; 0 takes a free port.
+    """A socket that listens on ``host`` and ``port``; port 0 takes a free one.
 
-    It listens at once, and is not only bound: of two servers that start together the second is told now, not when it has
-    loaded its model.
+    The socket listens at once and is not only bound. Two servers can be bound to one port, so of two that start together the
+    second would otherwise fail only after it has loaded its model.
 
     Raises:
-        CannotListen: the port is taken or out of its range, or the address is not this machine's.
+        CannotListen: the port is taken or out of its range, or the address is not one of this machine.
     """
     if not 0 <= port <= 65535:
         raise CannotListen(f"--port {port} must be from 0 to 65535 (0: any that is free)")
@@ -46,29 +46,30 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether nobody outside this machine reaches an address; of a socket, ``getsockname()[0]``."""
+    """Whether an IP address, such as ``getsockname()[0]`` of a socket, can only be reached from this machine."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
 
 
-def called(header: str) -> str:
-    """The name in a ``Host`` header, in small letters and without the port; an IPv6 address keeps its brackets.
+def host_name(header: str) -> str:
+    """The name in a ``Host`` header, in lower case and without the port. An IPv6 address keeps its brackets.
 
-    Empty for what is no name with a port.
+    The result is empty for anything that is not a name with an optional port.
 
-    >>> called("LOCALHOST:8000"), called("[::1]:80"), called("[::1]evil.example"), called("localhost:evil.example")
-    ('localhost', '[::1]', '', '')
+    >>> host_name("LOCALHOST:8000"), host_name("[::1]:80"), host_name("[::1]evil.example")
+    ('localhost', '[::1]', '')
     """
     found = _HOST.fullmatch(header)
     return found[1].lower() if found else ""
 
 
-def means_here(name: str, host: str = "localhost") -> bool:
-    """Whether a name of a request, as ``called`` gives it, is this machine's own, and no other's that leads here.
+def is_local_name(name: str, host: str = "localhost") -> bool:
+    """Whether a host name means this machine by itself, and not through a name server that leads here.
 
     Args:
-        host: what the server was told to listen on.
+        name: what ``host_name`` returns.
+        host: the name or address that the server was told to listen on.
     """
     return name in ("localhost", host.lower()) or is_loopback(name.removeprefix("[").removesuffix("]"))

@@ -1,4 +1,4 @@
-"""The protocol over HTTP: its routes, errors as OpenAI shapes them, and streams that end when nobody reads."""
+"""OpenAI's protocol over HTTP: routes, errors in OpenAI's shape, and streams that end when the client disconnects."""
 
 from __future__ import annotations
 
@@ -14,42 +14,51 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from keepsight.serve.auth import Gate
-from keepsight.serve.batching_engine import Ticket
-from keepsight.serve.errors import BadPicture, Busy, RequestRefused, UnknownModelName
-from keepsight.serve.image_fetch import Fetching
-from keepsight.serve.request_body import Bodies
-from keepsight.serve.request_handler import Order, Service
-from keepsight.serve.requests import Event
-from keepsight.serve.responses import Reply, error_reply, failure, logged, model_card
-from keepsight.serve.thread_limiter import Crew, hung_up, unless
+from keepsight.serve.auth import AuthMiddleware
+from keepsight.serve.errors import Busy, InvalidImage, RequestRefused, UnknownModelName
+from keepsight.serve.image_fetch import ImageFetcher
+from keepsight.serve.request_body import BodyReader
+from keepsight.serve.request_handler import ParsedRequest, RequestHandler
+from keepsight.serve.requests import GenerationEvent
+from keepsight.serve.responses import (
+    ResponseBuilder,
+    error_parts,
+    error_response,
+    log_and_detach,
+    model_card,
+)
+from keepsight.serve.thread_limiter import ThreadLimiter, run_unless_disconnected, wait_for_disconnect
 
 KEEP_ALIVE_SECONDS = 15.0
-"""After which a stream without news sends a comment, so that nobody on the way takes it for dead."""
-PREPARING = 2
-"""Requests whose pictures are unpacked at the same time: this, and not the number of clients, bounds memory."""
-FETCHING = 16
-"""Requests whose pictures are fetched at the same time. Whoever sends none to fetch does not wait for them."""
+"""A stream without news for this long sends a comment, so that proxies and clients do not take the connection for dead."""
+MAX_PREPARING = 2
+"""Requests whose images are decoded at the same time. This bounds memory, however many clients there are."""
+MAX_FETCHING = 16
+"""Requests whose images are fetched at the same time. Requests without images to fetch do not wait for them."""
+_READ_METHODS = ["GET", "HEAD"]
+# Without the second header, nginx would collect the stream and pass it on in one piece
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application. It starts and closes nothing: the engine is the caller's."""
+def create_app(handler: RequestHandler) -> FastAPI:
+    """The FastAPI application. It neither starts nor closes the engine, which belongs to the caller."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, service=service)
-    if service.origins:  # outside of the gate: a browser asks whether it may without the key
+    app.add_middleware(AuthMiddleware, handler=handler)
+    if handler.origins:
+        # Added last, so it runs before the authentication: a browser's preflight request never carries the key
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=service.origins,
+            allow_origins=handler.origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
             expose_headers=("Retry-After",),
         )
-    desk = _Desk(service)
+    endpoint = _ChatEndpoint(handler)
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = f"{request.method} {request.url.path[:200]}"
-        return failure(
+        return error_response(
             RequestRefused(
                 f"{what}: {error.detail}; there are GET /v1/models and POST /v1/chat/completions",
                 status=error.status_code,
@@ -58,198 +67,211 @@ def create_app(service: Service) -> FastAPI:
             )
         )
 
-    @app.api_route("/health", methods=_LOOK)
+    @app.api_route("/health", methods=_READ_METHODS)
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "running": service.engine.running, "waiting": service.engine.waiting}
+        return {"status": "ok", "running": handler.engine.running, "waiting": handler.engine.waiting}
 
-    @app.api_route("/v1/models", methods=_LOOK)
+    @app.api_route("/v1/models", methods=_READ_METHODS)
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_card(service, name) for name in service.menu.names]}
+        return {"object": "list", "data": [_card(handler, name) for name in handler.models.names]}
 
-    @app.api_route("/v1/models/{name:path}", methods=_LOOK)
+    # Model names hold slashes, colons and equals signs, hence :path
+    @app.api_route("/v1/models/{name:path}", methods=_READ_METHODS)
     async def model(name: str) -> Response:
         try:
-            return JSONResponse(_card(service, name))
+            return JSONResponse(_card(handler, name))
         except UnknownModelName as error:
-            return failure(error)
+            return error_response(error)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         try:
-            return await desk.serve(request)
+            return await endpoint.respond(request)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         except Exception as error:
-            return failure(error)
+            return error_response(error)
 
     return app
 
 
-def _card(service: Service, name: str) -> dict[str, Any]:
-    return model_card(name, service.created, service.menu.specs(name))
+def _card(handler: RequestHandler, name: str) -> dict[str, Any]:
+    return model_card(name, handler.created, handler.models.specs(name))
 
 
-class _Desk:
-    """Takes chat requests, at most so many at a time, from the body to the last token of the answer."""
+class _ChatEndpoint:
+    """Answers chat requests, a bounded number at a time, from the body to the last token of the answer."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._inside = 0
-        limits = service.limits
-        self._most = limits.queue + limits.batch
-        self._bodies = Bodies(limits.request_bytes)
-        self._preparing = Crew(PREPARING, "preparing")
-        self._fetching = Crew(FETCHING, "fetching")
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
+        self._active = 0
+        limits = handler.limits
+        self._max_active = limits.queue + limits.batch
+        self._bodies = BodyReader(limits.request_bytes)
+        self._preparing = ThreadLimiter(MAX_PREPARING, "preparing")
+        self._fetching = ThreadLimiter(MAX_FETCHING, "fetching")
 
-    async def serve(self, request: Request) -> Response:
-        """The answer to a chat request. Raises what went wrong before it began."""
-        body = await self._bodies.read(request)
-        if self._inside >= self._most:
-            raise Busy(
-                f"{self._inside} requests are being served already: try again later",
-                retry_after=self._service.engine.retry_after(),
-            )
-        self._inside += 1
-        leave = _Once(self._leave)
-        gone = asyncio.ensure_future(hung_up(request))
-        try:
-            order = await unless(gone, self._order(body))
-            del body
-            conversation = _Conversation(self._service, order, gone, leave)
-            # Who waits long for the first token of a stream gets its head before: who is on the way would give up
-            first = await conversation.next(KEEP_ALIVE_SECONDS if order.stream else None)
-            if order.stream:
-                return StreamingResponse(
-                    conversation.stream(first), media_type="text/event-stream", headers=_STREAMED
-                )
-            return await conversation.whole(first)
-        except BaseException:
-            gone.cancel()
-            leave()
-            raise
-
-    async def _order(self, body: bytes) -> Order:
-        service = self._service
-        request = await self._preparing.run(service.parse, body)
-        del body
-        fetched: Mapping[str, bytes | BadPicture] = {}
-        if urls := service.elsewhere(request):
-            fetching = Fetching(service.limits)
-            try:
-                fetched = await self._fetching.run(fetching.all, urls)
-            finally:
-                fetching.stop()
-        return await self._preparing.run(service.order, request, fetched)
-
-    def _leave(self) -> None:
-        self._inside -= 1
-
-
-_LOOK = ["GET", "HEAD"]
-_STREAMED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-
-
-class _Once:
-    """Does a thing the first time it is called."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self._act: Callable[[], None] | None = act
-
-    def __call__(self) -> None:
-        act, self._act = self._act, None
-        if act is not None:
-            act()
-
-
-class _Conversation:
-    """One order on its way: events come from the engine's thread, and the client is watched meanwhile."""
-
-    def __init__(self, service: Service, order: Order, gone: asyncio.Future[None], leave: _Once) -> None:
-        self._reply = Reply(order)
-        self._leave = leave
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._going = self._writing = len(order.asks)
-        loop = asyncio.get_running_loop()
-
-        def tell(event: Event) -> None:
-            with suppress(RuntimeError):  # the loop has ended before the engine
-                loop.call_soon_threadsafe(self._hear, event)
-
-        self._ticket: Ticket = service.engine.submit(order.asks, tell)
-        self._gone = gone
-        self._gone.add_done_callback(lambda _: self._end())  # nobody may have begun to read
-
-    def _hear(self, event: Event) -> None:
-        self._events.put_nowait(event)
-        self._writing -= event.last
-        if not self._writing:
-            self._leave()  # who reads slowly keeps nobody out
-
-    async def next(self, patience: float | None = None) -> Event | None:
-        """What happens next; None where nothing did for ``patience`` seconds.
+    async def respond(self, request: Request) -> Response:
+        """The response to a chat request.
 
         Raises:
-            ClientDisconnect: the client has hung up. Its place is free again.
-            KeepsightError: an answer failed; the others are given up.
+            KeepsightError: whatever went wrong before the response began.
+            ClientDisconnect: the client has disconnected.
+        """
+        body = await self._bodies.read(request)
+        if self._active >= self._max_active:
+            raise Busy(
+                f"{self._active} requests are being served already: try again later",
+                retry_after=self._handler.engine.retry_after(),
+            )
+        self._active += 1
+        release = _RunOnce(self._release)
+        disconnected = asyncio.ensure_future(wait_for_disconnect(request))
+        try:
+            parsed = await run_unless_disconnected(disconnected, self._parse(body))
+            del body  # it may be large, and this frame lives as long as the answer
+            active = _ActiveRequest(self._handler, parsed, disconnected, release)
+            # A stream whose first token takes long gets its headers before it, or proxies and clients would give up
+            first = await active.next_event(KEEP_ALIVE_SECONDS if parsed.stream else None)
+            if parsed.stream:
+                return StreamingResponse(
+                    active.stream(first), media_type="text/event-stream", headers=_STREAM_HEADERS
+                )
+            return await active.complete(first)
+        except BaseException:
+            disconnected.cancel()
+            release()
+            raise
+
+    async def _parse(self, body: bytes) -> ParsedRequest:
+        handler = self._handler
+        request = await self._preparing.run(handler.parse, body)
+        del body
+        fetched: Mapping[str, bytes | InvalidImage] = {}
+        if urls := handler.urls_to_fetch(request):
+            fetcher = ImageFetcher(handler.limits)
+            try:
+                fetched = await self._fetching.run(fetcher.fetch_all, urls)
+            finally:
+                fetcher.stop()  # this coroutine may have been cancelled while the thread still fetches
+        return await self._preparing.run(handler.prepare, request, fetched)
+
+    def _release(self) -> None:
+        self._active -= 1
+
+
+class _RunOnce:
+    """Calls a function the first time, and does nothing after that."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function: Callable[[], None] | None = function
+
+    def __call__(self) -> None:
+        function, self._function = self._function, None
+        if function is not None:
+            function()
+
+
+class _ActiveRequest:
+    """A request that was submitted to the engine. Events arrive from its thread, and the client is watched meanwhile."""
+
+    def __init__(
+        self,
+        handler: RequestHandler,
+        parsed: ParsedRequest,
+        disconnected: asyncio.Future[None],
+        release: _RunOnce,
+    ) -> None:
+        self._responses = ResponseBuilder(parsed)
+        self._release = release
+        self._events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
+        self._unsent = self._unfinished = len(parsed.generation_requests)
+        loop = asyncio.get_running_loop()
+
+        def on_event(event: GenerationEvent) -> None:
+            with suppress(RuntimeError):  # the event loop may end before the engine
+                loop.call_soon_threadsafe(self._put, event)
+
+        self._handle = handler.engine.submit(parsed.generation_requests, on_event)
+        self._disconnected = disconnected
+        # A client may disconnect before anybody has begun to read the stream, so the reader's own clean-up is not enough
+        self._disconnected.add_done_callback(lambda _: self._close())
+
+    def _put(self, event: GenerationEvent) -> None:
+        self._events.put_nowait(event)
+        self._unfinished -= event.last
+        if not self._unfinished:
+            self._release()  # a client that reads slowly must keep nobody else out once its answer is generated
+
+    async def next_event(self, timeout: float | None = None) -> GenerationEvent | None:
+        """The next event, or None if there was none for ``timeout`` seconds.
+
+        Raises:
+            ClientDisconnect: the client has disconnected. Its requests are cancelled.
+            KeepsightError: an answer failed. The others of the same request are cancelled.
         """
         news = asyncio.ensure_future(self._events.get())
         try:
-            either: set[asyncio.Future[Any]] = {news, self._gone}
-            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {news, self._disconnected}
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if news.done():
                 event = news.result()
                 if event.error is not None:
                     raise event.error
-                self._going -= event.last
+                self._unsent -= event.last
                 return event
-            if self._gone.done():
+            if self._disconnected.done():
                 raise ClientDisconnect
             return None
         except BaseException:
-            self._end()
+            self._close()
             raise
         finally:
             news.cancel()
 
-    async def whole(self, event: Event | None) -> Response:
-        """The answer in one piece."""
+    async def complete(self, event: GenerationEvent | None) -> Response:
+        """The whole answer in one response. ``event`` is the first event."""
         events = []
         try:
             while event is not None:
                 events.append(event)
-                event = await self.next() if self._going else None
-            return JSONResponse(self._reply.whole(events))
+                event = await self.next_event() if self._unsent else None
+            return JSONResponse(self._responses.completion(events))
         finally:
-            self._end()
+            self._close()
 
-    async def stream(self, event: Event | None) -> AsyncIterator[bytes]:
-        """The answer as server-sent events. An error in the middle is told, and ends it."""
+    async def stream(self, event: GenerationEvent | None) -> AsyncIterator[bytes]:
+        """The answer as server-sent events. An error in the middle becomes an event and ends the stream.
+
+        Args:
+            event: the first event, or None if it takes longer than ``KEEP_ALIVE_SECONDS``.
+        """
         try:
             while True:
                 if event is None:
                     yield b": still here\n\n"
                 else:
-                    for chunk in self._reply.chunks(event):
-                        yield _sent(chunk)
-                if not self._going:
+                    for chunk in self._responses.chunks(event):
+                        yield _server_sent(chunk)
+                if not self._unsent:
                     break
-                event = await self.next(KEEP_ALIVE_SECONDS)
-            if self._reply.order.usage:
-                yield _sent(self._reply.usage_chunk())
+                event = await self.next_event(KEEP_ALIVE_SECONDS)
+            if self._responses.request.include_usage:
+                yield _server_sent(self._responses.usage_chunk())
         except ClientDisconnect:
             return
         except Exception as error:
-            _, body, _ = error_reply(logged(error))
-            yield _sent(body)
+            _, body, _ = error_parts(log_and_detach(error))
+            yield _server_sent(body)
         finally:
-            self._end()
+            self._close()
         yield b"data: [DONE]\n\n"
 
-    def _end(self) -> None:
-        self._ticket.cancel()
-        self._gone.cancel()
-        self._leave()
+    def _close(self) -> None:
+        self._handle.cancel()
+        self._disconnected.cancel()
+        self._release()
 
 
-def _sent(found: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(found, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
+def _server_sent(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"

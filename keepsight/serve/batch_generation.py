@@ -1,4 +1,4 @@
-"""One batch of answers on the model: methods in place, every row watched on its own, token after token told."""
+"""Generates one batch of answers and reports to every row its own tokens as they are chosen."""
 
 from __future__ import annotations
 
@@ -9,75 +9,70 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from keepsight.api import attached
 from keepsight.errors import KeepsightError
 from keepsight.grounding.recorder import GroundingRecorder
 from keepsight.grounding.scores import Figures, joined
-from keepsight.inference.collate import join
-from keepsight.inference.detokenizer import Writer
-from keepsight.inference.row_sampler import Draw
-from keepsight.serve.requests import Event, Row
+from keepsight.inference.collate import collate
+from keepsight.inference.detokenizer import IncrementalDetokenizer
+from keepsight.inference.generation import Generation, end_token_ids
+from keepsight.inference.generation import generate as run_generation
+from keepsight.inference.row_sampler import RowSampler
+from keepsight.serve.requests import GenerationEvent, RequestState
 
 COLDEST = 0.01
-"""Temperatures below it are greedy: scores divided by them would overflow."""
+"""Temperatures below this are served as greedy search, since scores divided by them would overflow."""
 LEAST = -9999.0
-"""The log-probability of what is ruled out, as OpenAI writes it: JSON has no infinity."""
+"""The log-probability of a token that is ruled out, as OpenAI's API writes it: JSON has no infinity."""
 
 
 def generate(
-    model: Any, tokenizer: Any, rows: Sequence[Row], *, ending: Callable[[], KeepsightError | None]
+    model: Any, tokenizer: Any, rows: Sequence[RequestState], *, ending: Callable[[], KeepsightError | None]
 ) -> None:
-    """Write the answers of ``rows``, which share methods and shapes, and tell each of them what happens to it.
+    """Generate the answers of ``rows``, which share methods and shapes, and send each of them its events.
 
-    A row whose answer has ended, or whom nobody listens to any more, stops at its next token, and the batch when all have.
+    A row stops with its next token when its answer has ended or its client has left, and the batch when all rows have.
 
     Args:
-        ending: why everything has to end now, or None.
+        ending: asked after every token; gives the reason why everything has to end now, or None.
 
     Raises:
-        KeepsightError, and whatever a model may raise: rows that have not ended know nothing of it yet.
+        KeepsightError, and whatever the model may raise; the caller has to report it to the rows that have not ended.
     """
-    asks = [row.ask for row in rows]
-    ends = end_marks(model)
-    inputs = _to(join([ask.inputs for ask in asks], padding_id(model, tokenizer)), model)
-    cuda = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), attached(model, inputs, *asks[0].methods) as processors:
-        torch.manual_seed(0)  # as captioning does, should a model draw anything itself
-        recorder = _Recorder(model, inputs) if asks[0].grounding else None
-        scores = _Scores() if any(ask.top_logprobs is not None for ask in asks) else None
-        draw = _DrawEach(rows) if any(ask.temperature >= COLDEST for ask in asks) else None
-        given = [recorder, *processors, scores, draw]
-        writers = [Writer(tokenizer, ends=ends, stop=ask.stop, longest=ask.max_tokens) for ask in asks]
-        watch = _Watch(rows, writers, inputs, tokenizer, recorder, scores, ending)
-        model.generate(
-            **inputs,
-            max_new_tokens=max(ask.max_tokens for ask in asks),
-            do_sample=False,
-            num_beams=1,
-            logits_processor=[processor for processor in given if processor is not None],
-            stopping_criteria=[watch],
-        )
+    requests = [row.request for row in rows]
+    ends = end_token_ids(model)
+    inputs = _to(collate([request.inputs for request in requests], padding_id(model, tokenizer)), model)
+    recorder = _Recorder(model, inputs) if requests[0].grounding else None
+    scores = _Scores() if any(request.top_logprobs is not None for request in requests) else None
+    draw = _SampleEach(rows) if any(request.temperature >= COLDEST for request in requests) else None
+    detokenizers = [
+        IncrementalDetokenizer(tokenizer, ends=ends, stop=request.stop, longest=request.max_tokens)
+        for request in requests
+    ]
+    watch = _Watch(rows, detokenizers, inputs, tokenizer, recorder, scores, ending)
+    run_generation(
+        model,
+        inputs,
+        requests[0].methods,
+        # Rows draw for themselves in a processor, so that the search itself is greedy
+        generation=Generation(max_new_tokens=max(request.max_tokens for request in requests)),
+        # The recorder comes first: it grounds what the model itself says, before a method contrasts it
+        first=[recorder] if recorder is not None else [],
+        processors=[processor for processor in (scores, draw) if processor is not None],
+        stopping=[watch],
+    )
     watch.release()
 
 
-def end_marks(model: Any) -> frozenset[int]:
-    """The ids of the tokens that end an answer."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        return frozenset()
-    return frozenset(ends if isinstance(ends, (list, tuple)) else [ends])
-
-
 def padding_id(model: Any, tokenizer: Any) -> int:
-    """What shorter prompts of a batch are filled up with; it is masked, so that any id will do."""
+    """The id that shorter prompts of a batch are padded with; it is masked, so that any id will do."""
     for found in (getattr(tokenizer, "pad_token_id", None), model.generation_config.pad_token_id):
         if isinstance(found, int):
             return found
-    return min(end_marks(model), default=0)
+    return min(end_token_ids(model), default=0)
 
 
 def _to(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """On the model's device; numbers of pictures in the model's precision, as the processors' own ``to`` does it."""
+    """The inputs on the model's device, floating-point ones in its precision, as ``to`` of a ``BatchFeature`` does it."""
     moved = {}
     for name, value in inputs.items():
         if isinstance(value, Tensor):
@@ -87,7 +82,7 @@ def _to(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
 
 class _Recorder(GroundingRecorder):
-    """Tells the figures of a token as soon as it is chosen."""
+    """Gives the figures of a token as soon as it is chosen, not only at the end."""
 
     def of(self, chosen: Tensor) -> Tensor:
         """``(rows, figures)``."""
@@ -95,7 +90,7 @@ class _Recorder(GroundingRecorder):
 
 
 class _Scores(LogitsProcessor):
-    """Keeps the log-probabilities after all methods."""
+    """Keeps the log-probabilities of the last step as the methods left them."""
 
     supports_continuous_batching = False
     last: Tensor
@@ -105,15 +100,15 @@ class _Scores(LogitsProcessor):
         return scores
 
 
-class _DrawEach(LogitsProcessor):
-    """Draws the next token of every row that asks for it, each by its own temperature and its own stream."""
+class _SampleEach(LogitsProcessor):
+    """Draws the next token of every row that requests for it, each by its own temperature and its own stream."""
 
     supports_continuous_batching = False
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[RequestState]) -> None:
         self._draws = [
-            Draw([str(row.ask.seed)], temperature=row.ask.temperature, top_p=row.ask.top_p)
-            if row.ask.temperature >= COLDEST
+            RowSampler([str(row.request.seed)], temperature=row.request.temperature, top_p=row.request.top_p)
+            if row.request.temperature >= COLDEST
             else None
             for row in rows
         ]
@@ -128,26 +123,26 @@ class _DrawEach(LogitsProcessor):
 
 
 class _Watch(StoppingCriteria):
-    """Sees every token right after it was chosen, tells the row's listener, and says which rows are done."""
+    """Sees every token right after it was chosen, sends it to its row, and tells ``generate`` which rows are done."""
 
     def __init__(
         self,
-        rows: Sequence[Row],
-        writers: Sequence[Writer],
+        rows: Sequence[RequestState],
+        detokenizers: Sequence[IncrementalDetokenizer],
         inputs: Mapping[str, Any],
         tokenizer: Any,
         recorder: _Recorder | None,
         scores: _Scores | None,
         ending: Callable[[], KeepsightError | None],
     ) -> None:
-        self._rows, self._writers, self._tokenizer = rows, writers, tokenizer
-        self._pairs = list(zip(rows, writers, strict=True))
+        self._rows, self._detokenizers, self._tokenizer = rows, detokenizers, tokenizer
+        self._pairs = list(zip(rows, detokenizers, strict=True))
         mask = inputs.get("attention_mask")
         width = int(inputs["input_ids"].shape[1])
         self._prompts = [width] * len(rows) if mask is None else mask.sum(-1).tolist()
         self._recorder, self._scores, self._ending = recorder, scores, ending
         self._figures: list[list[list[float]]] = [[] for _ in rows]
-        self._kept: list[tuple[Row, Event]] = []
+        self._kept: list[tuple[RequestState, GenerationEvent]] = []
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         chosen = input_ids[:, -1]
@@ -155,55 +150,63 @@ class _Watch(StoppingCriteria):
         why = self._ending()
         for i, token in enumerate(chosen.tolist()):
             row = self._rows[i]
-            if row.over or row.cancelled:
+            if row.finished or row.cancelled:
                 continue
             if why is not None:
-                row.end(why)
+                row.fail(why)
                 continue
             self._tell(i, row, token, None if figures is None else figures[i])
-        done = [row.over or row.cancelled or writer.finish is not None for row, writer in self._pairs]
+        done = [
+            row.finished or row.cancelled or detokenizer.finish is not None
+            for row, detokenizer in self._pairs
+        ]
         return torch.tensor(done, device=input_ids.device)
 
-    def _tell(self, i: int, row: Row, token: int, figures: list[float] | None) -> None:
-        row.begun = True
-        writer = self._writers[i]
+    def _tell(self, i: int, row: RequestState, token: int, figures: list[float] | None) -> None:
+        row.started = True
+        detokenizer = self._detokenizers[i]
         if figures is not None:
             self._figures[i].append(figures)
         logprob, top = self._logprobs(i, row, token)
-        piece = writer.add(
+        piece = detokenizer.add(
             token, logprob=logprob, top=top, figures=None if figures is None else tuple(figures)
         )
-        if writer.finish is None and not (piece.text or piece.tokens):
+        if detokenizer.finish is None and not (piece.text or piece.tokens):
             return
-        event = Event(
-            row=row.number,
+        event = GenerationEvent(
+            index=row.index,
             piece=piece,
-            finish=writer.finish,
+            finish=detokenizer.finish,
             prompt_tokens=int(self._prompts[i]),
-            tokens=len(writer.ids),
+            tokens=len(detokenizer.ids),
             grounding=None
-            if figures is None or writer.finish is None
-            else joined(self._tokenizer, writer.ids, _columns(self._figures[i])),
+            if figures is None or detokenizer.finish is None
+            else joined(self._tokenizer, detokenizer.ids, _columns(self._figures[i])),
         )
-        row.over = event.last
-        if all(one.over or one.cancelled for one in self._rows):
-            row.over = False
+        row.finished = event.last
+        if all(one.finished or one.cancelled for one in self._rows):
+            row.finished = False
             self._kept = [(row, event)]
         else:
-            row.tell(event)
+            row.on_event(event)
 
     def release(self) -> None:
-        """Tell the last end of the batch, which is kept until the methods have left the model."""
-        for row, event in self._kept:
-            row.over = True
-            if not row.cancelled:
-                row.tell(event)
+        """Send the last event of the batch, which is kept back until the methods have left the model.
 
-    def _logprobs(self, i: int, row: Row, token: int) -> tuple[float | None, list[tuple[int, float]]]:
-        if self._scores is None or row.ask.top_logprobs is None:
+        Whoever receives it may start the next batch at once, and has to find the model as it was.
+        """
+        for row, event in self._kept:
+            row.finished = True
+            if not row.cancelled:
+                row.on_event(event)
+
+    def _logprobs(
+        self, i: int, row: RequestState, token: int
+    ) -> tuple[float | None, list[tuple[int, float]]]:
+        if self._scores is None or row.request.top_logprobs is None:
             return None, []
         own = self._scores.last[i]
-        values, ids = own.topk(min(row.ask.top_logprobs, own.shape[-1]))
+        values, ids = own.topk(min(row.request.top_logprobs, own.shape[-1]))
         top = [
             (int(one), max(float(value), LEAST))
             for one, value in zip(ids.tolist(), values.tolist(), strict=True)

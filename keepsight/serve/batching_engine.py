@@ -1,65 +1,73 @@
-"""One model and one thread that generates on it: questions from any number of threads, answers token by token."""
+"""One model and the one thread that generates on it: requests come from any thread, answers go out token by token."""
 
 from __future__ import annotations
 
 import copy
+import gc
+import logging
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from keepsight.errors import KeepsightError
+from keepsight.serve.batch_generation import generate
 from keepsight.serve.errors import Busy, GenerationFailed, ShuttingDown
-from keepsight.serve.requests import Ask, Event, Row
+from keepsight.serve.requests import GenerationEvent, GenerationRequest, RequestState
 
-if TYPE_CHECKING:
-    pass
+log = logging.getLogger("keepsight.serve")
 
 
-class Ticket:
-    """Some answers that were asked for together. ``cancel`` gives their place back, at the latest after the next token."""
+class RequestHandle:
+    """The requests of one call of ``submit``, so that the caller can cancel them."""
 
-    def __init__(self, engine: Engine, rows: Sequence[Row]) -> None:
-        self._engine, self._rows = engine, rows
+    def __init__(self, engine: BatchingEngine, states: Sequence[RequestState]) -> None:
+        self._engine, self._states = engine, states
 
     def cancel(self) -> None:
-        self._engine._drop(self._rows)
+        """Give the requests up: those that wait leave the queue now, those that run stop at their next token."""
+        self._engine._cancel(self._states)
 
 
-class Engine:
-    """Writes answers on one model, in the order in which they were asked for.
+class BatchingEngine:
+    """Generates answers on one model, first come, first served.
 
-    Whoever waits longest comes next, and brings along those behind it that can be answered in the same batch: the same
-    methods, whatever their sampling, stop strings and lengths. An answer does not depend on its company, up to rounding in
-    padded batches (see ``runs.draw.Draw`` for drawing). One thread generates; methods are in place while it does, and only
-    then.
+    The request that has waited longest begins the next batch. Requests behind it that have the same methods and input
+    shapes join the batch; their sampling settings, stop texts and lengths may differ. An answer does not depend on the
+    other requests of its batch, up to rounding in padded batches (``inference.row_sampler`` explains sampling). No request
+    joins a batch that has begun. The methods are attached to the model while their batch is generated, and only then.
 
     Args:
-        model, processor: as ``captioning.load`` gives them. Nobody else may generate on the model meanwhile.
-        batch: answers written together.
-        queue: answers that may wait.
-        gather: seconds to wait for company before a batch begins.
+        model: the model. No other code may generate on it while the engine is open.
+        processor: the model's processor.
+        batch: the largest number of answers in a batch.
+        queue: the largest number of requests that may wait.
+        gather: how many seconds a batch that is not full waits for further requests before it begins.
     """
 
     def __init__(
         self, model: Any, processor: Any, *, batch: int = 8, queue: int = 32, gather: float = 0.003
     ) -> None:
         self.model, self.processor = model, processor
-        self._tokenizer = copy.deepcopy(processor.tokenizer)  # theirs may be busy in another thread
+        # Fast tokenizers keep settings that change while they encode, so each thread needs a copy of its own
+        self._tokenizer = copy.deepcopy(processor.tokenizer)
         self._batch, self._queue, self._gather = batch, queue, gather
         self._changed = threading.Condition()
-        self._waiting: list[Row] = []
-        self._running: list[Row] = []
+        self._waiting: list[RequestState] = []
+        self._running: list[RequestState] = []
         self._closing = False
-        self._ending: ShuttingDown | None = None
-        self._seconds = 1.0
-        self._thread = threading.Thread(target=self._work, name="keepsight-engine", daemon=True)
+        self._abort_error: ShuttingDown | None = None
+        self._batch_seconds = 1.0
+        self._thread = threading.Thread(target=self._run, name="keepsight-engine", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> BatchingEngine:
         return self
 
     def __exit__(
@@ -69,153 +77,158 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Answers that wait."""
+        """The number of requests that wait."""
         return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Answers that are being written for somebody."""
-        return sum(not (row.over or row.cancelled) for row in self._running)
+        """The number of answers that are being generated and that somebody still waits for."""
+        return sum(not (state.finished or state.cancelled) for state in self._running)
 
-    def submit(self, asks: Sequence[Ask], tell: Callable[[Event], None]) -> Ticket:
-        """Queue up for some answers. ``tell`` hears of everything, in the engine's thread: it must not wait, or raise.
+    def submit(
+        self, requests: Sequence[GenerationRequest], on_event: Callable[[GenerationEvent], None]
+    ) -> RequestHandle:
+        """Put requests into the queue. Returns at once.
+
+        Args:
+            on_event: called in the engine's thread with everything that happens to the requests. It must neither block
+                nor raise, because all other answers wait for it.
 
         Raises:
-            Busy: they do not fit into the queue.
+            Busy: the requests do not fit into the queue.
             ShuttingDown: the engine was closed.
         """
-        rows = [Row(ask, number, tell, ask.company) for number, ask in enumerate(asks)]
+        states = [
+            RequestState(request, index, on_event, request.batch_key)
+            for index, request in enumerate(requests)
+        ]
         with self._changed:
             if self._closing:
                 raise ShuttingDown("the server is shutting down")
-            if len(self._waiting) + len(rows) > self._queue:
+            if len(self._waiting) + len(states) > self._queue:
                 raise Busy(
                     f"{len(self._waiting)} answers wait already, of at most {self._queue}: try again later",
                     retry_after=self.retry_after(),
                 )
-            self._waiting += rows
+            self._waiting += states
             self._changed.notify_all()
-        return Ticket(self, rows)
+        return RequestHandle(self, states)
 
-    def answer(self, *asks: Ask) -> Iterator[Event]:
-        """The same for callers that wait: what happens, until every answer has ended. Leaving the loop cancels the rest.
+    def generate(self, *requests: GenerationRequest) -> Iterator[GenerationEvent]:
+        """Submit requests and yield their events until all answers have ended. Leaving the loop cancels the rest.
 
         Raises:
-            Busy, ShuttingDown.
+            Busy, ShuttingDown: as ``submit``.
         """
-        events: SimpleQueue[Event] = SimpleQueue()
-        ticket = self.submit(asks, events.put)
+        events: SimpleQueue[GenerationEvent] = SimpleQueue()
+        handle = self.submit(requests, events.put)
         try:
-            going = len(asks)
-            while going:
+            unfinished = len(requests)
+            while unfinished:
                 event = events.get()
                 yield event
-                going -= event.last
+                unfinished -= event.last
         finally:
-            ticket.cancel()
+            handle.cancel()
 
     def retry_after(self) -> int:
-        """Whole seconds until a place in the queue is likely to be free, judged by the batches so far."""
+        """After how many whole seconds, from 1 to 60, the queue is likely to have room, judged by the batches so far."""
         batches = math.ceil((len(self._waiting) + 1) / self._batch)
-        return min(max(math.ceil(self._seconds * batches), 1), 60)
+        return min(max(math.ceil(self._batch_seconds * batches), 1), 60)
 
     def close(self, grace: float = 0.0) -> None:
-        """End: nothing new is taken, who waits is told so, what is being written has ``grace`` seconds to end by itself.
+        """Stop the engine. Returns when its thread has ended and the model is as it was before.
 
-        Whatever is left then is told as well, and ends with its next token. Returns when all is over; the model is as it
-        was.
+        New requests are refused, and requests that wait fail with ``ShuttingDown`` at once. Answers that are being
+        generated have ``grace`` seconds to end by themselves; then they fail with ``ShuttingDown`` at their next token.
         """
         with self._changed:
             self._closing = True
             left, self._waiting = self._waiting, []
             self._changed.notify_all()
-        for row in left:
-            row.end(ShuttingDown("the server is shutting down"))
+        for state in left:
+            state.fail(ShuttingDown("the server is shutting down"))
         self._thread.join(grace)
-        self.hurry()
+        self.abort()
         self._thread.join()
 
-    def hurry(self) -> None:
-        """What is being written ends with its next token, and ``close``, in another thread, waits no longer."""
-        self._ending = ShuttingDown("the server is shutting down: the answer is not complete")
+    def abort(self) -> None:
+        """End what is being generated at its next token, so that a ``close`` in another thread need not wait any longer."""
+        self._abort_error = ShuttingDown("the server is shutting down: the answer is not complete")
 
-    def _drop(self, rows: Sequence[Row]) -> None:
+    def _cancel(self, states: Sequence[RequestState]) -> None:
         with self._changed:
-            for row in rows:
-                row.cancelled = True
-            self._waiting = [row for row in self._waiting if not row.cancelled]
+            for state in states:
+                state.cancelled = True
+            self._waiting = [state for state in self._waiting if not state.cancelled]
 
-    def _work(self) -> None:
-        while rows := self._next():
-            begun = time.monotonic()
-            self._write(rows)
-            self._seconds += 0.3 * (time.monotonic() - begun - self._seconds)
+    def _run(self) -> None:
+        """The engine's thread: one batch after another until the engine is closed."""
+        while states := self._next_batch():
+            started = time.monotonic()
+            self._run_batch(states)
+            self._batch_seconds += 0.3 * (time.monotonic() - started - self._batch_seconds)  # moving average
             with self._changed:
                 self._running = []
 
-    def _next(self) -> list[Row]:
-        """Who is answered next; empty once the engine is closed."""
+    def _next_batch(self) -> list[RequestState]:
+        """Wait for requests and take the next batch out of the queue. An empty list means that the engine is closed."""
         with self._changed:
             while True:
                 while not self._waiting:
                     if self._closing:
                         return []
                     self._changed.wait()
+                # Clients that ask at the same moment arrive a few milliseconds apart; a short wait lets them share a batch
                 until = time.monotonic() + self._gather
                 while len(self._waiting) < self._batch and (left := until - time.monotonic()) > 0:
                     self._changed.wait(left)
-                if self._waiting:
+                if self._waiting:  # all of them may have been cancelled meanwhile
                     break
             first = self._waiting[0]
-            rows = [first]
-            if first.company is not None:
-                alike = (row for row in self._waiting[1:] if row.company == first.company)
-                rows += [row for row, _ in zip(alike, range(self._batch - 1), strict=False)]
-            chosen = set(map(id, rows))
-            self._waiting = [row for row in self._waiting if id(row) not in chosen]
-            self._running = rows
-            return rows
+            states = [first]
+            if first.batch_key is not None:
+                alike = (state for state in self._waiting[1:] if state.batch_key == first.batch_key)
+                states += [state for state, _ in zip(alike, range(self._batch - 1), strict=False)]
+            chosen = set(map(id, states))
+            self._waiting = [state for state in self._waiting if id(state) not in chosen]
+            self._running = states
+            return states
 
-    def _write(self, rows: Sequence[Row]) -> None:
-        """Write these answers together; one by one if that fails before anybody was told of a token."""
-        from keepsight.serve.batch_generation import generate
+    def _run_batch(self, states: Sequence[RequestState]) -> None:
+        """Generate a batch. If it fails before any token was reported, generate its requests one by one.
 
-        rows = [row for row in rows if not row.cancelled and not row.over]
-        if not rows:
+        One request that cannot be used, such as one without image tokens, must not fail the others of its batch.
+        """
+        states = [state for state in states if not state.cancelled and not state.finished]
+        if not states:
             return
         try:
-            generate(self.model, self._tokenizer, rows, ending=lambda: self._ending)
-        except Exception as error:  # the thread lives on, whatever a model or a method does
-            failure = _named(error)
-            error.__traceback__ = None  # it holds the batch's tensors
+            generate(self.model, self._tokenizer, states, ending=lambda: self._abort_error)
+        except Exception as error:  # the thread must survive whatever a model or a method raises
+            failure = _as_named_error(error)
+            error.__traceback__ = None  # the frames hold the tensors of the batch
         else:
             return
-        _free()
-        if len(rows) > 1 and not any(row.begun for row in rows):
-            for row in rows:
-                self._write([row])
+        _release_memory()
+        if len(states) > 1 and not any(state.started for state in states):
+            for state in states:
+                self._run_batch([state])
             return
-        for row in rows:
-            row.end(failure)
+        for state in states:
+            state.fail(failure)
 
 
-def _named(error: Exception) -> KeepsightError:
+def _as_named_error(error: Exception) -> KeepsightError:
+    """The error for the caller. What was not raised on purpose goes to the log, because it may tell of files and paths."""
     if isinstance(error, KeepsightError):
         return error
-    import logging
-    import traceback
-
-    said = "".join(traceback.format_exception(error))
-    logging.getLogger("keepsight.serve").error("a generation failed\n%s", said)
+    log.error("a generation failed\n%s", "".join(traceback.format_exception(error)))
     return GenerationFailed(f"the generation failed unexpectedly ({type(error).__name__})")
 
 
-def _free() -> None:
-    """Let go of what a failed batch held."""
-    import gc
-
-    import torch
-
+def _release_memory() -> None:
+    """Free the GPU memory of a failed batch, so that its requests can be generated one by one."""
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What a server refuses, each with the HTTP status and the fields of an OpenAI error."""
+"""What a server refuses. Each error carries the HTTP status and the fields of an OpenAI error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ class RequestRefused(InputError):
     """A request that cannot be answered as it stands.
 
     Args:
+        message: one line that says what is wrong and what to do.
         param: the field of the request that is wrong.
-        status, code: of the answer, where they are not those of the class.
-        headers: of the answer.
+        status, code: the status and the error code of the response; by default those of the class.
+        headers: further headers of the response.
     """
 
     status: int = 400
@@ -38,21 +39,21 @@ class RequestRefused(InputError):
         self.headers = dict(headers or {})
 
 
-class BadPicture(RequestRefused):
-    """An image part that is no picture, or not one that is taken."""
+class InvalidImage(RequestRefused):
+    """An image of the request cannot be decoded, or is not of a kind that the server takes."""
 
     code = "invalid_image"
 
 
 class TooLarge(RequestRefused):
-    """The request is larger than the server takes."""
+    """The body of the request has more bytes than the server takes."""
 
     status = 413
     code = "request_too_large"
 
 
 class PromptTooLong(RequestRefused):
-    """The conversation does not fit the model, or the server's limit."""
+    """The conversation has more tokens than the model or the server's limit allows."""
 
     code = "context_length_exceeded"
 
@@ -64,15 +65,15 @@ class UnknownModelName(RequestRefused):
     code = "model_not_found"
 
 
-class NotAllowed(RequestRefused):
-    """The key is missing or wrong."""
+class Unauthorized(RequestRefused):
+    """The API key is missing or wrong."""
 
     status = 401
     code = "invalid_api_key"
 
 
 class Busy(KeepsightError, RuntimeError):
-    """The queue is full: try again in ``retry_after`` seconds."""
+    """The server has too much to do: the client may try again in ``retry_after`` seconds."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -80,11 +81,11 @@ class Busy(KeepsightError, RuntimeError):
 
 
 class ShuttingDown(KeepsightError, RuntimeError):
-    """The server is about to end and takes nothing more."""
+    """The server is shutting down and takes no more requests."""
 
 
 class GenerationFailed(KeepsightError, RuntimeError):
-    """Something unexpected went wrong while an answer was written; the model is as it was before."""
+    """Something unexpected went wrong while an answer was generated. The model is as it was before."""
 
 
 class MissingExtra(KeepsightError, ImportError):
@@ -92,11 +93,14 @@ class MissingExtra(KeepsightError, ImportError):
 
 
 def code_of(error: Exception) -> str:
-    """The class of a named error as a code: ``UnknownMethod`` as ``unknown_method``."""
+    """The class of a named error as an error code: ``unknown_method`` for ``UnknownMethod``."""
     name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
-def tellable(error: Exception) -> bool:
-    """Whether clients may read an error's own words: ours, but what is wrong with a file of the server names its place."""
+def is_client_safe(error: Exception) -> bool:
+    """Whether clients may read an error's message.
+
+    They may read the messages of our own errors, except that ``BadCalibration`` tells the path of a file of the server.
+    """
     return isinstance(error, KeepsightError) and not isinstance(error, BadCalibration)

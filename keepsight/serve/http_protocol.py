@@ -1,4 +1,4 @@
-"""Connections that nobody can keep: who sends no request, or takes no answer, is cut off."""
+"""HTTP connections with timeouts: clients that send no request, or read no response, are disconnected."""
 
 from __future__ import annotations
 
@@ -13,75 +13,83 @@ if TYPE_CHECKING:
 else:
     Protocol = AutoHTTPProtocol
 
-CONNECTIONS = 512
-"""Open at the same time. For one more, the one that has sent no request for longest is closed; else it hears a 503."""
-HEAD_SECONDS = 10.0
-"""In which the head of a request has to arrive, after the connection or the answer before."""
-READ_SECONDS = 60.0
-"""Who takes nothing of an answer for so long gets no more of it."""
-_FULL = {
-    "message": f"{CONNECTIONS} connections are open already: try again later",
+MAX_CONNECTIONS = 512
+"""Connections that are open at the same time.
+
+If one more comes, the connection that has waited for a request for longest is closed. If all are busy, the new one gets
+status 503.
+"""
+HEADER_SECONDS = 10.0
+"""Within this time after the connection, or after the response before, the headers of a request have to arrive."""
+WRITE_STALL_SECONDS = 60.0
+"""A client that reads nothing of a response for so long is disconnected."""
+_TOO_MANY_CONNECTIONS = {
+    "message": f"{MAX_CONNECTIONS} connections are open already: try again later",
     "type": "server_error",
     "param": None,
     "code": "too_many_connections",
 }
 
 
-class Connection(Protocol):  # type: ignore[misc]
-    """uvicorn's own, on a clock."""
+class TimedConnection(Protocol):  # type: ignore[misc]
+    """uvicorn's HTTP connection with the timeouts above."""
 
-    _clock: asyncio.TimerHandle | None = None
-    _reads: asyncio.TimerHandle | None = None
-    since = 0.0
-    """When it began to wait for a request."""
+    _header_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    idle_since = 0.0
+    """The time of the event loop at which the connection began to wait for a request."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch()
-        if len(self.connections) > CONNECTIONS:
+        self._update_header_timer()
+        if len(self.connections) > MAX_CONNECTIONS:
             idle = [one for one in self.connections if one is not self and one.idle]
             if idle:
-                min(idle, key=lambda one: one.since).transport.abort()
+                min(idle, key=lambda one: one.idle_since).transport.abort()
             else:
-                transport.write(_full())
+                transport.write(_too_many_connections())
                 transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        _stop(self._clock)
-        _stop(self._reads)
+        _stop(self._header_timer)
+        _stop(self._stall_timer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        self._update_header_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._update_header_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reads = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        self._stall_timer = self.loop.call_later(WRITE_STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        _stop(self._reads)
+        _stop(self._stall_timer)
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being answered here."""
+        """Whether no request of this connection is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _watch(self) -> None:
-        """Bytes that come do not set the clock back, only a whole head does."""
-        if not self.idle:
-            _stop(self._clock)
-            self._clock = None
-        elif self._clock is None:
-            self.since = self.loop.time()
-            self._clock = self.loop.call_later(HEAD_SECONDS, self._late)
+    def _update_header_timer(self) -> None:
+        """Run the timer while the connection waits for headers.
 
-    def _late(self) -> None:
+        Single bytes do not restart it, only whole headers do. A client could otherwise keep a connection open for ever by
+        sending a byte now and then.
+        """
+        if not self.idle:
+            _stop(self._header_timer)
+            self._header_timer = None
+        elif self._header_timer is None:
+            self.idle_since = self.loop.time()
+            self._header_timer = self.loop.call_later(HEADER_SECONDS, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
         if self.idle:
             self.transport.close()
 
@@ -91,7 +99,7 @@ def _stop(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
-def _full() -> bytes:
-    body = json.dumps({"error": _FULL}).encode()
+def _too_many_connections() -> bytes:
+    body = json.dumps({"error": _TOO_MANY_CONNECTIONS}).encode()
     head = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"retry-after: 5\r\nconnection: close\r\n\r\n" + body

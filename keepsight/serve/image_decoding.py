@@ -1,4 +1,4 @@
-"""Pictures out of a request, before anything is unpacked that is too large or not what it seems."""
+"""Decodes the images of a request, and refuses those that are too large, or not what they seem, before unpacking them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,44 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from keepsight.errors import InputError
-from keepsight.serve.errors import BadPicture
-from keepsight.serve.limits import SCANNED, SCANS, SIDES, TOGETHER, Limits
+from keepsight.serve.errors import InvalidImage
+from keepsight.serve.limits import (
+    CONVERSATION_PIXELS_FACTOR,
+    JPEG_SCAN_PIXELS_FACTOR,
+    MAX_ASPECT_RATIO,
+    MAX_JPEG_SCANS,
+    Limits,
+)
 from keepsight.source.images import upright_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""What is decoded; Pillow's other readers are never asked."""
+"""The formats that are decoded. Pillow's other readers, some of which are old and little tested, are never called."""
 
 
 def read_data_uri(uri: str, limits: Limits) -> bytes:
-    """The bytes in ``data:image/…;base64,…``.
+    """The bytes of a data URI, ``data:image/…;base64,…``.
 
     Raises:
-        BadPicture: another form, wrong base64, or more bytes than ``limits.image_bytes``.
+        InvalidImage: it is no such URI, its base64 is broken, or it has more than ``limits.image_bytes`` bytes.
     """
     head, comma, body = uri.partition(",")
     if not comma or not head.lower().startswith("data:") or not head.lower().rstrip().endswith(";base64"):
-        raise BadPicture("the picture is not a data URI: write data:image/png;base64, and the file's base64")
-    if (
-        len(body) > 4 * (limits.image_bytes // 3 + 1) * 3
-    ):  # no base64 of a file that is taken, escapes included
-        raise BadPicture(_too_many_bytes(limits))
+        raise InvalidImage(
+            "the picture is not a data URI: write data:image/png;base64, and the file's base64"
+        )
+    # Base64 makes 4 characters of 3 bytes, and a percent escape 3 characters of one: whatever is longer is too large
+    if len(body) > 4 * (limits.image_bytes // 3 + 1) * 3:
+        raise InvalidImage(_too_many_bytes(limits))
     try:
         content = unquote_to_bytes(body) if "%" in body else body.encode("ascii")
         found = base64.b64decode(b"".join(content.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BadPicture(f"the picture's base64 is broken ({error}): encode the file anew") from None
+        raise InvalidImage(f"the picture's base64 is broken ({error}): encode the file anew") from None
     if len(found) > limits.image_bytes:
-        raise BadPicture(_too_many_bytes(limits))
+        raise InvalidImage(_too_many_bytes(limits))
     return found
 
 
@@ -48,55 +55,62 @@ def _too_many_bytes(limits: Limits) -> str:
     return f"the picture has more than {limits.image_bytes:,} bytes, which is the limit: send a smaller file"
 
 
-def open_bytes(content: bytes, limits: Limits, *, before: int = 0) -> Image:
-    """The whole picture in ``content``, upright and RGB; transparency, as everywhere here, is dropped.
+def decode_image(content: bytes, limits: Limits, *, before: int = 0) -> Image:
+    """The image in ``content``, fully decoded, upright and RGB. Transparency is dropped, as in ``keepsight.source``.
 
     Args:
-        before: pixels of the conversation's earlier pictures, which are in memory as well.
+        before: the number of pixels of the conversation's earlier images, which are in memory as well.
 
     Raises:
-        BadPicture: not one of ``FORMATS``, animated, damaged, too many pixels, or much longer than wide.
+        InvalidImage: the image is not in one of ``FORMATS``, is animated or damaged, has too many pixels, or one of its
+            sides is much longer than the other.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the limit
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        with picture:
-            width, height = picture.size
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we have a limit of our own
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        with image:
+            width, height = image.size
             if width * height > limits.image_pixels:
-                raise BadPicture(
+                raise InvalidImage(
                     f"the picture has {width}x{height} pixels, and the limit is {limits.image_pixels:,}: scale it down"
                 )
-            if before + width * height > TOGETHER * limits.image_pixels:
-                raise BadPicture(
-                    f"the conversation's pictures have more than {TOGETHER * limits.image_pixels:,} pixels together:"
+            together = CONVERSATION_PIXELS_FACTOR * limits.image_pixels
+            if before + width * height > together:
+                raise InvalidImage(
+                    f"the conversation's pictures have more than {together:,} pixels together:"
                     " scale them down, or leave out older ones"
                 )
-            if max(width, height) > SIDES * min(width, height):
-                raise BadPicture(
-                    f"the picture is {width}x{height}: one side may be {SIDES} times the other, not more"
+            if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+                raise InvalidImage(
+                    f"the picture is {width}x{height}: one side may be {MAX_ASPECT_RATIO} times the other, not more"
                 )
-            if picture.format in ("JPEG", "MPO"):
+            if image.format in ("JPEG", "MPO"):
                 _check_scans(content.count(b"\xff\xda"), width * height, limits)
-            if (
-                getattr(picture, "is_animated", False) and picture.format != "MPO"
-            ):  # a camera's, with a preview
-                raise BadPicture(f"the {picture.format} is animated: send one frame of it")
-            return upright_rgb(picture)
+            # An MPO is a camera's JPEG with a preview as its second frame, and no animation
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                raise InvalidImage(f"the {image.format} is animated: send one frame of it")
+            return upright_rgb(image)
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
-        raise BadPicture(f"the picture is in none of the formats {kinds}: convert it (SVG to PNG)") from None
+        raise InvalidImage(
+            f"the picture is in none of the formats {kinds}: convert it (SVG to PNG)"
+        ) from None
     except Image.DecompressionBombError as error:
-        raise BadPicture(f"the picture is too large: {error}") from None
+        raise InvalidImage(f"the picture is too large: {error}") from None
     except InputError as error:
-        raise error if isinstance(error, BadPicture) else BadPicture(str(error)) from None
+        raise error if isinstance(error, InvalidImage) else InvalidImage(str(error)) from None
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        raise BadPicture(f"the picture cannot be read ({error}): the file is damaged or incomplete") from None
+        raise InvalidImage(
+            f"the picture cannot be read ({error}): the file is damaged or incomplete"
+        ) from None
 
 
 def _check_scans(scans: int, pixels: int, limits: Limits) -> None:
-    """A progressive JPEG goes over all of its pixels once for each scan, of which a few bytes are enough."""
-    if scans > SCANS or scans * pixels > SCANNED * limits.image_pixels:
-        raise BadPicture(f"the JPEG has {scans} scans of {pixels:,} pixels, which is too many: save it anew")
+    """Refuse a JPEG with very many scans: a scan takes a few bytes, and decoding it takes a pass over all pixels."""
+    if scans > MAX_JPEG_SCANS or scans * pixels > JPEG_SCAN_PIXELS_FACTOR * limits.image_pixels:
+        raise InvalidImage(
+            f"the JPEG has {scans} scans of {pixels:,} pixels, which is too many: save it anew"
+        )

@@ -1,4 +1,4 @@
-"""Pictures from the web, for a server that was told to fetch them: public addresses alone, looked up once."""
+"""Fetches images from the public internet, for servers that were started with ``--fetch-urls``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import quote, urlsplit
 
-from keepsight.serve.errors import BadPicture
+from keepsight.serve.errors import InvalidImage
 from keepsight.serve.limits import Limits
 
-SECONDS = 10.0
-"""Until all pictures of a request have to be there."""
+FETCH_SECONDS = 10.0
+"""Within this time all images of a request have to be fetched."""
 _PORTS = {"http": 80, "https": 443}
-_OTHERS = tuple(
+_NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
         (
@@ -27,67 +27,73 @@ _OTHERS = tuple(
                 "64:ff9b:1::/48",
                 "2002::/16",
                 "2001::/32",
-            ),  # lead to an IPv4 address, maybe a private one
-            *("192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16"),  # of no host; not all Pythons know
+            ),  # these lead to an IPv4 address, which may be private
+            *(
+                "192.88.99.0/24",
+                "fec0::/10",
+                "3fff::/20",
+                "5f00::/16",
+            ),  # no host has these; not all Pythons know
         ),
     )
 )
-_PATH = "%/:;=&?~+!$,'@()*[]"
+_UNQUOTED = "%/:;=&?~+!$,'@()*[]"
 """What stays as it is in a path and its query, besides letters, digits and -._"""
 
 
 def fetch(url: str, limits: Limits) -> bytes:
-    """What stands at ``url``. Raises ``BadPicture`` as ``Fetching.one``."""
-    return Fetching(limits).one(url)
+    """The bytes at ``url``. Raises ``InvalidImage`` as ``ImageFetcher.fetch``."""
+    return ImageFetcher(limits).fetch(url)
 
 
-class Fetching:
-    """The pictures of one request, fetched one after another; ``stop`` ends that from another thread.
+class ImageFetcher:
+    """Fetches the images of one request one after another. ``stop`` ends that from another thread.
 
-    All of them have ``SECONDS``, counted from the first, and ``limits.request_bytes`` together.
+    All images together have ``FETCH_SECONDS``, counted from the first one, and ``limits.request_bytes``.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._bytes = limits.request_bytes
-        self._end: float | None = None
+        self._deadline: float | None = None
         self._lock = threading.Lock()
-        self._raw: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._stopped = False
 
-    def all(self, urls: Iterable[str]) -> dict[str, bytes | BadPicture]:
-        """What stands at each address. The first that cannot be had is the last, with why in its place."""
-        found: dict[str, bytes | BadPicture] = {}
+    def fetch_all(self, urls: Iterable[str]) -> dict[str, bytes | InvalidImage]:
+        """The bytes at each URL. The first failure ends the fetching, and stands in the place of the bytes."""
+        found: dict[str, bytes | InvalidImage] = {}
         for url in urls:
             try:
-                found[url] = self.one(url)
-            except BadPicture as error:
+                found[url] = self.fetch(url)
+            except InvalidImage as error:
                 found[url] = error.with_traceback(None)
                 break
         return found
 
-    def one(self, url: str) -> bytes:
-        """What stands at ``url``.
+    def fetch(self, url: str) -> bytes:
+        """The bytes at ``url``.
 
-        The name is looked up once and that address is connected to, so that a second answer of the name server changes
-        nothing. Redirects are not followed, proxies of the environment not used, ports other than 80 and 443 not called.
+        The host name is looked up once, and the connection is made to the address that was checked. A name server that
+        first answers with a public address and then with a private one (DNS rebinding) gains nothing. Redirects are not
+        followed, proxies of the environment are not used, and only the ports 80 and 443 are connected to.
 
         Raises:
-            BadPicture: any of that, an address that is not public, too many bytes, or no answer in time.
+            InvalidImage: the URL or its address is not allowed, the response has too many bytes, or it takes too long.
         """
         try:
             parts = urlsplit(url)
             port = parts.port or _PORTS[parts.scheme]
             host = parts.hostname or ""
-            path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_PATH)
+            path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_UNQUOTED)
         except (ValueError, KeyError):
-            raise BadPicture("the picture's address is not an http or https URL") from None
+            raise InvalidImage("the picture's address is not an http or https URL") from None
         if not host or parts.username or parts.password or port not in _PORTS.values():
-            raise BadPicture(
+            raise InvalidImage(
                 "the picture's address must be a host's own, on port 80 or 443, without a password"
             )
-        if self._end is None:
-            self._end = time.monotonic() + SECONDS
+        if self._deadline is None:
+            self._deadline = time.monotonic() + FETCH_SECONDS
         address = public_address(host, port)
         most = min(self._limits.image_bytes, self._bytes)
         try:
@@ -96,65 +102,69 @@ class Fetching:
                 response = connection.getresponse()
                 if response.status != 200:
                     hint = " (redirects are not followed)" if 300 <= response.status < 400 else ""
-                    raise BadPicture(f"the picture's address answered with status {response.status}{hint}")
+                    raise InvalidImage(f"the picture's address answered with status {response.status}{hint}")
                 found = response.read(most + 1)
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            raise BadPicture(
-                f"the pictures cannot be fetched within {SECONDS:g} seconds ({type(error).__name__})"
+            raise InvalidImage(
+                f"the pictures cannot be fetched within {FETCH_SECONDS:g} seconds ({type(error).__name__})"
             ) from None
         if len(found) > most:
-            raise BadPicture(f"the picture has more than {most:,} bytes, which is the limit")
+            raise InvalidImage(f"the picture has more than {most:,} bytes, which is the limit")
         self._bytes -= len(found)
         return found
 
     def stop(self) -> None:
-        """Cut the connection, if there is one, and make none any more."""
+        """Cut the connection, if there is one, and open no further ones."""
         with self._lock:
             self._stopped = True
-            if self._raw is not None:
+            if self._socket is not None:
                 with suppress(OSError):
-                    self._raw.shutdown(socket.SHUT_RDWR)
+                    self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _hold(self, raw: socket.socket | None) -> None:
+    def _set_socket(self, raw: socket.socket | None) -> None:
         with self._lock:
             if self._stopped and raw is not None:
                 raise TimeoutError
-            self._raw = raw
+            self._socket = raw
 
     @contextmanager
     def _connected(
         self, scheme: str, host: str, port: int, address: str
     ) -> Iterator[http.client.HTTPConnection]:
-        """A connection to that very address, cut off at the end of the time however slowly bytes drip in."""
-        left = (self._end or 0.0) - time.monotonic()
+        """A connection to exactly this address. It is cut when the time is over.
+
+        A timeout of the socket alone would start again with every byte, so that a server could send one now and then for
+        ever; hence the timer.
+        """
+        left = (self._deadline or 0.0) - time.monotonic()
         if self._stopped or left <= 0:
             raise TimeoutError
         with ExitStack() as stack:
             raw = socket.create_connection((address, port), timeout=left)
             stack.callback(raw.close)
-            self._hold(raw)
-            stack.callback(self._hold, None)
-            cut = threading.Timer(max((self._end or 0.0) - time.monotonic(), 0), self.stop)
+            self._set_socket(raw)
+            stack.callback(self._set_socket, None)
+            cut = threading.Timer(max((self._deadline or 0.0) - time.monotonic(), 0), self.stop)
             cut.daemon = True
             cut.start()
             stack.callback(cut.cancel)
             connection = http.client.HTTPConnection(host, port, timeout=left)
-            connection.auto_open = 0  # never look the name up again
+            connection.auto_open = 0  # http.client would connect by itself, and look the name up again
             if scheme == "https":
-                connection.default_port = port  # what the Host header leaves out
+                connection.default_port = port  # the Host header leaves the default port out
                 raw = ssl.create_default_context().wrap_socket(raw, server_hostname=host)
                 stack.callback(raw.close)
-                self._hold(raw)
+                self._set_socket(raw)
             connection.sock = raw
             stack.callback(connection.close)
             yield connection
 
 
 def public_address(host: str, port: int) -> str:
-    """The first address of ``host``, if all of its addresses are public.
+    """The first IP address of ``host``, provided that all of its addresses are public.
 
     Raises:
-        BadPicture: one of them is not, or there is none.
+        InvalidImage: one of the addresses is not public, or there is none.
     """
     try:
         found = [
@@ -163,20 +173,20 @@ def public_address(host: str, port: int) -> str:
     except (OSError, UnicodeError):
         found = []
     if not found:
-        raise BadPicture("the picture's host has no address")
+        raise InvalidImage("the picture's host has no address")
     if not all(map(is_public, found)):
-        raise BadPicture("the picture's host is not on the public internet: send the picture as a data URI")
+        raise InvalidImage("the picture's host is not on the public internet: send the picture as a data URI")
     return found[0]
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public internet, in whatever way it is written."""
+    """Whether an IP address, in any notation, belongs to the public internet."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         return is_public(str(found.ipv4_mapped))
-    if any(found in network for network in _OTHERS):
+    if any(found in network for network in _NOT_PUBLIC):
         return False
     return found.is_global and not found.is_multicast and not found.is_reserved

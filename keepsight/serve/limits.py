@@ -1,4 +1,4 @@
-"""How much a server takes."""
+"""The bounds on what a server takes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class Limits:
     """Bounds on one request and on all of them together; each is 1 or more.
 
     Args:
-        request_bytes: of a request's body.
-        image_bytes: of one picture's file, decoded from base64.
-        image_pixels: width times height of one picture; read from the file's head, before anything is unpacked.
-        images: pictures in one conversation.
-        messages: messages in one conversation.
-        prompt_tokens: of one conversation, pictures included; None is what the model has positions for.
-        tokens: the most that ``max_tokens`` may ask for.
-        choices: the most that ``n`` may ask for.
-        batch: answers written together; 1 is one after another.
-        queue: answers that may wait; whoever comes then gets a 429.
+        request_bytes: bytes of the body of a request.
+        image_bytes: bytes of an image's file, after base64 was decoded.
+        image_pixels: width times height of one image. It is read from the file's header, before anything is unpacked.
+        images: the number of images in one conversation.
+        messages: the number of messages in one conversation.
+        prompt_tokens: tokens of one conversation, those of the images included. None is what the model has positions for.
+        tokens: the most that a request's ``max_tokens`` may ask for.
+        choices: the most that a request's ``n`` may ask for.
+        batch: answers that are generated together; 1 generates one after another.
+        queue: requests that may wait; further ones are refused with status 429.
 
     Raises:
         InvalidParameter: a bound is below 1.
@@ -48,13 +48,13 @@ class Limits:
                 )
 
 
-TOGETHER = 2
-"""All pictures of a conversation may have so many times the pixels that one may have."""
-SIDES = 100
-"""A picture's longer side over its shorter one may be so much: processors resize by the shorter one."""
-SCANS = 64
-"""Of one JPEG; encoders write about ten."""
-SCANNED = 20
-"""All scans of a JPEG together may have so many times the pixels that one picture may have."""
-CHARACTERS = 32
-"""Per token of the longest prompt: a text beyond that is refused before anyone tokenizes it."""
+CONVERSATION_PIXELS_FACTOR = 2
+"""All images of a conversation together may have this many times ``image_pixels``."""
+MAX_ASPECT_RATIO = 100
+"""The longer side of an image over its shorter one. Processors that resize by the shorter side make the longer one huge."""
+MAX_JPEG_SCANS = 64
+"""Scans of one progressive JPEG; encoders write about ten."""
+JPEG_SCAN_PIXELS_FACTOR = 20
+"""All scans of a JPEG together may cover this many times ``image_pixels``."""
+MAX_CHARACTERS_PER_TOKEN = 32
+"""A text with more characters than this, per token of the longest prompt, is refused before it is tokenized."""

@@ -1,134 +1,116 @@
-"""What a server offers: a model name for the plain model, and one for each method or combination of methods."""
+"""The model names that a server offers: one for the plain model, and one for each method or combination of methods."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
-from keepsight.errors import ConflictingMethods, InvalidParameter, UnknownMethod, did_you_mean
+from keepsight.errors import InvalidParameter, did_you_mean
 from keepsight.method import Method
-from keepsight.registry import methods, parse
-from keepsight.serve.errors import RequestRefused, UnknownModelName
-
-
-def parse_combination(text: str) -> tuple[Method, ...]:
-    """The methods of ``var+vista`` or ``m3id:decay=0.05+vhr``, in their order.
-
-    A plus before anything but a method's name belongs to the value before it (``layers=3+4``).
-
-    Raises:
-        UnknownMethod, UnknownParameter, InvalidParameter: as ``spec.parse``.
-        ConflictingMethods: a method is named twice.
-    """
-    names = "|".join(methods())
-    if not text.strip():
-        raise UnknownMethod("an empty method: name one, such as m3id")
-    # A letter after a plus begins a method, known or not: values that go on after one are numbers
-    pieces = re.split(rf"\+(?=\s*(?:(?:{names})\b|[A-Za-z_]+(?:[:+]|$)))", text, flags=re.IGNORECASE)
-    return compatible(parse(piece) for piece in pieces)
-
-
-def compatible(recipes: Iterable[Method]) -> tuple[Method, ...]:
-    """The same, if no method is among them twice. Raises ``ConflictingMethods``."""
-    found = tuple(recipes)
-    names = [recipe.name() for recipe in found]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConflictingMethods(f"{twice} is named twice: its strength is a parameter, name it once")
-    return found
+from keepsight.registry import compatible, parse_all
+from keepsight.serve.errors import UnknownModelName
 
 
 @dataclass(frozen=True)
-class Menu:
-    """Model names and the methods they stand for.
+class ModelRegistry:
+    """Model names and the methods that they stand for.
+
+    The operator, who starts the server, may serve any class and name any file. A request may only pick what the operator
+    serves, by its exact name, or registered methods with plain values. A request's text is therefore compared with
+    the served names before anything of it is parsed, and parsed as untrusted if none of them matches.
 
     Args:
         base: the name of the plain model.
-        offers: methods by what follows ``base:`` in a name, in the order of the list.
-        calibration: the file that recipes get which read one and name none.
+        served: the methods by what follows ``base:`` in a model name, in the order of the list of models.
+        calibration: the calibration file of methods that read one and were not given another.
     """
 
     base: str
-    offers: dict[str, tuple[Method, ...]] = field(default_factory=dict)
+    served: dict[str, tuple[Method, ...]] = field(default_factory=dict)
     calibration: str | None = None
 
     @classmethod
-    def of(cls, base: str, specs: Sequence[str], calibration: str | None = None) -> Menu:
-        """From what a user wrote, each spec a method or a combination.
+    def from_specs(cls, base: str, specs: Sequence[str], calibration: str | None = None) -> ModelRegistry:
+        """The registry for the specs that the operator gave, such as ``["m3id", "vhr+m3id:decay=0.05"]``.
+
+        Args:
+            base: the name of the plain model.
+            specs: one per model name; ``+`` joins methods that are applied together. Spaces are dropped.
+            calibration: the path of a calibration file.
 
         Raises:
-            UnknownMethod, UnknownParameter, InvalidParameter, ConflictingMethods.
-            InvalidParameter: a spec is given twice.
+            UnknownMethod, UnknownParameter, ConflictingMethods: as ``keepsight.registry.parse_all``.
+            InvalidParameter: as ``parse_all``, or a spec is given twice.
         """
-        offers: dict[str, tuple[Method, ...]] = {}
+        served: dict[str, tuple[Method, ...]] = {}
         for spec in specs:
             name = "".join(spec.split())
-            if name in offers:
+            if name in served:
                 raise InvalidParameter(f"the method {name} is given twice: give it once")
-            offers[name] = _calibrated(parse_combination(spec), calibration)
-        return cls(base, offers, calibration)
+            served[name] = _with_calibration(parse_all(spec), calibration)
+        return cls(base, served, calibration)
 
     @property
     def names(self) -> list[str]:
         """All model names, the plain model first."""
-        return [self.base, *(f"{self.base}:{name}" for name in self.offers)]
+        return [self.base, *(f"{self.base}:{name}" for name in self.served)]
 
     def methods(self, name: str) -> tuple[Method, ...]:
-        """The methods that a model name stands for. Raises ``UnknownModelName`` with the nearest."""
+        """The methods that a model name stands for. The name is compared as a string and never parsed.
+
+        Raises:
+            UnknownModelName: the server does not offer this name; the message shows the nearest ones.
+        """
         if name == self.base:
             return ()
-        found = self.offers.get(name.removeprefix(f"{self.base}:")) if ":" in name else None
-        if found is None or not name.startswith(f"{self.base}:"):
+        base_and_colon = f"{self.base}:"
+        found = self.served.get(name[len(base_and_colon) :]) if name.startswith(base_and_colon) else None
+        if found is None:
+            shown = name[:200]
             raise UnknownModelName(
-                f"there is no model {name[:200]!r}: {did_you_mean(name[:200], self.names)}", param="model"
+                f"there is no model {shown!r}: {did_you_mean(shown, self.names)}", param="model"
             )
         return found
 
     def specs(self, name: str) -> list[str]:
-        """The same as specs, which clients may see: without the file that the server was started with."""
-        return [_uncalibrated(recipe, self.calibration).spec for recipe in self.methods(name)]
-
-    def read(self, specs: Sequence[str]) -> tuple[Method, ...]:
-        """The methods that a request names itself.
+        """The specs of a model name's methods as clients may see them: without the path of the calibration file.
 
         Raises:
-            RequestRefused: a setting names a file that the server was not started with: requests reach no files.
-            UnknownMethod, UnknownParameter, InvalidParameter, ConflictingMethods.
+            UnknownModelName: the server does not offer this name.
         """
-        recipes = compatible(recipe for spec in specs for recipe in parse_combination(spec))
-        known = {recipe for offered in self.offers.values() for recipe in offered}
-        for recipe in recipes:
-            if recipe not in known and (name := _names_file(recipe)):
-                raise RequestRefused(
-                    f"{recipe.name()}: {name} names a file, and requests may not: start the server with it",
-                    param="keepsight.methods",
-                )
-        return _calibrated(recipes, self.calibration)
+        return [self._without_calibration(recipe).spec for recipe in self.methods(name)]
+
+    def parse_untrusted(self, specs: Sequence[str]) -> tuple[Method, ...]:
+        """The methods that a request names itself.
+
+        Args:
+            specs: what the operator serves, by the same text, or registered methods with plain values.
+
+        Raises:
+            OperatorOnly: a spec names a class that is not registered, a file or a model.
+            UnknownMethod, UnknownParameter, InvalidParameter, ConflictingMethods: as ``parse_all``.
+        """
+        recipes: list[Method] = []
+        for spec in specs:
+            if (known := self.served.get(spec)) is not None:
+                recipes += known
+            else:
+                recipes += _with_calibration(parse_all(spec, trusted=False), self.calibration)
+        return compatible(recipes)
+
+    def _without_calibration(self, recipe: Method) -> Method:
+        if self.calibration is None or getattr(recipe, "calibration", None) != self.calibration:
+            return recipe
+        return replace(recipe, calibration=None)  # type: ignore[call-arg]
 
 
-def _names_file(recipe: Method) -> str | None:
-    """The parameter of a recipe that is a free text, which means a file, and is set."""
-    for item in recipe.parameters():
-        free = str(item.type).startswith("str") and not item.metadata["choices"]
-        if free and getattr(recipe, item.name) is not None:
-            return item.name
-    return None
-
-
-def _calibrated(recipes: tuple[Method, ...], calibration: str | None) -> tuple[Method, ...]:
+def _with_calibration(recipes: Iterable[Method], calibration: str | None) -> tuple[Method, ...]:
+    """The same recipes, with ``calibration`` for those that read such a file and were not given one."""
     if calibration is None:
-        return recipes
-    given = []
-    for recipe in recipes:
-        settings = asdict(recipe)
-        if "calibration" in settings and settings["calibration"] is None:
-            recipe = type(recipe)(**settings | {"calibration": calibration})
-        given.append(recipe)
-    return tuple(given)
-
-
-def _uncalibrated(recipe: Method, calibration: str | None) -> Method:
-    settings = asdict(recipe)
-    if calibration is None or settings.get("calibration") != calibration:
-        return recipe
-    return type(recipe)(**settings | {"calibration": None})
+        return tuple(recipes)
+    return tuple(
+        replace(recipe, calibration=calibration)  # type: ignore[call-arg]
+        if getattr(recipe, "calibration", calibration) is None
+        else recipe
+        for recipe in recipes
+    )

@@ -1,4 +1,4 @@
-"""Model inputs of whole conversations, pictures wherever they stand in them."""
+"""Model inputs of whole conversations, with images wherever they stand in them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from keepsight.errors import first_line
 from keepsight.serve.errors import PromptTooLong, RequestRefused
-from keepsight.serve.limits import CHARACTERS, Limits
+from keepsight.serve.limits import MAX_CHARACTERS_PER_TOKEN, Limits
 from keepsight.source.prompts import NoChatTemplate
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One message: who says it, and its texts and pictures in their order."""
+class ChatMessage:
+    """One message of a conversation: its role, and its texts and images in their order."""
 
     role: Role
     content: tuple[str | Image, ...]
@@ -28,60 +29,62 @@ class Turn:
         return [part for part in self.content if isinstance(part, str)]
 
     @property
-    def pictures(self) -> list[Image]:
+    def images(self) -> list[Image]:
         return [part for part in self.content if not isinstance(part, str)]
 
 
 def context_length(model: Any) -> int | None:
-    """How many tokens, prompt and answer together, the model has positions for; None where it does not say."""
+    """The number of tokens, prompt and answer together, that the model has positions for; None if it does not say."""
     length = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(length) if isinstance(length, int) else None
 
 
-def longest_prompt(model: Any, limits: Limits) -> int | None:
-    """The most tokens that a prompt may have, so that one token of an answer has its place; None is no bound."""
+def max_prompt_tokens(model: Any, limits: Limits) -> int | None:
+    """The largest number of tokens of a prompt that leaves room for one token of an answer; None if there is no bound."""
     context = context_length(model)
     bounds = [bound for bound in (limits.prompt_tokens, context and context - 1) if bound is not None]
     return min(bounds, default=None)
 
 
-def prepare_chat(processor: Any, turns: Sequence[Turn], *, longest: int | None = None) -> Any:
-    """The inputs of one conversation, one row, as the processor's chat template writes it.
+def prepare_chat(processor: Any, messages: Sequence[ChatMessage], *, max_tokens: int | None = None) -> Any:
+    """The model inputs of one conversation, with a batch size of 1, written by the processor's chat template.
 
     Args:
-        longest: the most tokens that they may have.
+        max_tokens: the largest number of tokens, those of the images included. None is no bound.
 
     Raises:
-        NoChatTemplate: the processor has none.
-        PromptTooLong: more tokens than ``longest``.
-        RequestRefused: the template or the processor does not take this conversation; a text holds the placeholder of a
-            picture.
+        NoChatTemplate: the processor has no chat template.
+        PromptTooLong: the conversation has more than ``max_tokens`` tokens.
+        RequestRefused: the template or the processor does not take this conversation, or a text holds the placeholder of an
+            image.
     """
-    texts = [text for turn in turns for text in turn.texts]
-    _check_texts(processor, texts, longest)
-    written = _templated(processor, turns)
-    pictures = [picture for turn in turns for picture in turn.pictures]
+    texts = [text for message in messages for text in message.texts]
+    _check_texts(processor, texts, max_tokens)
+    prompt = _apply_template(processor, messages)
+    images = [image for message in messages for image in message.images]
     options: dict[str, Any] = {"return_tensors": "pt"}
-    begin = getattr(processor.tokenizer, "bos_token", None)
-    if begin and written.startswith(begin):
-        options["add_special_tokens"] = False  # the template has written it already
-    if pictures:
-        options["images"] = [pictures]
+    bos = getattr(processor.tokenizer, "bos_token", None)
+    if bos and prompt.startswith(bos):
+        # The template has written the begin-of-sequence token; the tokenizer would add a second one
+        options["add_special_tokens"] = False
+    if images:
+        options["images"] = [images]
     try:
-        inputs = processor(text=[written], **options)
+        inputs = processor(text=[prompt], **options)
     except (ValueError, TypeError, IndexError, StopIteration) as error:
         raise RequestRefused(
             f"{type(processor).__name__} does not take this conversation: {first_line(error)}",
             param="messages",
         ) from error
     length = int(inputs["input_ids"].shape[1])
-    if longest is not None and length > longest:
+    if max_tokens is not None and length > max_tokens:
         raise PromptTooLong(
-            f"the conversation has {length} tokens and at most {longest} are taken: shorten it",
+            f"the conversation has {length} tokens and at most {max_tokens} are taken: shorten it",
             param="messages",
         )
-    place = getattr(processor, "image_token_id", None)
-    if pictures and isinstance(place, int) and not bool((inputs["input_ids"] == place).any()):
+    image_token = getattr(processor, "image_token_id", None)
+    # Some templates drop the images of roles that they expect none from; the model would answer without having seen them
+    if images and isinstance(image_token, int) and not bool((inputs["input_ids"] == image_token).any()):
         raise RequestRefused(
             "the model's chat template has no place for a picture where this conversation has one: put pictures into"
             " messages of the user",
@@ -90,23 +93,25 @@ def prepare_chat(processor: Any, turns: Sequence[Turn], *, longest: int | None =
     return inputs
 
 
-def _check_texts(processor: Any, texts: Sequence[str], longest: int | None) -> None:
+def _check_texts(processor: Any, texts: Sequence[str], max_tokens: int | None) -> None:
     letters = sum(map(len, texts))
-    if longest is not None and letters > CHARACTERS * longest:
+    # Tokenizing takes time in proportion to the text, so a text that is far too long is refused before it is tokenized
+    if max_tokens is not None and letters > MAX_CHARACTERS_PER_TOKEN * max_tokens:
         raise PromptTooLong(
-            f"the conversation has {letters:,} characters, and at most {longest} tokens are taken: shorten it",
+            f"the conversation has {letters:,} characters, and at most {max_tokens} tokens are taken: shorten it",
             param="messages",
         )
     for name in ("image_token", "video_token"):
-        place = getattr(processor, name, None)
-        if isinstance(place, str) and any(place in text for text in texts):
+        placeholder = getattr(processor, name, None)
+        # The processor would count a written placeholder as an image, and put the images in the wrong places
+        if isinstance(placeholder, str) and any(placeholder in text for text in texts):
             raise RequestRefused(
-                f"a text holds {place!r}, by which the model knows its pictures: write it in another way",
+                f"a text holds {placeholder!r}, by which the model knows its pictures: write it in another way",
                 param="messages",
             )
 
 
-def _templated(processor: Any, turns: Sequence[Turn]) -> str:
+def _apply_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
     from jinja2 import TemplateError
 
     if not getattr(processor, "chat_template", None):
@@ -115,13 +120,13 @@ def _templated(processor: Any, turns: Sequence[Turn]) -> str:
         )
     conversation = [
         {
-            "role": turn.role,
+            "role": message.role,
             "content": [
                 {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-                for part in turn.content
+                for part in message.content
             ],
         }
-        for turn in turns
+        for message in messages
     ]
     try:
         text: str = processor.apply_chat_template(conversation, add_generation_prompt=True)
@@ -131,7 +136,3 @@ def _templated(processor: Any, turns: Sequence[Turn]) -> str:
             param="messages",
         ) from error
     return text
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

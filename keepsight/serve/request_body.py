@@ -1,4 +1,4 @@
-"""Bodies of requests, whole: bounded in bytes and in time, each and all that are on their way together."""
+"""Reads the bodies of requests: bounded in bytes and in time, for each body and for all that arrive at the same time."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ from starlette.types import Receive, Scope
 from keepsight.serve.errors import Busy, RequestRefused, TooLarge
 
 BODY_SECONDS = 30.0
-"""In which a request's body has to arrive."""
-TOGETHER = 16
-"""All bodies that are on their way may have so many times the bytes that one may have."""
-DRAINED = 64 << 20
-"""Bytes of a refused body that are read and thrown away: many clients send everything before they read an answer."""
+"""Within this time the body of a request has to arrive."""
+ARRIVING_BYTES_FACTOR = 16
+"""All bodies that are arriving together may have this many times the bytes that one may have."""
+MAX_DRAINED_BYTES = 64 << 20
+"""Bytes of a refused body that are read and discarded, because many clients read no response before they have sent all."""
 DRAIN_SECONDS = 5.0
+"""How long a refused body is read and discarded at most."""
 
 
-class Bodies:
-    """Reads bodies of JSON.
+class BodyReader:
+    """Reads JSON bodies.
 
     Args:
-        most: bytes of one.
+        max_bytes: the largest number of bytes of one body.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held = 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._arriving_bytes = 0
 
     async def read(self, request: Request) -> bytes:
         """The body of ``request``.
 
         Raises:
-            RequestRefused: another content type, or it takes too long.
-            TooLarge: more bytes than are taken.
-            Busy: others send too much at the same time.
-            ClientDisconnect: the client has hung up.
+            RequestRefused: the content type is not JSON, or the body takes longer than ``BODY_SECONDS``.
+            TooLarge: the body has more than ``max_bytes`` bytes.
+            Busy: too many bytes are arriving at the same time.
+            ClientDisconnect: the client has disconnected.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # what a page of a stranger cannot send unasked
+        # Without asking first (CORS preflight), a web page can send forms and plain text here, but never this type
+        if kind != "application/json":
             await drain(request.scope, request.receive)
             raise RequestRefused("the content type must be application/json", status=415, code="content_type")
         stated = request.headers.get("content-length", "0")
-        if not stated.isdecimal() or int(stated) > self._most:
+        if not stated.isdecimal() or int(stated) > self._max_bytes:
             await drain(request.scope, request.receive)
             raise self._too_large()
         pieces: list[bytes] = []
@@ -56,7 +58,7 @@ class Bodies:
                 f"the request did not arrive within {BODY_SECONDS:g} seconds", status=408, code="timeout"
             ) from None
         finally:
-            self._held -= sum(map(len, pieces))
+            self._arriving_bytes -= sum(map(len, pieces))
         return b"".join(pieces)
 
     async def _gather(self, request: Request, pieces: list[bytes]) -> None:
@@ -68,32 +70,33 @@ class Bodies:
             piece, more = message.get("body", b""), message.get("more_body", False)
             size += len(piece)
             refusal: Exception | None = None
-            if size > self._most:
+            if size > self._max_bytes:
                 refusal = self._too_large()
-            elif self._held + len(piece) > TOGETHER * self._most:
+            elif self._arriving_bytes + len(piece) > ARRIVING_BYTES_FACTOR * self._max_bytes:
                 refusal = Busy("too much is being sent at the same time: try again later", retry_after=5)
             if refusal is not None:
                 if more:
                     await drain(request.scope, request.receive)
                 raise refusal
-            self._held += len(piece)
+            self._arriving_bytes += len(piece)
             pieces.append(piece)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
-            f"the request has more than {self._most:,} bytes, which is the limit: send smaller pictures"
+            f"the request has more than {self._max_bytes:,} bytes, which is the limit: send smaller pictures"
         )
 
 
 async def drain(scope: Scope, receive: Receive) -> None:
-    """Throw away the rest of a body that is refused, if it is not too long; nobody has read its end yet."""
+    """Read and discard the rest of a refused body, unless it is too long. The end of the body must be unread."""
     headers = Headers(scope=scope)
     stated = headers.get("content-length", "0")
-    if "expect" in headers or not stated.isdecimal() or int(stated) > DRAINED:
+    # A client that sends Expect: 100-continue waits for our answer before it sends the body
+    if "expect" in headers or not stated.isdecimal() or int(stated) > MAX_DRAINED_BYTES:
         return
 
     async def read() -> None:
-        left, more = DRAINED, True
+        left, more = MAX_DRAINED_BYTES, True
         while more and left > 0:
             message = await receive()
             left -= len(message.get("body", b""))

@@ -1,25 +1,25 @@
-"""From a request's body to what the engine is asked for: everything of a server that HTTP has no part in."""
+"""From the body of a request to what the engine generates: everything of a server that HTTP has no part in."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from keepsight.errors import InputError, KeepsightError
 from keepsight.grounding.scores import AGGREGATE, SCORE, THRESHOLD
 from keepsight.inference.loading import DEMO
-from keepsight.serve.batching_engine import Engine
-from keepsight.serve.errors import BadPicture, RequestRefused, code_of
-from keepsight.serve.image_decoding import open_bytes, read_data_uri
+from keepsight.serve.batching_engine import BatchingEngine
+from keepsight.serve.errors import InvalidImage, RequestRefused, code_of
+from keepsight.serve.image_decoding import decode_image, read_data_uri
 from keepsight.serve.limits import Limits
-from keepsight.serve.malloc_trim import LARGE, give_back
-from keepsight.serve.model_registry import Menu
-from keepsight.serve.prompts import context_length, longest_prompt, prepare_chat
-from keepsight.serve.request_schema import ChatRequest, addresses, read_request, read_turns
-from keepsight.serve.requests import Ask
+from keepsight.serve.malloc_trim import LARGE_IMAGE_PIXELS, trim_memory
+from keepsight.serve.model_registry import ModelRegistry
+from keepsight.serve.prompts import context_length, max_prompt_tokens, prepare_chat
+from keepsight.serve.request_schema import ChatRequest, image_urls, parse_chat_request, read_messages
+from keepsight.serve.requests import GenerationRequest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,37 +28,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """A request, ready for the engine.
+class ParsedRequest:
+    """A chat request that is ready for the engine.
 
-    ``threshold`` is what words are flagged below; None where no grounding was asked for.
+    Args:
+        model: the model name as the request wrote it, which the answer repeats.
+        generation_requests: one for each of the ``n`` choices.
+        stream: whether the answer is sent as server-sent events.
+        include_usage: whether the stream ends with a chunk of usage figures.
+        logprobs: whether log-probabilities are sent.
+        threshold: words whose support is below it are flagged, in nats. None means that no grounding was requested.
     """
 
     model: str
-    asks: tuple[Ask, ...]
+    generation_requests: tuple[GenerationRequest, ...]
     stream: bool
-    usage: bool
+    include_usage: bool
     logprobs: bool
     threshold: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Service:
-    """One model behind a protocol.
+class RequestHandler:
+    """One model behind a protocol, and who may use it.
+
+    Its methods block, so an event loop calls them in a thread.
 
     Args:
-        engine: the model and its thread.
-        menu: model names and their methods.
-        api_key: without it nothing answers; None lets everybody in.
-        fetch_urls: whether pictures may be fetched from the public web.
-        loopback: whether requests must name this machine as their host, so that a page of a stranger, open in a browser
-            here, cannot ask (DNS rebinding). Only without a key.
-        host: a name by which requests may then call it besides localhost and loopback addresses.
-        origins: web pages of these may ask (CORS): ``https://chat.example``, as browsers write them.
+        engine: the model and its generation thread.
+        models: the model names and their methods.
+        limits: the bounds on every request.
+        api_key: the key that every request must send. None lets everybody in.
+        fetch_urls: whether images may be fetched from the public internet.
+        loopback: whether requests must name this machine as their host. Without it a foreign web page, open in a browser on
+            this machine, could send requests under a host name that resolves to this machine (DNS rebinding). It has no
+            effect if there is an ``api_key``.
+        host: one more host name under which such requests are accepted.
+        origins: web pages of these origins may send requests (CORS), written as browsers do: ``https://chat.example``.
+        created: when the server started, in seconds since 1970; the list of models shows it.
     """
 
-    engine: Engine
-    menu: Menu
+    engine: BatchingEngine
+    models: ModelRegistry
     limits: Limits = field(default_factory=Limits)
     api_key: str | None = None
     fetch_urls: bool = False
@@ -66,139 +77,145 @@ class Service:
     host: str = "localhost"
     origins: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
-    _processing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _processor_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def parse(self, body: bytes) -> ChatRequest:
-        """What a chat request asks for; its methods and pictures are not looked at. Not for an event loop, as all here.
+        """The fields of a chat request, checked one by one; its methods and images are not looked at yet.
 
         Raises:
-            RequestRefused.
+            RequestRefused: the body is no JSON, or a field has a wrong value.
         """
-        return read_request(body, self.limits)
+        return parse_chat_request(body, self.limits)
 
-    def elsewhere(self, request: ChatRequest) -> list[str]:
-        """The addresses from which pictures have to be fetched; none where this server does not.
+    def urls_to_fetch(self, request: ChatRequest) -> list[str]:
+        """The web addresses of the request's images, each once. The list is empty if this server fetches none.
 
         Raises:
-            RequestRefused: there are too many pictures.
+            RequestRefused: there are too many images.
         """
-        urls = filter(_on_the_web, addresses(request, self.limits))
+        urls = filter(_is_web_url, image_urls(request, self.limits))
         return list(dict.fromkeys(urls)) if self.fetch_urls else []
 
-    def order(self, request: ChatRequest, fetched: Mapping[str, bytes | BadPicture]) -> Order:
-        """The same, its pictures opened and its prompt made.
+    def prepare(self, request: ChatRequest, fetched: Mapping[str, bytes | InvalidImage]) -> ParsedRequest:
+        """The request with its methods parsed, its images decoded and its prompt tokenized.
 
         Args:
-            fetched: what stands at the addresses ``elsewhere``, or why that is not known.
+            fetched: for each of ``urls_to_fetch`` the bytes of the file, or why it could not be fetched.
 
         Raises:
-            RequestRefused, and the named errors of methods and processors.
+            RequestRefused: a model name, a method, an image or a conversation that this server does not take.
+            KeepsightError: the named errors of methods and processors.
         """
-        pictures = _Pictures(self.limits, fetched)
+        images = _ImageOpener(self.limits, fetched)
         try:
-            return self._order(request, pictures)
+            return self._prepare(request, images)
         except KeepsightError as error:
-            # What it was raised from holds the pictures, until cycles are looked for
+            # The frames of the traceback hold the images, and are only freed by the garbage collector's search for cycles
             error.__traceback__ = error.__context__ = error.__cause__ = None
             raise
         finally:
-            if pictures.pixels > LARGE or pictures.broken:
-                give_back()
+            if images.pixels > LARGE_IMAGE_PIXELS or images.failed:
+                trim_memory()
 
-    def _order(self, request: ChatRequest, pictures: _Pictures) -> Order:
+    def _prepare(self, request: ChatRequest, images: _ImageOpener) -> ParsedRequest:
         options = request.options
-        recipes = self.menu.methods(request.model)
+        recipes = self.models.methods(request.model)
         if options.methods is not None:
-            recipes = self._read(options.methods)
-        turns = read_turns(request, pictures)
-        if not pictures.pixels and (recipes or options.grounding):
+            recipes = self._parse_methods(options.methods)
+        messages = read_messages(request, images)
+        if not images.pixels and (recipes or options.grounding):
             what = "+".join(recipe.name() for recipe in recipes) or "grounding"
             raise RequestRefused(
                 f"the conversation holds no picture, and {what} needs one: add one, or ask the plain model"
-                f" {self.menu.base!r}",
+                f" {self.models.base!r}",
                 param="messages",
             )
-        with self._processing:  # tokenizers keep settings that two threads must not change at once
+        with self._processor_lock:  # fast tokenizers keep settings that two threads must not change at once
             inputs = prepare_chat(
-                self.engine.processor, turns, longest=longest_prompt(self.engine.model, self.limits)
+                self.engine.processor,
+                messages,
+                max_tokens=max_prompt_tokens(self.engine.model, self.limits),
             )
-        return Order(
+        return ParsedRequest(
             model=request.model,
-            asks=tuple(self._ask(request, recipes, inputs, choice) for choice in range(request.n or 1)),
+            generation_requests=tuple(
+                self._generation_request(request, recipes, inputs, choice) for choice in range(request.n or 1)
+            ),
             stream=bool(request.stream),
-            usage=bool(request.stream_options and request.stream_options.include_usage),
+            include_usage=bool(request.stream_options and request.stream_options.include_usage),
             logprobs=bool(request.logprobs),
             threshold=_or(options.threshold, THRESHOLD) if options.grounding else None,
         )
 
-    def _read(self, specs: Sequence[str]) -> tuple[Method, ...]:
+    def _parse_methods(self, specs: Sequence[str]) -> tuple[Method, ...]:
         try:
-            return self.menu.read(specs)
-        except RequestRefused:
-            raise
+            return self.models.parse_untrusted(specs)
         except InputError as error:
             raise RequestRefused(str(error), param="keepsight.methods", code=code_of(error)) from None
 
-    def _ask(self, request: ChatRequest, recipes: Any, inputs: Any, choice: int) -> Ask:
+    def _generation_request(
+        self, request: ChatRequest, recipes: tuple[Method, ...], inputs: Any, choice: int
+    ) -> GenerationRequest:
         temperature = request.temperature
-        if temperature is None:  # top_p says nothing of greedy search: who gives it wants to draw
+        if temperature is None:
+            # Greedy decoding ignores top_p, so whoever sends top_p alone wants to sample
             temperature = 0.0 if request.top_p is None else 1.0
-        return Ask(
+        return GenerationRequest(
             inputs=inputs,
             methods=recipes,
-            max_tokens=self._room(request, int(inputs["input_ids"].shape[1])),
+            max_tokens=self._max_new_tokens(request, int(inputs["input_ids"].shape[1])),
             temperature=temperature,
             top_p=_or(request.top_p, 1.0),
+            # Choices of one request must differ, and each must be the same again under the same seed
             seed=None if request.seed is None else f"{request.seed}/{choice}",
             stop=request.stops,
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             grounding=bool(request.options.grounding),
         )
 
-    def _room(self, request: ChatRequest, prompt: int) -> int:
-        """How long the answer may get: what was asked for, and what the model has positions for."""
+    def _max_new_tokens(self, request: ChatRequest, prompt_tokens: int) -> int:
+        """The bound on the answer: what was requested, as far as the model has positions for it."""
         wanted = request.max_completion_tokens or request.max_tokens or self.limits.tokens
         context = context_length(self.engine.model)
-        return wanted if context is None else min(wanted, context - prompt)
+        return wanted if context is None else min(wanted, context - prompt_tokens)
 
 
-class _Pictures:
-    """Opens the pictures of one conversation, one after another, and counts their pixels.
+class _ImageOpener:
+    """Decodes the images of one conversation one after another, and counts their pixels.
 
-    ``broken`` is whether one could not be opened: then its pixels, of which some may have been unpacked, are not counted.
+    ``failed`` tells that an image could not be decoded. Part of it may have been unpacked by then, but its pixels are not
+    counted.
     """
 
-    def __init__(self, limits: Limits, fetched: Mapping[str, bytes | BadPicture]) -> None:
+    def __init__(self, limits: Limits, fetched: Mapping[str, bytes | InvalidImage]) -> None:
         self._limits, self._fetched = limits, fetched
         self.pixels = 0
-        self.broken = False
+        self.failed = False
 
     def __call__(self, url: str) -> Image:
-        self.broken = True
-        opened = open_bytes(self._content(url), self._limits, before=self.pixels)
-        self.broken = False
-        self.pixels += opened.width * opened.height
-        return opened
+        self.failed = True
+        image = decode_image(self._content(url), self._limits, before=self.pixels)
+        self.failed = False
+        self.pixels += image.width * image.height
+        return image
 
     def _content(self, url: str) -> bytes:
-        if not _on_the_web(url):
+        if not _is_web_url(url):
             return read_data_uri(url, self._limits)
         found = self._fetched.get(url)
         if found is None:
-            raise BadPicture("this server fetches no pictures from the web: send it as a data URI")
-        if isinstance(found, BadPicture):
+            raise InvalidImage("this server fetches no pictures from the web: send it as a data URI")
+        if isinstance(found, InvalidImage):
             raise found
         return found
 
 
-def _on_the_web(url: str) -> bool:
+def _is_web_url(url: str) -> bool:
     return url[:8].lower().startswith(("http://", "https://"))
 
 
 def limits_for(model: str, limits: Limits) -> Limits:
-    """The same; for the demo model, which was shown one picture at a time, with that as its limit."""
-    from dataclasses import replace
-
+    """The limits for a model. The demo model gets a limit of one image, because it was trained on one at a time."""
     return replace(limits, images=1) if model == DEMO else limits
 
 
@@ -206,5 +223,5 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-GROUNDED_BY = {"score": SCORE, "aggregate": AGGREGATE}
-"""What words are judged by: see ``keepsight.grounding``."""
+GROUNDING_SETTINGS = {"score": SCORE, "aggregate": AGGREGATE}
+"""How words are judged, as the answer says it: see ``keepsight.grounding``."""

@@ -1,4 +1,4 @@
-"""What a chat request may hold, and what it comes to: turns, settings, refusals by the field's name."""
+"""The fields of a chat request: what each may hold, and refusals that name the field."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from keepsight.serve.errors import BadPicture, RequestRefused
+from keepsight.serve.errors import InvalidImage, RequestRefused
 from keepsight.serve.limits import Limits
-from keepsight.serve.prompts import Role, Turn
+from keepsight.serve.prompts import ChatMessage, Role
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LONGEST_NAME = 1000
-"""Letters of a model's name, or of a method's spec."""
-VALUES = 10_000
-"""Values of JSON in a body, whatever its fields; ``VALUES_OF_MESSAGE`` more for each message that is taken."""
-VALUES_OF_MESSAGE = 40
+MAX_NAME_LENGTH = 1000
+"""Characters of a model name, or of one spec of ``keepsight.methods``."""
+MAX_JSON_VALUES = 10_000
+"""JSON values (texts, numbers, lists, objects) in a body, besides those of its messages."""
+MAX_JSON_VALUES_PER_MESSAGE = 40
+"""JSON values in a body for each message that ``Limits.messages`` allows."""
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -29,24 +30,24 @@ _ROLES: dict[str, Role] = {
 }
 
 
-class _Lenient(BaseModel):
-    """Unknown fields are ignored, as clients of OpenAI expect; known ones must have their type."""
+class _LenientModel(BaseModel):
+    """A model that ignores unknown fields, as clients of OpenAI expect. Known fields must have their type."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class Options(BaseModel):
-    """Our own field of a request, ``keepsight``. A misspelt option is refused.
+class KeepsightOptions(BaseModel):
+    """The field ``keepsight`` of a request, beyond OpenAI's protocol. Unknown options are refused.
 
     Args:
-        methods: specs that take the place of those the model name stands for; an empty list is the plain model.
-        grounding: tell how far the picture supports each token and each object word.
-        threshold: words whose support is below are flagged.
+        methods: specs that replace the methods of the model name. An empty list is the plain model.
+        grounding: whether to send how far the image supports each token and each object word.
+        threshold: words whose support is below it are flagged, in nats.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    methods: list[Annotated[str, Field(max_length=LONGEST_NAME)]] | None = Field(
+    methods: list[Annotated[str, Field(max_length=MAX_NAME_LENGTH)]] | None = Field(
         default=None, max_length=8, fail_fast=True
     )
     grounding: bool | None = None
@@ -55,7 +56,7 @@ class Options(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _first_unknown(cls, given: Any) -> Any:
-        """One misspelt option is enough to refuse: pydantic would make an error of each."""
+        """Drop all unknown options but one. One is enough to refuse the request, and pydantic makes an error of each."""
         if not isinstance(given, dict):
             return given
         known = cls.model_fields
@@ -63,20 +64,20 @@ class Options(BaseModel):
         return {name: value for name, value in given.items() if name in known or name == unknown}
 
 
-class StreamOptions(_Lenient):
+class StreamOptions(_LenientModel):
     include_usage: bool | None = None
 
 
-class Message(_Lenient):
+class RequestMessage(_LenientModel):
     role: str
     content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
 
-class ChatRequest(_Lenient):
-    """The fields of ``POST /v1/chat/completions`` that mean something here."""
+class ChatRequest(_LenientModel):
+    """The fields of ``POST /v1/chat/completions`` that have a meaning here. Others are ignored."""
 
-    model: str = Field(max_length=LONGEST_NAME)
-    messages: list[Message] = Field(min_length=1, fail_fast=True)
+    model: str = Field(max_length=MAX_NAME_LENGTH)
+    messages: list[RequestMessage] = Field(min_length=1, fail_fast=True)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     n: int | None = Field(None, ge=1)
@@ -88,7 +89,7 @@ class ChatRequest(_Lenient):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    # What changes the answer and cannot be had is refused unless it says nothing
+    # These would change the answer and are not supported. They are read so that they can be refused, unless they are empty
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, Any] | None = None
@@ -96,11 +97,11 @@ class ChatRequest(_Lenient):
     functions: list[Any] | None = None
     modalities: list[Any] | None = None
     response_format: dict[str, Any] | None = None
-    keepsight: Options | None = None
+    keepsight: KeepsightOptions | None = None
 
     @property
-    def options(self) -> Options:
-        return self.keepsight or Options()
+    def options(self) -> KeepsightOptions:
+        return self.keepsight or KeepsightOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -109,15 +110,15 @@ class ChatRequest(_Lenient):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-def read_request(body: bytes, limits: Limits) -> ChatRequest:
-    """A request's body, checked field by field; pictures are not looked at.
+def parse_chat_request(body: bytes, limits: Limits) -> ChatRequest:
+    """The fields of a request's body, checked one by one. Images are not decoded, and methods are not parsed.
 
     Raises:
-        RequestRefused: no JSON, a field with a wrong value, or one that asks for what this server cannot do.
+        RequestRefused: the body is no JSON, a field has a wrong value, or it asks for what this server does not support.
     """
     try:
         text = body.decode("utf-8-sig")
-        most = VALUES + VALUES_OF_MESSAGE * limits.messages
+        most = MAX_JSON_VALUES + MAX_JSON_VALUES_PER_MESSAGE * limits.messages
         if has_more_values(text, most):
             raise RequestRefused(f"the body holds more than {most:,} values, which is the limit: send less")
         found = json.loads(text, parse_constant=_no_constant)
@@ -127,8 +128,8 @@ def read_request(body: bytes, limits: Limits) -> ChatRequest:
         raise RequestRefused(f"the body is not JSON: {_short(error)}") from None
     if not isinstance(found, dict):
         raise RequestRefused("the body must be a JSON object with model and messages")
-    if _HALF.search(text):
-        _check_letters(found)
+    if _SURROGATE_ESCAPE.search(text):
+        _check_surrogates(found)
     messages = found.get("messages")
     if isinstance(messages, list) and len(messages) > limits.messages:
         raise RequestRefused(
@@ -145,15 +146,16 @@ def read_request(body: bytes, limits: Limits) -> ChatRequest:
     return request
 
 
-_OUTSIDE = re.compile(r'[,\[{"]')
-_INSIDE = re.compile(r'[^"\\]*(?:\\.[^"\\]*){0,256}("?)', re.DOTALL)
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_OPENER = re.compile(r'[,\[{"]')
+_STRING_REST = re.compile(r'[^"\\]*(?:\\.[^"\\]*){0,256}("?)', re.DOTALL)
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def has_more_values(text: str, most: int) -> bool:
-    """Whether a text of JSON holds more than ``most`` values, found out without making any of them.
+    """Whether a JSON text holds more than ``most`` values, counted without creating any of them.
 
-    What comes after the first ``most`` is not looked at. Strings are skipped: a comma in one begins no value.
+    A body of a few megabytes can hold millions of small values, which would take gigabytes as Python objects. Counting
+    stops after ``most`` values. Commas and brackets within strings do not count.
 
     >>> has_more_values('{"a": [1, "2,3,4"]}', 4), has_more_values('{"a": [1, 2, 3, 4]}', 4)
     (False, True)
@@ -162,24 +164,24 @@ def has_more_values(text: str, most: int) -> bool:
         return False
     at = seen = 0
     while seen <= most:
-        found = _OUTSIDE.search(text, at)
+        found = _OPENER.search(text, at)
         if found is None:
             return False
         at = found.end()
         if found.group() != '"':
             seen += 1
             continue
-        while at < len(text):  # so many escapes at a time, since the matcher keeps note of each
-            inside = _INSIDE.match(text, at)
+        while at < len(text):  # a bounded number of escapes at a time, because the matcher remembers each
+            inside = _STRING_REST.match(text, at)
             if inside is None or inside.end() == at:
-                return False  # broken: the parser says where
+                return False  # the string has no end; the JSON parser will report where
             at = inside.end()
             if inside.group(1):
                 break
     return True
 
 
-def _check_letters(found: dict[str, Any]) -> None:
+def _check_surrogates(found: dict[str, Any]) -> None:
     for name, value in found.items():
         try:
             json.dumps([name, value], ensure_ascii=False).encode()
@@ -206,7 +208,8 @@ def _check(request: ChatRequest, limits: Limits) -> None:
         refuse("response_format", "only text can be answered")
     if request.modalities and request.modalities != ["text"]:
         refuse("modalities", "only text can be answered")
-    choices = min(limits.choices, limits.queue)  # more answers than may wait would never have their turn
+    # A request is queued as a whole, so more answers than may wait would never be generated
+    choices = min(limits.choices, limits.queue)
     if request.n is not None and request.n > choices:
         refuse("n", f"{request.n} is more than the limit of {choices}")
     for name in ("max_tokens", "max_completion_tokens"):
@@ -221,59 +224,61 @@ def _check(request: ChatRequest, limits: Limits) -> None:
         refuse("stream_options", "has no effect without stream: set that to true")
 
 
-def addresses(request: ChatRequest, limits: Limits) -> list[str]:
-    """What the request's ``image_url`` parts name, in their order; those without a text are left out.
+def image_urls(request: ChatRequest, limits: Limits) -> list[str]:
+    """The URLs of the request's ``image_url`` parts, in their order. Parts without a URL are refused later.
 
     Raises:
-        RequestRefused: there are too many pictures.
+        RequestRefused: there are more images than ``limits.images``.
     """
-    shown = [
+    parts = [
         part.get("image_url")
         for message in request.messages
         if isinstance(message.content, list)
         for part in message.content
         if part.get("type") == "image_url"
     ]
-    if len(shown) > limits.images:
+    if len(parts) > limits.images:
         raise RequestRefused(
-            f"the conversation holds {len(shown)} pictures, and at most {limits.images} are taken:"
+            f"the conversation holds {len(parts)} pictures, and at most {limits.images} are taken:"
             " leave out older ones",
             param="messages",
         )
-    urls = (one.get("url") if isinstance(one, dict) else one for one in shown)
+    urls = (part.get("url") if isinstance(part, dict) else part for part in parts)
     return [url for url in urls if isinstance(url, str)]
 
 
-def read_turns(request: ChatRequest, picture: Callable[[str], Image]) -> tuple[Turn, ...]:
-    """The conversation, its pictures opened. A user's message of pictures alone is one turn with the user's next.
+def read_messages(request: ChatRequest, open_image: Callable[[str], Image]) -> tuple[ChatMessage, ...]:
+    """The conversation with its images opened. A user's message of images alone is merged with the user's next message.
 
     Args:
-        picture: opens what an ``image_url`` names.
+        open_image: opens the image of a URL.
 
     Raises:
-        RequestRefused: a role or a part that cannot be taken.
-        BadPicture: from ``picture``, naming the message.
+        RequestRefused: a role or a part that is not supported.
+        InvalidImage: from ``open_image``, with the message named.
     """
-    return _joined(_turn(at, message, picture) for at, message in enumerate(request.messages))
+    return _merge_image_messages(
+        _read_message(at, message, open_image) for at, message in enumerate(request.messages)
+    )
 
 
-def _joined(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """The same, with pictures that the user sent in a message of their own put before what the user said next.
+def _merge_image_messages(messages: Iterable[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """The same messages, with images that the user sent in a message of their own put before what the user said next.
 
-    Some apps (Gradio's chat) send them so. Left apart, they would be turns without an answer, which models were not trained
-    on and which many chat templates refuse.
+    Some apps (Gradio's chat) send images in this way. Left apart, they would be turns without an answer, on which models
+    were not trained and which many chat templates refuse.
     """
-    joined: list[Turn] = []
-    for turn in turns:
-        before = joined[-1] if joined else None
-        if before and before.role == turn.role == "user" and before.pictures and not before.texts:
-            joined[-1] = Turn("user", before.content + turn.content)
+    merged: list[ChatMessage] = []
+    for message in messages:
+        before = merged[-1] if merged else None
+        if before and before.role == message.role == "user" and before.images and not before.texts:
+            merged[-1] = ChatMessage("user", before.content + message.content)
         else:
-            joined.append(turn)
-    return tuple(joined)
+            merged.append(message)
+    return tuple(merged)
 
 
-def _turn(at: int, message: Message, picture: Callable[[str], Image]) -> Turn:
+def _read_message(at: int, message: RequestMessage, open_image: Callable[[str], Image]) -> ChatMessage:
     where = f"messages.{at}"
     role = _ROLES.get(message.role)
     if role is None:
@@ -283,16 +288,17 @@ def _turn(at: int, message: Message, picture: Callable[[str], Image]) -> Turn:
     if message.content is None:
         raise RequestRefused(f"{where}.content: there is none", param=f"{where}.content")
     if isinstance(message.content, str):
-        return Turn(role, (message.content,))
-    return Turn(
+        return ChatMessage(role, (message.content,))
+    return ChatMessage(
         role,
         tuple(
-            _part(f"{where}.content.{number}", part, picture) for number, part in enumerate(message.content)
+            _read_part(f"{where}.content.{number}", part, open_image)
+            for number, part in enumerate(message.content)
         ),
     )
 
 
-def _part(where: str, part: dict[str, Any], picture: Callable[[str], Image]) -> str | Image:
+def _read_part(where: str, part: dict[str, Any], open_image: Callable[[str], Image]) -> str | Image:
     kind = part.get("type")
     if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
@@ -304,9 +310,9 @@ def _part(where: str, part: dict[str, Any], picture: Callable[[str], Image]) -> 
                 f"{where}.image_url: an object with a url is needed", param=f"{where}.image_url"
             )
         try:
-            return picture(url)
-        except BadPicture as error:
-            raise BadPicture(f"{where}: {error}", param=where) from None
+            return open_image(url)
+        except InvalidImage as error:
+            raise InvalidImage(f"{where}: {error}", param=where) from None
     raise RequestRefused(
         f"{where}: a part must be a text or an image_url, not {str(kind)[:50]!r}", param=f"{where}.type"
     )

@@ -1,4 +1,7 @@
-"""What a client asks of the batching engine, and what it is told."""
+"""The objects that the batching engine, its callers and its generation loop share.
+
+They stand in a module of their own so that ``batching_engine`` can import ``batch_generation`` without a circle.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ask:
-    """One answer to be written.
+class GenerationRequest:
+    """One answer that the engine is asked to generate.
 
     Args:
-        inputs: of one prompt, one row, as ``prompts.prepare_chat`` makes them.
-        methods: in their order; none is the plain model.
-        max_tokens: 1 or more.
-        temperature: 0 is greedy; above, tokens are drawn, from a stream of this very answer.
-        top_p: in (0, 1]; of drawing.
-        seed: what is drawn; None is another every time.
-        stop: texts before which the answer ends.
-        top_logprobs: None records no log-probabilities; else so many alternatives beside each token.
-        grounding: record how far the picture supports each token. One more forward pass for each.
+        inputs: the model inputs of one prompt, with a batch size of 1, as ``prompts.prepare_chat`` returns them.
+        methods: the methods in the order in which they are applied. An empty tuple is the plain model.
+        max_tokens: the largest number of tokens of the answer, 1 or more.
+        temperature: 0 decodes greedily. Above 0, tokens are sampled from a random stream of this request alone.
+        top_p: the nucleus of sampling, above 0 and at most 1. It has no effect on greedy decoding.
+        seed: the seed of the random stream. None draws a fresh seed for every request.
+        stop: the answer ends before the first of these texts.
+        top_logprobs: how many alternatives are recorded beside each token. None records no log-probabilities.
+        grounding: whether to record how far the image supports each token. It costs one more forward pass per token.
 
     Raises:
-        InvalidParameter: temperature, top-p or max_tokens is out of its range.
+        InvalidParameter: ``temperature``, ``top_p`` or ``max_tokens`` is out of its range.
     """
 
     inputs: Mapping[str, Any] = field(repr=False)
@@ -47,6 +50,7 @@ class Ask:
     grounding: bool = False
 
     def __post_init__(self) -> None:
+        # Generation checks the ranges, so that the server and the command line refuse the same values
         if self.temperature == 0:
             Generation(max_new_tokens=self.max_tokens)
         else:
@@ -57,26 +61,30 @@ class Ask:
             object.__setattr__(self, "seed", secrets.token_hex(16))
 
     @property
-    def company(self) -> Any:
-        """Answers with the same one are written together; None is written alone."""
+    def batch_key(self) -> Any:
+        """Requests with equal keys may share a batch. None means that this request must be generated alone.
+
+        Sampling settings, stop texts and lengths are not part of the key: each row of a batch has its own.
+        """
         shape = shape_of(self.inputs)
         return None if shape is None else (self.methods, self.grounding, shape)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that happened to an answer: it grew, it ended, or it failed.
+class GenerationEvent:
+    """Something that happened to one answer: it grew, it ended, or it failed.
 
     Args:
-        row: which of the answers that were asked for together.
-        piece: what it grew by.
-        finish: why it ended; None while it goes on, and where it failed.
-        prompt_tokens, tokens: of the prompt, and written so far, the end mark included.
-        grounding: of the whole answer, where that was asked for and it has ended.
-        error: why it failed. A ``KeepsightError``: the caller's own for input that cannot be used.
+        index: the position of the request among those that were submitted together.
+        piece: the text and the tokens by which the answer grew.
+        finish: why the answer ended. None while it goes on, and where it failed.
+        prompt_tokens: the number of tokens of the prompt.
+        tokens: the number of tokens generated so far, the end mark included.
+        grounding: the grounding of the whole answer, if it was requested and the answer has ended.
+        error: why the answer failed. Input that cannot be used gets the method's or the model's own named error.
     """
 
-    row: int
+    index: int
     piece: Piece = field(default_factory=Piece)
     finish: Finish | None = None
     prompt_tokens: int = 0
@@ -86,24 +94,34 @@ class Event:
 
     @property
     def last(self) -> bool:
-        """Whether this is the last of its row."""
+        """Whether no further event follows for this answer."""
         return self.finish is not None or self.error is not None
 
 
 @dataclass(eq=False)
-class Row:
-    """One answer's place in the engine."""
+class RequestState:
+    """A request while it waits in the engine or is being generated.
 
-    ask: Ask
-    number: int
-    tell: Callable[[Event], None]
-    company: Any
+    Args:
+        request: what was submitted.
+        index: the position of the request among those that were submitted together.
+        on_event: the caller's callback. It runs in the engine's thread, so it must neither block nor raise.
+        batch_key: ``request.batch_key``, computed once.
+        cancelled: whether the caller gave up; no event is reported any more.
+        finished: whether the last event was reported.
+        started: whether a token was generated. A request that has started is never generated a second time.
+    """
+
+    request: GenerationRequest
+    index: int
+    on_event: Callable[[GenerationEvent], None]
+    batch_key: Any
     cancelled: bool = False
-    over: bool = False
-    begun: bool = False
+    finished: bool = False
+    started: bool = False
 
-    def end(self, error: KeepsightError) -> None:
-        """Tell why there is no more, unless it has ended already."""
-        if not self.over and not self.cancelled:
-            self.tell(Event(row=self.number, error=error))
-        self.over = True
+    def fail(self, error: KeepsightError) -> None:
+        """Report ``error`` as the last event, unless the answer has ended or was cancelled."""
+        if not self.finished and not self.cancelled:
+            self.on_event(GenerationEvent(index=self.index, error=error))
+        self.finished = True

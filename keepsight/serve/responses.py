@@ -1,9 +1,8 @@
-"""What is sent: completions and chunks in the words of OpenAI's own library, grounding beside them for who asked."""
+"""What is sent: completions and chunks as OpenAI's own library defines them, and grounding beside them on request."""
 
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogpr
 from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from starlette.responses import JSONResponse, Response
 
+from keepsight.files import finite_or_none
 from keepsight.grounding.scores import Figures, Grounding
 from keepsight.inference.detokenizer import BROKEN, Finish, Token
 from keepsight.serve.errors import (
@@ -32,130 +32,143 @@ from keepsight.serve.errors import (
     RequestRefused,
     ShuttingDown,
     code_of,
-    tellable,
+    is_client_safe,
 )
-from keepsight.serve.request_handler import GROUNDED_BY, Order
-from keepsight.serve.requests import Event
+from keepsight.serve.request_handler import GROUNDING_SETTINGS, ParsedRequest
+from keepsight.serve.requests import GenerationEvent
 
 log = logging.getLogger("keepsight.serve")
 
 
 @dataclass(eq=False)
-class Reply:
-    """Everything sent for one order, kept together by one id."""
+class ResponseBuilder:
+    """Turns the events of one request into the JSON that is sent. All of it carries one id.
 
-    order: Order
+    Args:
+        request: what is answered.
+    """
+
+    request: ParsedRequest
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
     _texts: dict[int, str] = field(default_factory=dict)
-    _ends: dict[int, Event] = field(default_factory=dict)
+    _last_events: dict[int, GenerationEvent] = field(default_factory=dict)
 
-    def chunks(self, event: Event) -> Iterator[dict[str, Any]]:
-        """What a stream says of an event; errors are none of it."""
-        if event.row not in self._texts:
-            self._texts[event.row] = ""
-            yield self._chunk([_step(event.row, ChoiceDelta(role="assistant", content=""))])
+    def chunks(self, event: GenerationEvent) -> Iterator[dict[str, Any]]:
+        """The chunks of a stream for one event, which must not be a failure."""
+        index = event.index
+        if index not in self._texts:
+            self._texts[index] = ""
+            yield self._chunk([_chunk_choice(index, ChoiceDelta(role="assistant", content=""))])
         tokens, text = event.piece.tokens, event.piece.text
-        self._texts[event.row] += text
+        self._texts[index] += text
         if tokens or text:
-            more = self._extra(tokens)
-            if self.order.logprobs:
+            more = self._extension(tokens)
+            if self.request.logprobs:
                 more["logprobs"] = ChunkLogprobs(content=_logprobs(tokens), refusal=None)
-            yield self._chunk([_step(event.row, ChoiceDelta(content=text), **more)])
+            yield self._chunk([_chunk_choice(index, ChoiceDelta(content=text), **more)])
         if event.finish is not None:
-            self._ends[event.row] = event
-            more = self._extra((), event.grounding, self._texts[event.row])
-            yield self._chunk([_step(event.row, ChoiceDelta(), event.finish, **more)])
+            self._last_events[index] = event
+            more = self._extension((), event.grounding, self._texts[index])
+            yield self._chunk([_chunk_choice(index, ChoiceDelta(), event.finish, **more)])
 
     def usage_chunk(self) -> dict[str, Any]:
-        """The chunk after the last, for who asked for it."""
-        return self._chunk([], usage=_usage(list(self._ends.values())))
+        """The chunk of usage figures after the last choice, for requests with ``include_usage``."""
+        return self._chunk([], usage=_usage(list(self._last_events.values())))
 
-    def whole(self, events: Sequence[Event]) -> dict[str, Any]:
-        """The answer in one piece, from all that happened to it."""
+    def completion(self, events: Sequence[GenerationEvent]) -> dict[str, Any]:
+        """The whole answer, from all events of all choices."""
         choices = []
-        ends = []
-        for row in range(len(self.order.asks)):
-            own = [event for event in events if event.row == row]
-            ends.append(own[-1])
+        last_events = []
+        for index in range(len(self.request.generation_requests)):
+            own = [event for event in events if event.index == index]
+            last_events.append(own[-1])
             text = "".join(event.piece.text for event in own)
             tokens = [token for event in own for token in event.piece.tokens]
             logprobs = (
-                ChoiceLogprobs(content=_logprobs(tokens), refusal=None) if self.order.logprobs else None
+                ChoiceLogprobs(content=_logprobs(tokens), refusal=None) if self.request.logprobs else None
             )
             choices.append(
                 Choice(
-                    index=row,
+                    index=index,
                     message=ChatCompletionMessage(role="assistant", content=text, refusal=None),
                     finish_reason=own[-1].finish or "stop",
                     logprobs=logprobs,
-                    **self._extra(tokens, own[-1].grounding, text),
+                    **self._extension(tokens, own[-1].grounding, text),
                 )
             )
         return ChatCompletion(
             id=self.id,
             choices=choices,
             created=self.created,
-            model=self.order.model,
+            model=self.request.model,
             object="chat.completion",
-            usage=_usage(ends),
+            usage=_usage(last_events),
         ).model_dump(mode="json", exclude_unset=True)
 
     def _chunk(self, choices: list[ChunkChoice], usage: CompletionUsage | None = None) -> dict[str, Any]:
-        more: dict[str, Any] = {"usage": usage} if self.order.usage else {}
+        # With include_usage, OpenAI sends "usage": null in every chunk but the last
+        more: dict[str, Any] = {"usage": usage} if self.request.include_usage else {}
         return ChatCompletionChunk(
             id=self.id,
             choices=choices,
             created=self.created,
-            model=self.order.model,
+            model=self.request.model,
             object="chat.completion.chunk",
             **more,
         ).model_dump(mode="json", exclude_unset=True)
 
-    def _extra(
-        self, tokens: Sequence[Token], found: Grounding | None = None, text: str = ""
+    def _extension(
+        self, tokens: Sequence[Token], grounding: Grounding | None = None, text: str = ""
     ) -> dict[str, Any]:
-        """Our own field of a choice, for who asked for grounding; nothing else is ever there."""
-        if self.order.threshold is None:
+        """The field ``keepsight`` of a choice. It is only there if grounding was requested."""
+        if self.request.threshold is None:
             return {}
-        told: dict[str, Any] = {}
+        content: dict[str, Any] = {}
         if tokens:
-            told["tokens"] = [_token(token) for token in tokens]
-        if found is not None:
-            told |= {"words": _words(found, text, self.order.threshold), "threshold": self.order.threshold}
-            told |= GROUNDED_BY
-        return {"keepsight": {"grounding": told}} if told else {}
+            content["tokens"] = [_token(token) for token in tokens]
+        if grounding is not None:
+            content["words"] = _words(grounding, text, self.request.threshold)
+            content["threshold"] = self.request.threshold
+            content |= GROUNDING_SETTINGS
+        return {"keepsight": {"grounding": content}} if content else {}
 
 
-def _step(row: int, delta: ChoiceDelta, finish: Finish | None = None, **more: Any) -> ChunkChoice:
-    return ChunkChoice(index=row, delta=delta, finish_reason=finish, **more)
+def _chunk_choice(index: int, delta: ChoiceDelta, finish: Finish | None = None, **more: Any) -> ChunkChoice:
+    return ChunkChoice(index=index, delta=delta, finish_reason=finish, **more)
 
 
 def model_card(name: str, created: int, methods: Sequence[str]) -> dict[str, Any]:
-    """One entry of the list of models; ``methods`` are specs."""
+    """One entry of the list of models.
+
+    Args:
+        created: seconds since 1970.
+        methods: the specs of the methods that the name stands for.
+    """
     card = Model(id=name, created=created, object="model", owned_by="keepsight")
     return {**card.model_dump(mode="json", exclude_unset=True), "keepsight": {"methods": list(methods)}}
 
 
-def failure(error: Exception) -> Response:
-    """An error as a response."""
-    status, body, headers = error_reply(logged(error))
+def error_response(error: Exception) -> Response:
+    """The response for an error. What the client may not read is logged."""
+    status, body, headers = error_parts(log_and_detach(error))
     return JSONResponse(body, status, headers)
 
 
-def logged(error: Exception) -> Exception:
-    """The same, for who is told of it; what is not told whole is logged whole.
+def log_and_detach(error: Exception) -> Exception:
+    """Log the error if the client does not get its message, and return it without its traceback.
 
-    It is parted from where it was raised: that holds whatever was at hand there until cycles are looked for.
+    The frames of the traceback hold the images of the request, and are only freed by the garbage collector's search for
+    cycles.
     """
-    if not tellable(error):
+    if not is_client_safe(error):
         log.error("a request failed", exc_info=error)
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
 
 
-def error_reply(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers of an error, as OpenAI shapes them."""
+def error_parts(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """The status, the body and the headers of an error, in OpenAI's shape."""
     param = code = None
     headers: dict[str, str] = {}
     if isinstance(error, RequestRefused):
@@ -166,18 +179,20 @@ def error_reply(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, ShuttingDown):
         status, kind, code = 503, "server_error", "shutting_down"
-    elif isinstance(error, GenerationFailed) or not tellable(error):
+    elif isinstance(error, GenerationFailed) or not is_client_safe(error):
         status, kind = 500, "server_error"
     else:
         status, kind, code = 400, "invalid_request_error", code_of(error)
-    message = " ".join(str(error).split()) if tellable(error) else "an unexpected error: see the server's log"
+    message = (
+        " ".join(str(error).split()) if is_client_safe(error) else "an unexpected error: see the server's log"
+    )
     return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}, headers
 
 
-def _usage(ends: Sequence[Event]) -> CompletionUsage:
-    prompt = ends[0].prompt_tokens
-    written = sum(event.tokens for event in ends)
-    return CompletionUsage(prompt_tokens=prompt, completion_tokens=written, total_tokens=prompt + written)
+def _usage(last_events: Sequence[GenerationEvent]) -> CompletionUsage:
+    prompt = last_events[0].prompt_tokens
+    generated = sum(event.tokens for event in last_events)
+    return CompletionUsage(prompt_tokens=prompt, completion_tokens=generated, total_tokens=prompt + generated)
 
 
 def _logprobs(tokens: Sequence[Token]) -> list[ChatCompletionTokenLogprob]:
@@ -196,7 +211,7 @@ def _logprobs(tokens: Sequence[Token]) -> list[ChatCompletionTokenLogprob]:
 
 
 def _bytes(text: str) -> list[int] | None:
-    """None for a piece of a letter, which the text does not tell."""
+    """The bytes of a token's text; None for a token that is part of a character, whose bytes the text does not tell."""
     return None if BROKEN in text else list(text.encode())
 
 
@@ -205,28 +220,23 @@ def _token(token: Token) -> dict[str, Any]:
     return {
         "text": token.text,
         "span": list(token.span),
-        "with_image": _finite(figures["with_image"]),
-        "without_image": _finite(figures["without_image"]),
-        "difference": _finite(figures["with_image"] - figures["without_image"]),
-        "contrast": _finite(figures["contrast"]),
+        "with_image": finite_or_none(figures["with_image"]),
+        "without_image": finite_or_none(figures["without_image"]),
+        "difference": finite_or_none(figures["with_image"] - figures["without_image"]),
+        "contrast": finite_or_none(figures["contrast"]),
     }
 
 
-def _words(found: Grounding, text: str, threshold: float) -> list[dict[str, Any]]:
+def _words(grounding: Grounding, text: str, threshold: float) -> list[dict[str, Any]]:
     return [
         {
             "word": word.word,
             "object": word.object,
             "span": list(word.span),
-            "difference": _finite(word.difference),
-            "support": _finite(word.support),
+            "difference": finite_or_none(word.difference),
+            "support": finite_or_none(word.support),
             "unsupported": word.support < threshold,
         }
-        for word in found.words()
-        if word.span[1] <= len(text)
+        for word in grounding.words()
+        if word.span[1] <= len(text)  # a stop text may have cut the answer short within a word
     ]
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity: what a method or the model's settings rule out has no figure."""
-    return value if math.isfinite(value) else None

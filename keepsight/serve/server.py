@@ -1,4 +1,4 @@
-"""A service on a port: uvicorn, and an end in which streams end by themselves or are told why."""
+"""Serves the application with uvicorn, and shuts down so that streams end by themselves or are told why they end."""
 
 from __future__ import annotations
 
@@ -11,41 +11,44 @@ from types import FrameType
 import uvicorn
 
 from keepsight.serve.app import create_app
-from keepsight.serve.http_protocol import Connection
-from keepsight.serve.request_handler import Service
+from keepsight.serve.http_protocol import TimedConnection
+from keepsight.serve.request_handler import RequestHandler
 
-LAST_WORDS = 5.0
-"""Seconds that clients have, after all answers have ended, to hear so."""
-FORCED = 1.0
-"""Seconds that the engine has to end after a second signal."""
+FLUSH_SECONDS = 5.0
+"""After all answers have ended, clients have this time to read the rest of their responses."""
+FORCED_SHUTDOWN_SECONDS = 1.0
+"""After a second signal, the engine has this time to stop."""
 
 
 class Server(uvicorn.Server):
-    """``run(sockets=[listen(…)])`` serves until a signal, or until ``should_exit`` is set by another thread.
+    """A uvicorn server for one handler.
 
-    Then nothing new is taken, waiting requests get a 503, answers that are being written have ``grace`` seconds to end by
-    themselves, and what is left gets an error in its stream. The engine is closed when ``run`` returns. A second signal ends
-    it within ``FORCED`` seconds, whatever is being written.
+    ``run(sockets=[listen(…)])`` serves until a signal arrives, or until another thread sets ``should_exit``. Then new
+    requests are refused, requests that wait get status 503, and answers that are being generated have ``grace`` seconds to
+    end by themselves before they get an error in their stream. The engine is closed when ``run`` returns. A second signal
+    ends the server within ``FORCED_SHUTDOWN_SECONDS``, whatever is being generated.
 
     Args:
-        ready: called once the port answers.
+        handler: the model, its names and its limits.
+        grace: seconds for answers that are being generated when the server shuts down.
+        ready: called once the port answers requests.
     """
 
     def __init__(
-        self, service: Service, *, grace: float = 30.0, ready: Callable[[], None] = lambda: None
+        self, handler: RequestHandler, *, grace: float = 30.0, ready: Callable[[], None] = lambda: None
     ) -> None:
         config = uvicorn.Config(
-            create_app(service),
+            create_app(handler),
             log_level="warning",
             access_log=False,
             lifespan="off",
             ws="none",
             server_header=False,
-            http=Connection,
-            timeout_graceful_shutdown=round(grace + LAST_WORDS),
+            http=TimedConnection,
+            timeout_graceful_shutdown=round(grace + FLUSH_SECONDS),
         )
         super().__init__(config)
-        self._engine, self._grace, self._ready = service.engine, grace, ready
+        self._engine, self._grace, self._ready = handler.engine, grace, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -55,7 +58,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         again = self.should_exit
         super().handle_exit(sig, frame)
-        self.force_exit = self.force_exit or again  # a second SIGTERM too
+        self.force_exit = self.force_exit or again  # uvicorn itself forces the exit at a second SIGINT only
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = threading.Thread(target=self._engine.close, args=(self._grace,), daemon=True)
@@ -65,7 +68,7 @@ class Server(uvicorn.Server):
         while closing.is_alive() and not self.force_exit:
             await asyncio.sleep(0.02)
         if self.force_exit:
-            self._engine.hurry()
-            end = loop.time() + FORCED
+            self._engine.abort()
+            end = loop.time() + FORCED_SHUTDOWN_SECONDS
             while (closing.is_alive() or self.server_state.tasks) and loop.time() < end:
                 await asyncio.sleep(0.02)

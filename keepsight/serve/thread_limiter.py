@@ -1,4 +1,4 @@
-"""Threads for what takes a while, so many at a time, and work that ends when nobody waits for it."""
+"""Bounded thread pools for an event loop, and work that is cancelled when its client disconnects."""
 
 from __future__ import annotations
 
@@ -10,57 +10,72 @@ from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-Given = ParamSpec("Given")
-Found = TypeVar("Found")
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
 
 
-class Crew:
-    """At most so many calls at the same time.
+class ThreadLimiter:
+    """Runs blocking calls in threads, at most ``limit`` at the same time.
 
-    Whoever is cancelled while waiting for a thread leaves nothing behind. A call that has begun goes on, and its place is
-    free when it has ended: what bounds memory is the calls, not who waits for them.
+    A caller that is cancelled while it waits for a thread leaves nothing behind. A call that has begun runs to its end even
+    if its caller was cancelled, and counts until then: memory is bounded by the calls that run, not by those who wait.
+
+    Args:
+        limit: the largest number of calls at the same time.
+        name: what the threads are called, after ``keepsight-``.
     """
 
-    def __init__(self, many: int, name: str) -> None:
-        self._free = asyncio.Semaphore(many)
-        self._threads = ThreadPoolExecutor(many, thread_name_prefix=f"keepsight-{name}")
+    def __init__(self, limit: int, name: str) -> None:
+        self._free = asyncio.Semaphore(limit)
+        self._threads = ThreadPoolExecutor(limit, thread_name_prefix=f"keepsight-{name}")
 
-    async def run(self, act: Callable[Given, Found], *args: Given.args, **options: Given.kwargs) -> Found:
-        """What ``act`` returns, or raises."""
+    async def run(
+        self, function: Callable[Params, Result], *args: Params.args, **options: Params.kwargs
+    ) -> Result:
+        """Call ``function`` in a thread, once one is free, and return what it returns or raise what it raises."""
         loop = asyncio.get_running_loop()
         await self._free.acquire()
 
-        def over(_: Future[Found]) -> None:
-            with suppress(RuntimeError):  # the loop has ended
+        def release(_: Future[Result]) -> None:
+            with suppress(RuntimeError):  # the event loop may have ended before the call
                 loop.call_soon_threadsafe(self._free.release)
 
         try:
-            call = self._threads.submit(act, *args, **options)
+            call = self._threads.submit(function, *args, **options)
         except BaseException:
             self._free.release()
             raise
-        call.add_done_callback(over)
+        # Released by the call and not by this coroutine, which may be cancelled while the call still holds memory
+        call.add_done_callback(release)
         return await asyncio.wrap_future(call)
 
 
-async def hung_up(request: Request) -> None:
-    """Returns once the client has hung up; its body has been read before."""
+async def wait_for_disconnect(request: Request) -> None:
+    """Return once the client of ``request`` has disconnected. The body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def unless(gone: asyncio.Future[None], work: Coroutine[Any, Any, Found]) -> Found:
-    """What ``work`` comes to; it is given up if ``gone``, which is ``hung_up``, ends before.
+async def run_unless_disconnected(
+    disconnected: asyncio.Future[None], work: Coroutine[Any, Any, Result]
+) -> Result:
+    """Run ``work`` and return its result; cancel it if the client disconnects.
+
+    Args:
+        disconnected: a future of ``wait_for_disconnect``.
 
     Raises:
-        ClientDisconnect: so it was.
+        ClientDisconnect: the client has disconnected, even if ``work`` ended in the same moment. The caller begins
+            the next step only for clients that are still there.
     """
-    going = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(work)
     try:
-        either: set[asyncio.Future[Any]] = {going, gone}
+        either: set[asyncio.Future[Any]] = {task, disconnected}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not going.done():
+        if disconnected.done():
+            if task.done() and not task.cancelled():
+                task.exception()  # nobody is left to hear it; asyncio would log an error that is never looked at
             raise ClientDisconnect
-        return going.result()
+        return task.result()
     finally:
-        going.cancel()
+        task.cancel()

@@ -21,9 +21,9 @@ from keepsight import PAI, VAR, VCD, InputError, InvalidParameter, Target, Unsup
 from keepsight.analysis.attention_maps import (
     AttentionMap,
     Captured,
+    RecordImageAttention,
     Sink,
     SinkRule,
-    Watch,
     WordMap,
     capture,
     look,
@@ -147,7 +147,7 @@ def test_a_contrast_branch_is_not_mistaken_for_the_model(spec: str) -> None:
 
 def test_the_first_pass_over_a_row_counts() -> None:
     """An amateur that ran under the edits would come after the model itself."""
-    watch = Watch([0])
+    watch = RecordImageAttention([0])
     image = torch.tensor([[False, True, True]])
     context = HookContext(0, 0, 3, 3, image, torch.ones_like(image))
     for probs in ([0.2, 0.5, 0.3], [0.9, 0.05, 0.05]):

@@ -26,13 +26,13 @@ from keepsight import (
 from keepsight.analysis.attention_maps import capture, look
 from keepsight.analysis.modality_dominance import (
     PADDING,
-    HearParts,
+    RecordAttentionMass,
     measure,
     measure_all,
     parts_of,
     special_ids,
 )
-from keepsight.analysis.observers import PredictingRows
+from keepsight.analysis.observers import AttentionObserver
 from keepsight.demo.world import scenes
 from keepsight.eval.modality_dominance.score import PARTS, Masses, Reading
 from keepsight.eval.modality_dominance.summary import difference, summary
@@ -216,10 +216,10 @@ def test_memory_does_not_grow_with_the_prompt() -> None:
     """Of a row of any length one number for every head and part is kept, and one share."""
     for length in (40, 4000):
         parts = torch.full((length,), PARTS.index("image"))
-        heard = HearParts([0], parts)
+        heard = RecordAttentionMass([0], parts)
         for number in range(length - 1, length + 9):
             row = torch.full((2, number + 1), 1 / (number + 1))
-            heard.hear(row, number, 0, SimpleNamespace(layer=0))  # type: ignore[arg-type]
+            heard.observe(row, number, 0, SimpleNamespace(layer=0))  # type: ignore[arg-type]
         kept = [*heard.sums.values(), *heard.shares.values()]
         assert sum(one.untyped_storage().nbytes() for one in kept) == 4 * (2 * len(PARTS) + 10)
 
@@ -228,7 +228,7 @@ def test_refusals() -> None:
     llava, mllama = FAMILIES["llava"], FAMILIES["mllama"]
     with pytest.raises(UnsupportedModel, match="text dominance: it sees the picture by cross-attention"):
         measure(mllama.model(), mllama.inputs([PROMPT]))
-    with pytest.raises(InputError, match="one prompt at a time can be listened to, not 2"):
+    with pytest.raises(InputError, match="one prompt at a time can be observed, not 2"):
         measure(llava.model(), llava.inputs([PROMPT, PROMPT]))
     with pytest.raises(InvalidParameter, match="num_beams=2"):
         measure(llava.model(), llava.inputs([PROMPT]), generation=Generation(num_beams=2))
@@ -242,15 +242,15 @@ def test_refusals() -> None:
 
 def test_a_layer_that_was_not_heard_is_named() -> None:
     target = Target(FAMILIES["llava"].model(), FAMILIES["llava"].inputs([PROMPT]))
-    heard = HearParts([0, 1], parts_of(target, ()))
-    heard.hear(torch.full((4, target.prompt), 0.1), target.prompt - 1, 0, SimpleNamespace(layer=0))  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedModel, match="layer 1 has no attention that can be listened to"):
+    heard = RecordAttentionMass([0, 1], parts_of(target, ()))
+    heard.observe(torch.full((4, target.prompt), 0.1), target.prompt - 1, 0, SimpleNamespace(layer=0))  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedModel, match="layer 1 has no attention that can be observed"):
         heard.masses(target, 1)
 
 
 def test_a_listener_that_does_not_listen_says_so() -> None:
     with pytest.raises(NotImplementedError):
-        PredictingRows([0]).hear(torch.ones(1, 1), 0, 0, None)  # type: ignore[arg-type]
+        AttentionObserver([0]).observe(torch.ones(1, 1), 0, 0, None)  # type: ignore[arg-type]
 
 
 def test_many_pictures_and_the_map_of_one() -> None:

@@ -350,11 +350,24 @@ class TestCheck:
         with pytest.raises(UnsupportedModel, match="nothing massive"):
             replace(found, supported=False, reasons=("nothing massive",)).sinks(self.target())
 
-    def test_the_demo_model_goes_by_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_demo_model_goes_by_its_name(self, tmp_path: Path) -> None:
         from keepsight.calibration.file import model_name
+        from keepsight.demo import model as packaged
+        from keepsight.inference.loading import load
 
         model = planted.build("llava")
+        assert model_name(model) == "LlavaForConditionalGeneration"
         model.config._name_or_path = str(tmp_path)
         assert model_name(model) == str(tmp_path)
-        monkeypatch.setattr("keepsight.demo.model.WEIGHTS", tmp_path)
-        assert model_name(model) == "demo"
+        assert model_name(packaged.load()[0]) == "demo"
+        assert model_name(load("demo")[0]) == "demo"
+        assert model_name(load(str(packaged.WEIGHTS))[0]) == "demo"
+
+    def test_the_file_of_a_calibration_knows_nothing_of_the_demo(self) -> None:
+        import ast
+        import inspect
+
+        from keepsight.calibration import file
+
+        nodes = ast.walk(ast.parse(inspect.getsource(file)))
+        assert not [one for one in nodes if isinstance(one, ast.ImportFrom) and "demo" in str(one.module)]

@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES
 from torch import Tensor
 
-from keepsight import InputError, UnsupportedModel
+from keepsight import M3ID, InputError, UnsupportedModel, attached
 from keepsight.decoding.views import (
     MainPrompt,
     NoImage,
@@ -116,3 +116,29 @@ def test_views_of_the_same_prompt_are_equal() -> None:
     family = FAMILIES["llava"]
     target = Target(family.model(), family.inputs(PROMPTS))
     assert MainPrompt().inputs(target) == target.model_inputs
+
+
+def test_a_source_writes_the_prompt_without_its_picture_by_the_chat_template() -> None:
+    """LLaVA's template writes a line break after the picture, which stays where only the placeholders are dropped."""
+    from keepsight.demo.model import load
+    from keepsight.demo.world import scenes
+    from keepsight.source.source import Source
+
+    model, processor = load()
+    pictures = [scene.image() for scene in scenes("val", 2)]
+    source = Source.of(processor, pictures, ["Describe this image.", "Is there a cup in the image?"])
+    inputs = source.inputs()
+    dropped = NoImage().inputs(Target(model, inputs))
+    written = NoImage().inputs(Target(model, inputs, source=source))
+    texts = [
+        processor.tokenizer.batch_decode(one["input_ids"], skip_special_tokens=True)
+        for one in (dropped, written)
+    ]
+    assert [text.replace("\n", "") for text in texts[0]] == texts[1]
+    assert texts[1][0] == "USER: Describe this image. ASSISTANT:"
+    options = {"max_new_tokens": 5, "do_sample": False}
+    with attached(model, inputs, M3ID(decay=0.5), source=source) as processors:
+        model.generate(**inputs, **options, logits_processor=processors)
+    assert torch.equal(processors[0].branches[0].inputs["input_ids"], written["input_ids"])  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="2 prompts and input_ids 1 rows"):
+        Target(model, {key: value[:1] for key, value in inputs.items()}, source=source)

@@ -17,7 +17,7 @@ from keepsight.experiments.decoding_config import (
     parse_config,
     parse_strategy,
 )
-from keepsight.inference.row_sampler import Draw
+from keepsight.inference.row_sampler import RowSampler
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ SCORES = torch.tensor([2.0, 1.0, 0.0, -1.0, -float("inf")])
 
 def drawn(keys: list[str], **options: float) -> list[int]:
     scores = SCORES.expand(len(keys), -1)
-    kept = Draw(keys, **options)(torch.zeros(len(keys), 1, dtype=torch.long), scores)
+    kept = RowSampler(keys, **options)(torch.zeros(len(keys), 1, dtype=torch.long), scores)
     assert ((kept == 0).sum(-1) == 1).all()
     return kept.argmax(-1).tolist()
 
@@ -150,7 +150,7 @@ def test_a_row_draws_the_same_in_any_company_and_a_new_number_each_time() -> Non
     keys = [f"{i}" for i in range(50)]
     assert drawn(keys) == [drawn([key])[0] for key in keys]
     assert len(set(drawn(keys))) > 1
-    draw = Draw(["one"])
+    draw = RowSampler(["one"])
     flat = torch.zeros(1, 1000)
     assert len({int(draw(flat.long(), flat).argmax()) for _ in range(20)}) > 15
 
@@ -159,4 +159,4 @@ def test_the_edges_of_the_unit_interval(monkeypatch: pytest.MonkeyPatch) -> None
     for bits, token in ((0, 1), (2**52 - 1, 3)):
         monkeypatch.setattr("random.Random.getrandbits", lambda self, k, bits=bits: bits)
         scores = torch.tensor([[-float("inf"), 3.0, 1.0, 2.0, -float("inf")]])
-        assert int(Draw(["x"])(scores.long(), scores).argmax()) == token
+        assert int(RowSampler(["x"])(scores.long(), scores).argmax()) == token

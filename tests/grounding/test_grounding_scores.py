@@ -114,7 +114,7 @@ MADE = Grounding(
         ("difference", "sum", (1.0, -3.0)),
         ("likelihood", "mean", (-1.5, -4.0)),
         ("contrast", "mean", (-0.375, -6.0)),
-        ("entropy", "mean", (-0.5, -2.0)),
+        ("negative_entropy", "mean", (-0.5, -2.0)),
         ("divergence", "first", (0.25, 1.0)),
     ],
 )
@@ -124,6 +124,20 @@ def test_words_by_hand(score: str, aggregate: str, supports: tuple[float, float]
     assert (dogs.word, dogs.object, dogs.tokens) == ("dogs", "dog", (4,))
     assert (sign.support, dogs.support) == supports
     assert (sign.with_image, sign.without_image, sign.difference) == (-3.0, -4.0, 1.0)
+
+
+def test_a_score_is_what_the_field_of_its_name_holds() -> None:
+    one = MADE.tokens[1]
+    assert {score: one.support(score) for score in SCORES} == {
+        "contrast": -0.5,
+        "difference": 2.0,
+        "likelihood": -1.0,
+        "negative_entropy": -0.75,
+        "divergence": 0.25,
+    }
+    assert all(one.support(score) == getattr(one, score) for score in SCORES)
+    with pytest.raises(InvalidParameter, match="did you mean 'negative_entropy'"):
+        MADE.words(score="entropy")
 
 
 def test_words_of_a_list_and_names_that_do_not_exist() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepsight.inference.detokenizer import BROKEN, Writer
+from keepsight.inference.detokenizer import BROKEN, IncrementalDetokenizer
 
 END = 0
 
@@ -22,9 +22,9 @@ class Bytes:
 
 def written(
     text: str | bytes, *, stop: tuple[str, ...] = (), longest: int = 1000
-) -> tuple[list[str], Writer]:
+) -> tuple[list[str], IncrementalDetokenizer]:
     content = text.encode() if isinstance(text, str) else text
-    writer = Writer(Bytes(), ends={END}, stop=stop, longest=longest)
+    writer = IncrementalDetokenizer(Bytes(), ends={END}, stop=stop, longest=longest)
     pieces = []
     for token in [*content, END]:
         pieces.append(writer.add(token))
@@ -79,7 +79,7 @@ def test_the_longest_answer_ends_by_length() -> None:
 
 
 def test_tokens_of_a_stop_text_are_not_told() -> None:
-    writer = Writer(Bytes(), ends={END}, stop=("XY",), longest=9)
+    writer = IncrementalDetokenizer(Bytes(), ends={END}, stop=("XY",), longest=9)
     told = [token for byte in b"abXY" for token in writer.add(byte, logprob=-1.0, top=[(98, -1.0)]).tokens]
     assert [(token.text, token.span) for token in told] == [("a", (0, 1)), ("b", (1, 2))]
     assert told[1].top == (("b", -1.0),)
@@ -105,7 +105,7 @@ class Words:
 def test_spans_end_where_the_answer_does(
     stop: tuple[str, ...], longest: int, text: str, spans: list[tuple[int, int]]
 ) -> None:
-    writer = Writer(Words(), ends={END}, stop=stop, longest=longest)
+    writer = IncrementalDetokenizer(Words(), ends={END}, stop=stop, longest=longest)
     told = []
     for word in (1, 2, 3, 4):
         told += writer.add(word).tokens

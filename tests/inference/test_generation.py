@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
 from standin import standin
 
-from keepsight import VCD, InvalidParameter, NoImageTokens
+from keepsight import VCD, InvalidParameter
 from keepsight.demo.world import scenes
 from keepsight.inference.generation import Generation, answer
-from keepsight.source.images import BadImage, open_picture
-from keepsight.source.prompts import BadPrompt, prepare
+from keepsight.source.prompts import prepare
 
 PROMPT = "Describe this image."
 SHORT = Generation(max_new_tokens=10)
@@ -66,49 +62,6 @@ def test_tokens_count_the_end_mark_and_no_padding() -> None:
     assert said.tokens == 3 + 5
 
 
-def test_prompts_are_padded_on_the_left() -> None:
-    _, processor = standin()
-    inputs = prepare(processor, [scene.image() for scene in scenes("val", 2)], PROMPT)
-    assert inputs["pixel_values"].shape == (2, 3, 128, 128)
-    assert torch.equal(inputs["input_ids"][0], inputs["input_ids"][1])
-    assert inputs["attention_mask"].all()
-
-
-def test_a_template_that_writes_the_first_token_does_not_get_two() -> None:
-    _, processor = standin()
-    picture = scenes("val", 1)[0].image()
-    plain = prepare(processor, [picture], PROMPT)["input_ids"]
-    processor.chat_template = "{{ bos_token }} " + processor.chat_template
-    written = prepare(processor, [picture], PROMPT)["input_ids"]
-    begin = processor.tokenizer.bos_token_id
-    assert (written == begin).sum() == 1
-    assert (plain == begin).sum() <= 1
-
-
-def test_a_processor_that_says_nothing_about_a_missing_picture_is_watched() -> None:
-    _, processor = standin()
-
-    class Lenient:
-        chat_template = "x"
-        tokenizer, image_token, image_token_id = processor.tokenizer, "<image>", processor.image_token_id
-
-        def apply_chat_template(self, conversation: object, **options: object) -> str:
-            return "cat dog"
-
-        def __call__(self, text: list[str], images: object, **options: object) -> object:
-            return processor.tokenizer(text, **options)
-
-    with pytest.raises(NoImageTokens, match="write <image> into it"):
-        prepare(Lenient(), [scenes("val", 1)[0].image()], PROMPT)
-
-
-def test_a_prompt_with_too_many_pictures_is_refused() -> None:
-    _, processor = standin()
-    # What the processor says besides depends on the release of transformers
-    with pytest.raises(BadPrompt, match="refuses the prompt '<image> <image> what\\?'"):
-        prepare(processor, [scenes("val", 1)[0].image()], "<image> <image> what?", raw=True)
-
-
 def test_sampling_draws_from_all_tokens_unless_told_otherwise() -> None:
     assert Generation().arguments() == {"max_new_tokens": 128, "num_beams": 1, "do_sample": False}
     drawn = Generation(sample=True, top_p=0.9).arguments()
@@ -123,29 +76,6 @@ def test_sampling_draws_from_all_tokens_unless_told_otherwise() -> None:
 def test_generation_refuses(options: dict[str, float]) -> None:
     with pytest.raises(InvalidParameter):
         Generation(**options)  # type: ignore[arg-type]
-
-
-def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
-    picture = Image.new("L", (4, 2))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # taken with the camera on its side
-    picture.save(tmp_path / "turned.jpg", exif=exif)
-    opened = open_picture(tmp_path / "turned.jpg")
-    assert (opened.mode, opened.size) == ("RGB", (2, 4))
-
-
-def test_grey_of_16_bits_is_scaled_and_numbers_without_a_scale_are_refused(tmp_path: Path) -> None:
-    grey = Image.new("I;16", (4, 2), 0x8000)
-    grey.save(tmp_path / "deep.png")
-    assert open_picture(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
-    Image.new("F", (4, 2), 0.5).save(tmp_path / "depth.tiff")
-    with pytest.raises(BadImage, match="have no scale: save it with 8 bits"):
-        open_picture(tmp_path / "depth.tiff")
-
-
-def test_a_picture_that_cannot_be_read_has_a_name(tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match="no such picture"):
-        open_picture(tmp_path / "missing.png")
 
 
 def test_pictures_of_other_sizes_are_padded_on_the_left() -> None:

@@ -15,9 +15,9 @@ from keepsight.errors import InvalidParameter
 from keepsight.grounding import GroundingRecorder
 from keepsight.grounding.teacher_forcing import judge
 from keepsight.inference.generation import Generation, answer
-from keepsight.inference.streaming import write
+from keepsight.inference.streaming import stream_answer
 from keepsight.registry import parse
-from keepsight.source.prompts import BadPrompt, prepare, prepare_conversation
+from keepsight.source.prompts import prepare
 
 M3ID = "m3id:decay=0.07,cutoff=0.02"
 PICTURE = scene("test-shifted", 1).image()
@@ -36,7 +36,7 @@ def inputs_of(demo: tuple[Any, Any]) -> Any:
 def test_the_pieces_are_the_answer_of_generate(demo: tuple[Any, Any], spec: str | None) -> None:
     recipes = [spec] if spec else []
     pieces: list[str] = []
-    written = write(*demo, inputs_of(demo), *recipes, say=pieces.append)
+    written = stream_answer(*demo, inputs_of(demo), *recipes, on_text=pieces.append)
     [usual] = answer(*demo, [PICTURE], PROMPT, *recipes)
     assert written.text == usual.texts[0]
     assert "".join(pieces).strip() == written.text
@@ -51,7 +51,9 @@ def test_sampling_starts_from_its_seed_and_leaves_the_random_state(demo: tuple[A
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     texts = [
-        write(*demo, inputs_of(demo), say=lambda _: None, generation=Generation(seed=seed, **hot)).text
+        stream_answer(
+            *demo, inputs_of(demo), on_text=lambda _: None, generation=Generation(seed=seed, **hot)
+        ).text
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -59,7 +61,7 @@ def test_sampling_starts_from_its_seed_and_leaves_the_random_state(demo: tuple[A
 
 
 def test_a_stop_ends_it_within_a_token_and_leaves_the_model_as_it_was(demo: tuple[Any, Any]) -> None:
-    whole = write(*demo, inputs_of(demo), M3ID, say=lambda _: None)
+    whole = stream_answer(*demo, inputs_of(demo), M3ID, on_text=lambda _: None)
     stop, pieces = Event(), []
 
     def say(piece: str) -> None:
@@ -67,15 +69,17 @@ def test_a_stop_ends_it_within_a_token_and_leaves_the_model_as_it_was(demo: tupl
         if len(pieces) == 3:
             stop.set()
 
-    cut = write(*demo, inputs_of(demo), M3ID, say=say, stop=stop)
+    cut = stream_answer(*demo, inputs_of(demo), M3ID, on_text=say, stop=stop)
     assert cut.stopped
     assert 3 <= len(cut.ids) <= 6
     assert cut.ids == whole.ids[: len(cut.ids)]
-    assert write(*demo, inputs_of(demo), M3ID, say=lambda _: None).ids == whole.ids
+    assert stream_answer(*demo, inputs_of(demo), M3ID, on_text=lambda _: None).ids == whole.ids
 
 
 def test_the_longest_answer_is_told_from_a_finished_one(demo: tuple[Any, Any]) -> None:
-    cut = write(*demo, inputs_of(demo), say=lambda _: None, generation=Generation(max_new_tokens=4))
+    cut = stream_answer(
+        *demo, inputs_of(demo), on_text=lambda _: None, generation=Generation(max_new_tokens=4)
+    )
     assert (cut.full, cut.stopped, len(cut.ids)) == (True, False, 4)
 
 
@@ -83,15 +87,15 @@ def test_an_error_while_it_is_said_goes_to_the_caller_and_changes_nothing(demo: 
     def fail(piece: str) -> None:
         raise BrokenPipeError(piece)
 
-    whole = write(*demo, inputs_of(demo), say=lambda _: None)
+    whole = stream_answer(*demo, inputs_of(demo), on_text=lambda _: None)
     with pytest.raises(BrokenPipeError):
-        write(*demo, inputs_of(demo), "vhr:alpha=3", M3ID, say=fail)
-    assert write(*demo, inputs_of(demo), say=lambda _: None).ids == whole.ids
+        stream_answer(*demo, inputs_of(demo), "vhr:alpha=3", M3ID, on_text=fail)
+    assert stream_answer(*demo, inputs_of(demo), on_text=lambda _: None).ids == whole.ids
 
 
 def test_beams_are_refused(demo: tuple[Any, Any]) -> None:
     with pytest.raises(InvalidParameter, match="num_beams=2"):
-        write(*demo, inputs_of(demo), say=lambda _: None, generation=Generation(num_beams=2))
+        stream_answer(*demo, inputs_of(demo), on_text=lambda _: None, generation=Generation(num_beams=2))
 
 
 def test_the_judge_is_what_a_recorder_hears_of_the_plain_model(demo: tuple[Any, Any]) -> None:
@@ -99,7 +103,7 @@ def test_the_judge_is_what_a_recorder_hears_of_the_plain_model(demo: tuple[Any, 
     inputs = inputs_of(demo)
     recorder = GroundingRecorder(model, inputs)
     [heard] = recorder.read(model.generate(**inputs, logits_processor=[recorder]), processor)
-    written = write(model, processor, inputs, say=lambda _: None)
+    written = stream_answer(model, processor, inputs, on_text=lambda _: None)
     judged = judge(model, processor, inputs, written.ids)
     assert judged.text == heard.text == written.text
     for one, other in zip(judged.words(), heard.words(), strict=True):
@@ -110,7 +114,7 @@ def test_the_judge_is_what_a_recorder_hears_of_the_plain_model(demo: tuple[Any, 
 def test_a_map_of_an_answer_is_the_map_of_its_generation(demo: tuple[Any, Any], spec: str | None) -> None:
     recipes = [parse(spec)] if spec else []
     inputs = inputs_of(demo)
-    written = write(*demo, inputs, *recipes, say=lambda _: None)
+    written = stream_answer(*demo, inputs, *recipes, on_text=lambda _: None)
     afterwards = look(*demo, inputs, *recipes, answer=written.ids)
     live = look(*demo, inputs, *recipes)
     assert afterwards.caption.strip() == written.text
@@ -123,24 +127,3 @@ def test_a_map_can_be_of_words_that_the_model_would_not_say(demo: tuple[Any, Any
     seen = look(*demo, inputs_of(demo), answer=ids)
     assert seen.caption.strip() == "A dog and a car."
     assert [word.object for word in seen.words] == ["dog", "car"]
-
-
-def test_a_conversation_repeats_what_was_said_after_one_picture(demo: tuple[Any, Any]) -> None:
-    _, processor = demo
-    alone = prepare_conversation(processor, PICTURE, [], PROMPT)
-    assert torch.equal(alone["input_ids"], inputs_of(demo)["input_ids"])
-    said = [(PROMPT, "A kitchen.")]
-    ids = prepare_conversation(processor, PICTURE, said, "Is there a cup?")["input_ids"][0]
-    text = processor.tokenizer.decode(ids, skip_special_tokens=True)
-    assert text == f"USER: \n{PROMPT} ASSISTANT: A kitchen.USER: Is there a cup? ASSISTANT:"
-    assert (ids == processor.image_token_id).sum() == (alone["input_ids"] == processor.image_token_id).sum()
-
-
-def test_a_template_without_conversations_refuses_by_name(demo: tuple[Any, Any]) -> None:
-    _, processor = load()
-    processor.chat_template = (
-        "{% if messages|length > 1 %}{{ raise_exception('one turn\nonly') }}{% endif %}<image> Q"
-    )
-    prepare_conversation(processor, PICTURE, [], "Q")
-    with pytest.raises(BadPrompt, match=r"refuses the conversation: one turn$"):
-        prepare_conversation(processor, PICTURE, [("Q", "A")], "Q")

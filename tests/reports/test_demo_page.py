@@ -137,7 +137,7 @@ def test_captions_and_the_manifest_are_escaped(comparison: Comparison, drawn: li
         replace(
             comparison,
             rows=tuple(replace(row, score=report) for row in comparison.rows),
-            gathered=replace(comparison.merged, runs=(marked,)),
+            merged=replace(comparison.merged, runs=(marked,)),
         ),
         drawn,
     )

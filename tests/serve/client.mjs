@@ -72,7 +72,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const { call, options, ...rest } = JSON.parse(line);
   let reply;
   try {
-    reply = { value: await calls[call](new OpenAI({ maxRetries: 0, timeout: 20_000, ...options }), rest) };
+    reply = { value: await calls[call](new OpenAI({ maxRetries: 0, timeout: 120_000, ...options }), rest) };
   } catch (error) {
     reply = { error: told(error) };
   }

@@ -4,28 +4,36 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from serving import Gate, painted
+from serving import GUARD, ForwardGate, painted
 from standin import standin
 
 from keepsight.engines.hf.edit_state import STATES
-from keepsight.serve.prompts import Turn, prepare_chat
+from keepsight.serve import http_protocol, request_body
+from keepsight.serve.prompts import ChatMessage, prepare_chat
 
 
 @pytest.fixture(scope="session")
 def loaded() -> tuple[Any, Any]:
     model, processor = standin()
     model.generation_config.suppress_tokens += [2]  # no answer ends before its length
-    inputs = prepare_chat(processor, [Turn("user", (painted(0), "a cat"))])
+    inputs = prepare_chat(processor, [ChatMessage("user", (painted(0), "a cat"))])
     model.generate(
         **inputs, max_new_tokens=1
     )  # transformers lays hooks of its own at the first use, and leaves them
     return model, processor
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request of a test is too late because the machine is busy; tests of the time limits set their own."""
+    monkeypatch.setattr(http_protocol, "HEADER_SECONDS", 10 * GUARD)
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 10 * GUARD)
+
+
 @pytest.fixture
-def gate(loaded: tuple[Any, Any]) -> Iterator[Gate]:
+def gate(loaded: tuple[Any, Any]) -> Iterator[ForwardGate]:
     """In front of every forward pass of the decoder."""
-    gate = Gate()
+    gate = ForwardGate()
     handle = loaded[0].get_decoder().register_forward_pre_hook(gate)
     yield gate
     gate.open.set()

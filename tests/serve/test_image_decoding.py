@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 from serving import data_uri, painted
 
-from keepsight.serve.errors import BadPicture
-from keepsight.serve.image_decoding import open_bytes, read_data_uri
+from keepsight.serve.errors import InvalidImage
+from keepsight.serve.image_decoding import decode_image, read_data_uri
 from keepsight.serve.limits import Limits
 
 LIMITS = Limits()
 
 
 def opened(uri: str, limits: Limits = LIMITS) -> Image.Image:
-    return open_bytes(read_data_uri(uri, limits), limits)
+    return decode_image(read_data_uri(uri, limits), limits)
 
 
 def uri_of(content: bytes) -> str:
@@ -73,14 +73,14 @@ def test_scans_of_a_jpeg_are_bounded() -> None:
     few = progressive((40, 30), 0)
     scans = few.count(b"\xff\xda")
     assert 5 < scans < 20
-    assert open_bytes(few, LIMITS).size == (40, 30)
-    assert open_bytes(progressive((40, 30), 64 - scans), LIMITS).size == (40, 30)
-    with pytest.raises(BadPicture, match="has 65 scans of 1,200 pixels"):
-        open_bytes(progressive((40, 30), 65 - scans), LIMITS)
+    assert decode_image(few, LIMITS).size == (40, 30)
+    assert decode_image(progressive((40, 30), 64 - scans), LIMITS).size == (40, 30)
+    with pytest.raises(InvalidImage, match="has 65 scans of 1,200 pixels"):
+        decode_image(progressive((40, 30), 65 - scans), LIMITS)
     limits = Limits(image_pixels=1200)
-    assert open_bytes(progressive((40, 30), 20 - scans), limits).size == (40, 30)
-    with pytest.raises(BadPicture, match="has 21 scans"):
-        open_bytes(progressive((40, 30), 21 - scans), limits)
+    assert decode_image(progressive((40, 30), 20 - scans), limits).size == (40, 30)
+    with pytest.raises(InvalidImage, match="has 21 scans"):
+        decode_image(progressive((40, 30), 21 - scans), limits)
 
 
 def test_turned_pictures_are_put_upright() -> None:
@@ -139,7 +139,7 @@ painted(1).save(whole, "PNG")
     ],
 )
 def test_what_is_refused(uri: str, says: str) -> None:
-    with pytest.raises(BadPicture, match=says):
+    with pytest.raises(InvalidImage, match=says):
         opened(uri)
 
 
@@ -148,7 +148,7 @@ def test_bytes_are_bounded() -> None:
     size = len(read_data_uri(uri, LIMITS))
     assert opened(uri, Limits(image_bytes=size)).size == (40, 30)
     for most in (size - 1, 10):
-        with pytest.raises(BadPicture, match=f"more than {most:,} bytes"):
+        with pytest.raises(InvalidImage, match=f"more than {most:,} bytes"):
             opened(uri, Limits(image_bytes=most))
 
 
@@ -156,8 +156,8 @@ def test_pixels_are_bounded_alone_and_together() -> None:
     uri = data_uri(painted(1))
     content = read_data_uri(uri, LIMITS)
     limits = Limits(image_pixels=1200)
-    assert open_bytes(content, limits, before=1200).size == (40, 30)
-    with pytest.raises(BadPicture, match="more than 2,400 pixels together"):
-        open_bytes(content, limits, before=1201)
-    with pytest.raises(BadPicture, match="40x30 pixels, and the limit is 1,199"):
+    assert decode_image(content, limits, before=1200).size == (40, 30)
+    with pytest.raises(InvalidImage, match="more than 2,400 pixels together"):
+        decode_image(content, limits, before=1201)
+    with pytest.raises(InvalidImage, match="40x30 pixels, and the limit is 1,199"):
         opened(uri, Limits(image_pixels=1199))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from keepsight.serve import image_fetch as module
-from keepsight.serve.errors import BadPicture
+from keepsight.serve.errors import InvalidImage
 from keepsight.serve.image_fetch import fetch, is_public
 from keepsight.serve.limits import Limits
 
@@ -66,7 +66,7 @@ def test_public_addresses(address: str, public: bool) -> None:
     ],
 )
 def test_what_is_refused(url: str, says: str) -> None:
-    with pytest.raises(BadPicture, match=says):
+    with pytest.raises(InvalidImage, match=says):
         fetch(url, Limits())
 
 
@@ -75,7 +75,7 @@ def test_a_name_is_refused_if_any_of_its_addresses_is_private(monkeypatch: pytes
         return [(0, 0, 0, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    with pytest.raises(BadPicture, match="not on the public internet"):
+    with pytest.raises(InvalidImage, match="not on the public internet"):
         fetch("http://example.org/a.png", Limits())
 
 
@@ -117,12 +117,12 @@ def test_a_picture_is_fetched_from_the_address_that_was_checked(web: list[Any]) 
 
 @pytest.mark.parametrize(("path", "says"), [("moved", "302 .redirects are not"), ("gone", "status 404")])
 def test_other_answers(web: list[Any], path: str, says: str) -> None:
-    with pytest.raises(BadPicture, match=says):
+    with pytest.raises(InvalidImage, match=says):
         fetch(f"http://example.org/{path}", Limits())
 
 
 def test_bytes_are_bounded(web: list[Any]) -> None:
-    with pytest.raises(BadPicture, match="more than 50 bytes"):
+    with pytest.raises(InvalidImage, match="more than 50 bytes"):
         fetch("http://example.org/a.png", Limits(image_bytes=50))
 
 
@@ -136,29 +136,29 @@ def test_paths_are_escaped_and_escapes_kept(web: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Web, "do_GET", noted)
         for url in ("http://example.org/é.png?ü=%20&a=b", "http://example.org/a b"):
-            with pytest.raises(BadPicture, match="status 404"):
+            with pytest.raises(InvalidImage, match="status 404"):
                 fetch(url, Limits())
     assert paths == ["/%C3%A9.png?%C3%BC=%20&a=b", "/a%20b"]
 
 
 def test_pictures_of_a_request_share_bytes_and_time(web: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     urls = [f"http://example.org/{number}" for number in range(4)]
-    found = module.Fetching(Limits(request_bytes=250)).all(urls)
-    assert [type(found[url]) for url in urls[:3]] == [bytes, bytes, BadPicture]
+    found = module.ImageFetcher(Limits(request_bytes=250)).fetch_all(urls)
+    assert [type(found[url]) for url in urls[:3]] == [bytes, bytes, InvalidImage]
     assert "more than 28 bytes" in str(found[urls[2]])
     assert len(found) == 3
-    late = module.Fetching(Limits())
-    late.one(urls[0])
+    late = module.ImageFetcher(Limits())
+    late.fetch(urls[0])
     monkeypatch.setattr(module.time, "monotonic", lambda: float("inf"))
-    with pytest.raises(BadPicture, match="cannot be fetched within"):
-        late.one(urls[1])
+    with pytest.raises(InvalidImage, match="cannot be fetched within"):
+        late.fetch(urls[1])
 
 
 def test_whoever_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(module, "SECONDS", 0.1)
+    monkeypatch.setattr(module, "FETCH_SECONDS", 0.1)
     monkeypatch.setattr(module, "public_address", lambda host, port: "93.184.216.34")
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: ours)
-    with pytest.raises(BadPicture, match="cannot be fetched"):
+    with pytest.raises(InvalidImage, match="cannot be fetched"):
         fetch("http://example.org/", Limits())
     theirs.close()

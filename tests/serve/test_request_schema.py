@@ -14,18 +14,19 @@ from pydantic import ValidationError
 
 from keepsight import M3ID, VAR, VHR
 from keepsight.calibration.file import BadCalibration
-from keepsight.errors import ConflictingMethods, InvalidParameter, KeepsightError, UnknownMethod
+from keepsight.errors import ConflictingMethods, InvalidParameter, KeepsightError, OperatorOnly, UnknownMethod
+from keepsight.registry import parse_all
 from keepsight.serve.errors import RequestRefused, UnknownModelName
 from keepsight.serve.limits import Limits
-from keepsight.serve.model_registry import Menu, parse_combination
+from keepsight.serve.model_registry import ModelRegistry
 from keepsight.serve.request_schema import (
     ChatRequest,
-    addresses,
     has_more_values,
-    read_request,
-    read_turns,
+    image_urls,
+    parse_chat_request,
+    read_messages,
 )
-from keepsight.serve.responses import error_reply
+from keepsight.serve.responses import error_parts
 
 LIMITS = Limits()
 HELLO = [{"role": "user", "content": "hello"}]
@@ -36,12 +37,14 @@ def body(**fields: Any) -> bytes:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    found = read_request(body(user="me", store=True, top_k=3, parallel_tool_calls=False, tools=[]), LIMITS)
+    found = parse_chat_request(
+        body(user="me", store=True, top_k=3, parallel_tool_calls=False, tools=[]), LIMITS
+    )
     assert (found.model, found.messages[0].content) == ("demo", "hello")
 
 
 def test_settings_that_say_nothing_are_taken() -> None:
-    read_request(
+    parse_chat_request(
         body(
             frequency_penalty=0,
             presence_penalty=0.0,
@@ -104,7 +107,7 @@ def test_settings_that_say_nothing_are_taken() -> None:
 )
 def test_fields_that_are_refused(fields: dict[str, Any], param: str | None) -> None:
     with pytest.raises(RequestRefused) as refused:
-        read_request(body(**fields), LIMITS)
+        parse_chat_request(body(**fields), LIMITS)
     if param is not None and refused.value.param != param:
         assert str(refused.value.param).startswith(param.partition(".")[0])
     assert "\n" not in str(refused.value)
@@ -112,14 +115,14 @@ def test_fields_that_are_refused(fields: dict[str, Any], param: str | None) -> N
 
 
 def test_an_option_may_be_null_and_emoji_may_be_escaped() -> None:
-    found = read_request(body(keepsight={"grounding": None, "methods": None}, stop="🐕"), LIMITS)
+    found = parse_chat_request(body(keepsight={"grounding": None, "methods": None}, stop="🐕"), LIMITS)
     assert (found.options.grounding, found.stops) == (None, ("🐕",))
 
 
 def test_more_choices_than_may_wait_never_have_their_turn() -> None:
-    assert read_request(body(n=2), Limits(queue=2)).n == 2
+    assert parse_chat_request(body(n=2), Limits(queue=2)).n == 2
     with pytest.raises(RequestRefused, match="3 is more than the limit of 2"):
-        read_request(body(n=3), Limits(queue=2))
+        parse_chat_request(body(n=3), Limits(queue=2))
 
 
 @pytest.mark.parametrize("few", [100, 3000])
@@ -150,17 +153,17 @@ def test_wrong_values_are_not_each_told_apart(fields: Any, few: int, monkeypatch
 
     monkeypatch.setattr(ChatRequest, "model_validate", counted)
     with pytest.raises(RequestRefused):
-        read_request(body(**fields(few)), LIMITS)
+        parse_chat_request(body(**fields(few)), LIMITS)
     assert sum(counts) < 5
 
 
 def test_values_are_counted_before_they_are_made() -> None:
     most = 10_000 + 40 * LIMITS.messages
     with pytest.raises(RequestRefused, match=f"more than {most:,} values"):
-        read_request(body(unknown=[{}] * most), LIMITS)
-    assert read_request(body(unknown="," * most), LIMITS)
+        parse_chat_request(body(unknown=[{}] * most), LIMITS)
+    assert parse_chat_request(body(unknown="," * most), LIMITS)
     with pytest.raises(RequestRefused, match="not JSON"):
-        read_request(body().decode().encode("utf-16"), LIMITS)
+        parse_chat_request(body().decode().encode("utf-16"), LIMITS)
 
 
 @settings(max_examples=200, deadline=None)
@@ -177,7 +180,7 @@ def test_values_in_strings_are_none(found: Any) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"model": 1e999}'])
 def test_bodies_that_are_no_request(content: bytes) -> None:
     with pytest.raises(RequestRefused):
-        read_request(content, LIMITS)
+        parse_chat_request(content, LIMITS)
 
 
 json_values = st.recursive(
@@ -198,12 +201,12 @@ json_values = st.recursive(
 )
 def test_whatever_comes_is_read_or_refused(fields: dict[str, Any]) -> None:
     with suppress(KeepsightError):
-        found = read_request(json.dumps(fields).encode(), LIMITS)
-        read_turns(found, lambda url: pytest.fail("no picture was sent"))
+        found = parse_chat_request(json.dumps(fields).encode(), LIMITS)
+        read_messages(found, lambda url: pytest.fail("no picture was sent"))
 
 
 def turns(*messages: dict[str, Any], limits: Limits = LIMITS) -> Any:
-    return read_turns(read_request(body(messages=list(messages)), limits), lambda url: url)
+    return read_messages(parse_chat_request(body(messages=list(messages)), limits), lambda url: url)
 
 
 def test_turns_keep_their_order() -> None:
@@ -235,8 +238,8 @@ def test_pictures_alone_go_before_what_the_user_says_next() -> None:
         {"role": "assistant", "content": "blue"},
         {"role": "user", "content": [shown[0]]},
     ]
-    read = read_request(body(messages=messages), LIMITS)
-    found = read_turns(read, lambda url: picture[int(url)])
+    read = parse_chat_request(body(messages=messages), LIMITS)
+    found = read_messages(read, lambda url: picture[int(url)])
     assert [(turn.role, turn.content) for turn in found] == [
         ("user", (red, blue, "what are they?")),
         ("user", ("well?",)),
@@ -271,15 +274,15 @@ def test_turns_that_are_refused(message: dict[str, Any], param: str) -> None:
 
 def test_too_many_pictures_are_refused_before_any_is_opened() -> None:
     shown = [{"type": "image_url", "image_url": {"url": "A"}}] * 3
-    request = read_request(body(messages=[{"role": "user", "content": shown}]), LIMITS)
-    assert addresses(request, Limits(images=3)) == ["A"] * 3
+    request = parse_chat_request(body(messages=[{"role": "user", "content": shown}]), LIMITS)
+    assert image_urls(request, Limits(images=3)) == ["A"] * 3
     with pytest.raises(RequestRefused, match="3 pictures, and at most 2"):
-        addresses(request, Limits(images=2))
+        image_urls(request, Limits(images=2))
 
 
 def test_combinations() -> None:
-    assert parse_combination("vhr") == (VHR(),)
-    assert parse_combination("vhr:layers=1+2+m3id:decay=0.5") == (VHR(layers=(1, 2)), M3ID(decay=0.5))
+    assert parse_all("vhr") == (VHR(),)
+    assert parse_all("vhr:layers=1/2+m3id:decay=0.5") == (VHR(layers=(1, 2)), M3ID(decay=0.5))
     for text, error in (
         ("vhr+vhr", ConflictingMethods),
         ("vhr+nope", UnknownMethod),
@@ -287,40 +290,44 @@ def test_combinations() -> None:
         ("vhr+", InvalidParameter),
     ):
         with pytest.raises(KeepsightError) as refused:
-            parse_combination(text)
+            parse_all(text)
         assert isinstance(refused.value, (error, UnknownMethod))
 
 
 def test_names() -> None:
-    menu = Menu.of("org/toy", ["m3id", "vhr + m3id:decay=0.5"])
-    assert menu.names == ["org/toy", "org/toy:m3id", "org/toy:vhr+m3id:decay=0.5"]
-    assert menu.methods("org/toy") == ()
-    assert menu.methods("org/toy:vhr+m3id:decay=0.5") == (VHR(), M3ID(decay=0.5))
+    models = ModelRegistry.from_specs("org/toy", ["m3id", "vhr + m3id:decay=0.5"])
+    assert models.names == ["org/toy", "org/toy:m3id", "org/toy:vhr+m3id:decay=0.5"]
+    assert models.methods("org/toy") == ()
+    assert models.methods("org/toy:vhr+m3id:decay=0.5") == (VHR(), M3ID(decay=0.5))
     for name in ("toy", "m3id", "org/toy:", "org/toy:vhr", "other:m3id", "org/toy:m3id:decay=1"):
         with pytest.raises(UnknownModelName):
-            menu.methods(name)
+            models.methods(name)
     with pytest.raises(InvalidParameter, match="given twice"):
-        Menu.of("toy", ["m3id", " m3id "])
+        ModelRegistry.from_specs("toy", ["m3id", " m3id "])
 
 
 def test_requests_reach_no_files() -> None:
-    menu = Menu.of("toy", ["var:calibration=known.json"])
-    assert menu.read(["m3id", "vhr"]) == (M3ID(), VHR())
-    assert menu.read(["var:calibration=known.json"]) == (VAR(calibration="known.json"),)
-    with pytest.raises(RequestRefused, match="requests may not"):
-        menu.read(["var:calibration=/etc/passwd"])
+    models = ModelRegistry.from_specs("toy", ["var:calibration=known.json"])
+    assert models.parse_untrusted(["m3id", "vhr"]) == (M3ID(), VHR())
+    assert models.parse_untrusted(["var:calibration=known.json"]) == (VAR(calibration="known.json"),)
+    with pytest.raises(OperatorOnly, match="a request may not"):
+        models.parse_untrusted(["var:calibration=/etc/passwd"])
     with pytest.raises(ConflictingMethods):
-        menu.read(["m3id", "m3id"])
-    assert Menu.of("toy", ["var"], "c.json").methods("toy:var") == (VAR(calibration="c.json"),)
-    assert Menu.of("toy", [], "c.json").read(["var"]) == (VAR(calibration="c.json"),)
+        models.parse_untrusted(["m3id", "m3id"])
+    assert ModelRegistry.from_specs("toy", ["var"], "c.json").methods("toy:var") == (
+        VAR(calibration="c.json"),
+    )
+    assert ModelRegistry.from_specs("toy", [], "c.json").parse_untrusted(["var"]) == (
+        VAR(calibration="c.json"),
+    )
 
 
 def test_clients_do_not_see_where_the_calibration_lies() -> None:
-    menu = Menu.of("toy", ["var", "vhr+var:tau=3"], "/home/somebody/c.json")
-    assert menu.specs("toy:var") == ["var"]
-    assert menu.specs("toy:vhr+var:tau=3") == ["vhr", "var:tau=3.0"]
-    assert VAR(calibration="/home/somebody/c.json") in menu.methods("toy:var")
-    status, told, _ = error_reply(BadCalibration("cannot read /home/somebody/c.json"))
+    models = ModelRegistry.from_specs("toy", ["var", "vhr+var:tau=3"], "/home/somebody/c.json")
+    assert models.specs("toy:var") == ["var"]
+    assert models.specs("toy:vhr+var:tau=3") == ["vhr", "var:tau=3.0"]
+    assert VAR(calibration="/home/somebody/c.json") in models.methods("toy:var")
+    status, told, _ = error_parts(BadCalibration("cannot read /home/somebody/c.json"))
     assert (status, "somebody" in str(told)) == (500, False)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import client_of, data_uri, painted, question, running, service_of
+from serving import GUARD, client_of, data_uri, handler_of, painted, question, request, running
 
 from keepsight.serve import request_body as module
 from keepsight.serve.addresses import CannotListen, is_loopback, listen
 from keepsight.serve.image_decoding import read_data_uri
-from keepsight.serve.image_fetch import Fetching
+from keepsight.serve.image_fetch import ImageFetcher
 from keepsight.serve.limits import Limits
 
 ASK = {"model": "toy", "messages": question(data_uri(painted(0))), "max_tokens": 1}
@@ -22,7 +22,7 @@ ASK = {"model": "toy", "messages": question(data_uri(painted(0))), "max_tokens":
 
 @pytest.fixture(scope="module")
 def address(loaded: Any) -> Iterator[str]:
-    with running(service_of(loaded, limits=Limits(request_bytes=10_000))) as address:
+    with running(handler_of(loaded, limits=Limits(request_bytes=10_000))) as address:
         yield address
 
 
@@ -42,7 +42,7 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
     ],
 )
 def test_other_routes(address: str, method: str, path: str, status: int) -> None:
-    response = httpx2.request(method, address + path)
+    response = request(method, address + path)
     assert response.status_code == status
     assert "POST /v1/chat/completions" in error_of(response)["message"]
     allowed = {name.strip() for name in response.headers.get("allow", "").split(",")}
@@ -51,30 +51,30 @@ def test_other_routes(address: str, method: str, path: str, status: int) -> None
 
 @pytest.mark.parametrize("path", ["/models", "/models/toy", "/../health"])
 def test_heads(address: str, path: str) -> None:
-    response = httpx2.head(address + path)
+    response = request("HEAD", address + path)
     assert (response.status_code, response.content) == (200, b"")
 
 
 def test_bodies(address: str) -> None:
     url = f"{address}/chat/completions"
-    assert httpx2.post(url, content=json.dumps(ASK)).status_code == 415
-    assert httpx2.post(url, data={"model": "toy"}).status_code == 415
+    assert request("POST", url, content=json.dumps(ASK)).status_code == 415
+    assert request("POST", url, data={"model": "toy"}).status_code == 415
     as_json = {"content-type": "application/json; charset=utf-8"}
-    assert httpx2.post(url, content=json.dumps(ASK), headers=as_json, timeout=20).status_code == 200
+    assert request("POST", url, content=json.dumps(ASK), headers=as_json).status_code == 200
     for content in (b"{", b'{"model": "toy", "messages": [], "temperature": NaN}'):
-        response = httpx2.post(url, content=content, headers=as_json)
+        response = request("POST", url, content=content, headers=as_json)
         assert response.status_code == 400
         assert error_of(response)["type"] == "invalid_request_error"
-    response = httpx2.post(url, content=b"x" * 10_001, headers=as_json)
+    response = request("POST", url, content=b"x" * 10_001, headers=as_json)
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
-    unstated = httpx2.post(url, content=(b"x" * 1000 for _ in range(11)), headers=as_json)
+    unstated = request("POST", url, content=(b"x" * 1000 for _ in range(11)), headers=as_json)
     assert unstated.status_code == 413
 
 
 def test_a_body_that_never_comes(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BODY_SECONDS", 0.2)
     port = int(address.rsplit(":")[-1].removesuffix("/v1"))
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", port), timeout=GUARD) as raw:
         raw.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
@@ -95,14 +95,14 @@ def test_a_page_of_a_stranger_cannot_ask(address: str) -> None:
         ("127.0.0.1.evil.example", 403),
         ("8.8.8.8", 403),
     ):
-        response = httpx2.get(f"{address}/models", headers={"host": host})
+        response = request("GET", f"{address}/models", headers={"host": host})
         assert response.status_code == status, host
 
 
 def test_the_name_that_was_listened_on(loaded: Any) -> None:
-    with running(service_of(loaded, host="Ip6-Localhost")) as address:
+    with running(handler_of(loaded, host="Ip6-Localhost")) as address:
         for host, status in (("ip6-localhost:80", 200), ("localhost", 200), ("other", 403)):
-            assert httpx2.get(f"{address}/models", headers={"host": host}).status_code == status, host
+            assert request("GET", f"{address}/models", headers={"host": host}).status_code == status, host
 
 
 def test_pages_of_origins_that_are_allowed(loaded: Any) -> None:
@@ -112,33 +112,33 @@ def test_pages_of_origins_that_are_allowed(loaded: Any) -> None:
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type,x-stainless-os",
     }
-    with running(service_of(loaded, api_key="sesame", origins=(origin,))) as address:
+    with running(handler_of(loaded, api_key="sesame", origins=(origin,))) as address:
         url = f"{address}/chat/completions"
-        before = httpx2.options(url, headers=asks)
+        before = request("OPTIONS", url, headers=asks)
         assert before.status_code == 200, "without the key"
         assert before.headers["access-control-allow-origin"] == origin
         assert "x-stainless-os" in before.headers["access-control-allow-headers"]
-        assert httpx2.options(url, headers=asks | {"origin": "http://evil.example"}).status_code == 400
+        assert request("OPTIONS", url, headers=asks | {"origin": "http://evil.example"}).status_code == 400
         key = {"authorization": "Bearer sesame"}
         for headers, status in ((key, 200), ({}, 401)):
-            response = httpx2.post(url, json=ASK, headers=headers | {"origin": origin}, timeout=20)
+            response = request("POST", url, json=ASK, headers=headers | {"origin": origin})
             assert response.status_code == status
             assert response.headers["access-control-allow-origin"] == origin
-    with running(service_of(loaded)) as address:
-        assert httpx2.options(f"{address}/chat/completions", headers=asks).status_code == 405
-        told = httpx2.get(f"{address}/models", headers={"origin": origin}).headers
+    with running(handler_of(loaded)) as address:
+        assert request("OPTIONS", f"{address}/chat/completions", headers=asks).status_code == 405
+        told = request("GET", f"{address}/models", headers={"origin": origin}).headers
         assert not [name for name in told if name.startswith("access-control")]
 
 
 def test_method_errors_name_their_field(address: str) -> None:
     for specs in (["nope"], ["vcd:seed=100000000000000000000"], ["m3id", "m3id"]):
         wish = {"keepsight": {"methods": specs}}
-        response = httpx2.post(f"{address}/chat/completions", json=ASK | wish)
+        response = request("POST", f"{address}/chat/completions", json=ASK | wish)
         assert (response.status_code, error_of(response)["param"]) == (400, "keepsight.methods")
 
 
 def test_nothing_answers_without_the_key(loaded: Any) -> None:
-    with running(service_of(loaded, api_key="sésame")) as address:
+    with running(handler_of(loaded, api_key="sésame")) as address:
         for path in ("/models", "/chat/completions", "/../health", "/nothing"):
             for headers in (
                 {},
@@ -148,30 +148,30 @@ def test_nothing_answers_without_the_key(loaded: Any) -> None:
                 {"authorization": "Bearer  sésame"},
             ):
                 encoded = {name: value.encode() for name, value in headers.items()}
-                response = httpx2.get(address + path, headers=encoded)
+                response = request("GET", address + path, headers=encoded)
                 assert response.status_code == 401
                 assert error_of(response)["code"] == "invalid_api_key"
                 assert response.headers["www-authenticate"] == "Bearer"
         for scheme in ("Bearer", "bearer"):  # its letters are of either case
             key = {"authorization": f"{scheme} sésame".encode(), "host": b"elsewhere.example"}
-            assert httpx2.get(f"{address}/models", headers=key).status_code == 200
-    with running(service_of(loaded, api_key="sesame")) as address:
+            assert request("GET", f"{address}/models", headers=key).status_code == 200
+    with running(handler_of(loaded, api_key="sesame")) as address:
         assert client_of(address, api_key="sesame").models.list().data
 
 
 def test_pictures_are_fetched_for_who_was_told_to(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetched(self: Fetching, url: str) -> bytes:
+    def fetched(self: ImageFetcher, url: str) -> bytes:
         asked.append(url)
         return read_data_uri(data_uri(painted(0)), Limits())
 
-    monkeypatch.setattr(Fetching, "one", fetched)
+    monkeypatch.setattr(ImageFetcher, "fetch", fetched)
     wanted = None
     for url in (data_uri(painted(0)), "https://example.org/a.png"):
-        with running(service_of(loaded, fetch_urls=True)) as address:
+        with running(handler_of(loaded, fetch_urls=True)) as address:
             body = ASK | {"messages": question(url), "max_tokens": 4}
-            told = httpx2.post(f"{address}/chat/completions", json=body, timeout=20).json()["choices"]
+            told = request("POST", f"{address}/chat/completions", json=body).json()["choices"]
         wanted = wanted or told
         assert told == wanted
     assert asked == ["https://example.org/a.png"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import openai
 import pytest
-from serving import Gate, client_of, data_uri, painted, question, running, service_of, until
+from serving import GUARD, ForwardGate, client_of, data_uri, handler_of, painted, question, running, until
 from strong import STRONG
 
 from keepsight.serve.limits import Limits
@@ -45,7 +45,7 @@ class Script:
         given = {"call": call, "options": self._options | (options or {}), **rest}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        watch = threading.Timer(30, self._process.kill)
+        watch = threading.Timer(GUARD, self._process.kill)
         watch.start()
         try:
             self._process.stdin.write(json.dumps(given) + "\n")
@@ -53,7 +53,7 @@ class Script:
             line = self._process.stdout.readline()
         finally:
             watch.cancel()
-        assert line, f"node ended, or said nothing for 30 seconds, at {call}"
+        assert line, f"node ended, or said nothing for {GUARD} seconds, at {call}"
         return dict(json.loads(line))
 
     def call(self, call: str, **rest: Any) -> Any:
@@ -84,7 +84,7 @@ def script_for(address: str) -> Iterator[Script]:
 
 @pytest.fixture(scope="module")
 def address(loaded: Any) -> Iterator[str]:
-    with running(service_of(loaded, SPEC, api_key=KEY)) as address:
+    with running(handler_of(loaded, SPEC, api_key=KEY)) as address:
         yield address
 
 
@@ -238,34 +238,36 @@ def test_errors(
     assert script.call("create", body=ASK | {"max_tokens": 1})["choices"], "the client and the server live on"
 
 
-def test_a_full_queue(loaded: Any, gate: Gate) -> None:
-    service = service_of(loaded, limits=Limits(queue=1, batch=1))
-    with running(service) as address, script_for(address) as script:
+def test_a_full_queue(loaded: Any, gate: ForwardGate) -> None:
+    handler = handler_of(loaded, limits=Limits(queue=1, batch=1))
+    with running(handler) as address, script_for(address) as script:
+        gate.close_at = gate.passes + 5
         script.call("begin", body=ASK | {"max_tokens": 400}, way="signal")
-        gate.open.clear()
+        gate.wait_until_held()
         waiting = threading.Thread(
             target=lambda: client_of(address).chat.completions.create(**ASK | {"max_tokens": 1})
         )
         waiting.start()
-        until(lambda: service.engine.waiting)
+        until(lambda: handler.engine.waiting)
         told = script.raw("create", body=ASK)["error"]
         assert (told["class"], told["status"], told["code"]) == ("RateLimitError", 429, "queue_full")
         script.call("hangUp")
         gate.open.set()
-        waiting.join(20)
+        waiting.join(GUARD)
         assert not waiting.is_alive()
 
 
 @pytest.mark.parametrize("way", ["signal", "controller", "leave"])
-def test_hanging_up_frees_the_slot(loaded: Any, gate: Gate, caplog: Any, way: str) -> None:
-    service = service_of(loaded, limits=Limits(queue=1, batch=1))
-    with running(service) as address, script_for(address) as script:
+def test_hanging_up_frees_the_slot(loaded: Any, gate: ForwardGate, caplog: Any, way: str) -> None:
+    handler = handler_of(loaded, limits=Limits(queue=1, batch=1))
+    with running(handler) as address, script_for(address) as script:
+        gate.close_at = gate.passes + 5
         first = script.call("begin", body=ASK | {"max_tokens": 400}, way=way)
         assert first["choices"][0]["delta"]["role"] == "assistant"
-        gate.open.clear()
-        assert service.engine.running == 1
+        gate.wait_until_held()
+        assert handler.engine.running == 1
         assert script.call("hangUp") < 390, "the stream ends without an error, and not by itself"
-        until(lambda: not service.engine.running)  # the model stands still, and node lives on
+        until(lambda: not handler.engine.running)  # the model stands still, and node lives on
         passes = gate.passes
         gate.open.set()
         assert script.call("create", body=ASK | {"max_tokens": 1})["choices"]
@@ -273,8 +275,8 @@ def test_hanging_up_frees_the_slot(loaded: Any, gate: Gate, caplog: Any, way: st
     assert not caplog.records, "hanging up is no error"
 
 
-def test_a_failure_in_a_stream(loaded: Any, gate: Gate) -> None:
-    with running(service_of(loaded)) as address, script_for(address) as script:
+def test_a_failure_in_a_stream(loaded: Any, gate: ForwardGate) -> None:
+    with running(handler_of(loaded)) as address, script_for(address) as script:
         gate.fail_at = gate.passes + 5
         told = script.raw("stream", body=ASK)["error"]
         assert told["isAPIError"]

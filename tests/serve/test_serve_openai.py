@@ -9,12 +9,23 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from serving import Gate, client_of, data_uri, painted, question, running, service_of, until
+from serving import (
+    GUARD,
+    ForwardGate,
+    client_of,
+    data_uri,
+    handler_of,
+    painted,
+    question,
+    request,
+    running,
+    until,
+)
 from strong import STRONG
 
 from keepsight import mitigate
 from keepsight.serve.limits import Limits
-from keepsight.serve.prompts import Turn, prepare_chat
+from keepsight.serve.prompts import ChatMessage, prepare_chat
 
 SPECS = tuple(recipe.spec for recipe in STRONG.values())
 URI = data_uri(painted(0))
@@ -25,7 +36,7 @@ LENGTH = 8
 
 @pytest.fixture(scope="module")
 def address(loaded: Any) -> Iterator[str]:
-    with running(service_of(loaded, *SPECS, "vhr+m3id:decay=0.7,cutoff=0")) as address:
+    with running(handler_of(loaded, *SPECS, "vhr+m3id:decay=0.7,cutoff=0")) as address:
         yield address
 
 
@@ -36,7 +47,7 @@ def client(address: str) -> openai.OpenAI:
 
 def plain(loaded: Any, *methods: Any, length: int = LENGTH, turns: Any = None) -> str:
     model, processor = loaded
-    inputs = prepare_chat(processor, turns or [Turn("user", (WORDS, painted(0)))])
+    inputs = prepare_chat(processor, turns or [ChatMessage("user", (WORDS, painted(0)))])
     with mitigate(model, *methods):
         written = model.generate(**inputs, max_new_tokens=length, do_sample=False)
     return str(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
@@ -97,7 +108,7 @@ def test_a_stream(loaded: Any, client: openai.OpenAI) -> None:
 
 def test_a_stream_ends_with_done(address: str) -> None:
     body = {"model": "toy", "messages": ASKED, "max_tokens": 2, "stream": True}
-    with httpx2.stream("POST", f"{address}/chat/completions", json=body, timeout=20) as response:
+    with httpx2.stream("POST", f"{address}/chat/completions", json=body, timeout=GUARD) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in response.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
@@ -108,9 +119,9 @@ def test_several_turns_and_pictures(loaded: Any, client: openai.OpenAI) -> None:
     other = data_uri(painted(1))
     messages = [*ASKED, {"role": "assistant", "content": "a cup"}, *question(other, "a bowl")]
     turns = [
-        Turn("user", (WORDS, painted(0))),
-        Turn("assistant", ("a cup",)),
-        Turn("user", ("a bowl", painted(1))),
+        ChatMessage("user", (WORDS, painted(0))),
+        ChatMessage("assistant", ("a cup",)),
+        ChatMessage("user", ("a bowl", painted(1))),
     ]
     assert create(client, messages=messages).choices[0].message.content == plain(loaded, turns=turns)
 
@@ -126,7 +137,7 @@ def test_pictures_in_a_message_of_their_own_are_no_turn(
     monkeypatch.setattr(loaded[1], "chat_template", refusing + loaded[1].chat_template)
     shown = {"type": "image_url", "image_url": {"url": URI}}
     messages = [{"role": "user", "content": [shown]}, {"role": "user", "content": WORDS}]
-    wanted = plain(loaded, turns=[Turn("user", (painted(0), WORDS))])
+    wanted = plain(loaded, turns=[ChatMessage("user", (painted(0), WORDS))])
     assert create(client, messages=messages).choices[0].message.content == wanted
     with pytest.raises(openai.BadRequestError, match="roles must alternate"):
         create(client, messages=[*messages, {"role": "user", "content": WORDS}])
@@ -134,7 +145,7 @@ def test_pictures_in_a_message_of_their_own_are_no_turn(
 
 def test_text_alone(loaded: Any, client: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": "a cat"}]
-    wanted = plain(loaded, turns=[Turn("user", ("a cat",))])
+    wanted = plain(loaded, turns=[ChatMessage("user", ("a cat",))])
     assert create(client, messages=messages).choices[0].message.content == wanted
     with pytest.raises(openai.BadRequestError, match="holds no picture, and m3id needs one"):
         create(client, messages=messages, extra_body={"keepsight": {"methods": ["m3id"]}})
@@ -264,7 +275,7 @@ def test_errors(
 
 def test_a_history_of_ten_thousand_messages(address: str) -> None:
     body = {"model": "toy", "messages": [{"role": "user", "content": "cat"}] * 10_000}
-    response = httpx2.post(f"{address}/chat/completions", json=body)
+    response = request("POST", f"{address}/chat/completions", json=body)
     assert response.status_code == 400
     assert "10,000 messages, and the limit is 1,000" in response.json()["error"]["message"]
 
@@ -286,41 +297,42 @@ def test_two_clients_with_two_methods(loaded: Any, client: openai.OpenAI) -> Non
     assert got == {name: {wanted} for name, wanted in names.items()}
 
 
-def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: Gate, caplog: Any) -> None:
-    service = service_of(loaded, limits=Limits(queue=1, batch=1))
-    with running(service) as address:
+def test_a_full_queue_and_clients_that_hang_up(loaded: Any, gate: ForwardGate, caplog: Any) -> None:
+    handler = handler_of(loaded, limits=Limits(queue=1, batch=1))
+    with running(handler) as address:
         client = client_of(address)
+        gate.close_at = gate.passes + 5
         stream = create(client, stream=True, max_tokens=400)
         next(iter(stream))
-        gate.open.clear()
+        gate.wait_until_held()
         waiting = threading.Thread(target=lambda: create(client, max_tokens=1))
         waiting.start()
-        until(lambda: service.engine.waiting)
+        until(lambda: handler.engine.waiting)
         with pytest.raises(openai.RateLimitError) as full:
             create(client)
         assert int(full.value.response.headers["retry-after"]) >= 1
         assert full.value.code == "queue_full"
-        health = httpx2.get(address.replace("/v1", "/health")).json()
+        health = request("GET", address.replace("/v1", "/health")).json()
         assert health == {"status": "ok", "running": 1, "waiting": 1}
         stream.close()
         until(
-            lambda: not (service.engine.running)
+            lambda: not (handler.engine.running)
         )  # the model stands still: only the hanging up can have done it
         passes = gate.passes
         gate.open.set()
-        waiting.join(20)
+        waiting.join(GUARD)
         assert gate.passes <= passes + 3
         gate.open.clear()
         with pytest.raises(openai.APITimeoutError):
             create(client_of(address, timeout=0.3), max_tokens=400)
-        until(lambda: not (service.engine.running or service.engine.waiting))
+        until(lambda: not (handler.engine.running or handler.engine.waiting))
         gate.open.set()
         assert create(client, max_tokens=1).choices
     assert not caplog.records, "hanging up is no error"
 
 
-def test_a_failure_in_a_stream_is_told(loaded: Any, gate: Gate) -> None:
-    with running(service_of(loaded)) as address:
+def test_a_failure_in_a_stream_is_told(loaded: Any, gate: ForwardGate) -> None:
+    with running(handler_of(loaded)) as address:
         client = client_of(address)
         gate.fail_at = gate.passes + 5
         stream = create(client, stream=True)
@@ -333,9 +345,13 @@ def test_a_failure_in_a_stream_is_told(loaded: Any, gate: Gate) -> None:
         assert create(client, max_tokens=1).choices
 
 
-@pytest.mark.parametrize(("grace", "whole"), [(20.0, True), (0.0, False)])
-def test_the_end_of_a_server_ends_streams_cleanly(loaded: Any, grace: float, whole: bool) -> None:
+@pytest.mark.parametrize(("grace", "whole"), [(GUARD, True), (0.0, False)])
+def test_the_end_of_a_server_ends_streams_cleanly(
+    loaded: Any, gate: ForwardGate, grace: float, whole: bool
+) -> None:
     told: list[Any] = []
+    handler = handler_of(loaded)
+    gate.close_at = gate.passes + 5
 
     def listen(stream: Any) -> None:
         try:
@@ -343,12 +359,21 @@ def test_the_end_of_a_server_ends_streams_cleanly(loaded: Any, grace: float, who
         except openai.APIError as error:
             told.append(error)
 
-    with running(service_of(loaded), grace) as address:
+    def go_on() -> None:
+        """Let the model go on once the server is closing, or has given the answer up where there is no grace."""
+        until(lambda: handler.engine._closing if whole else handler.engine._abort_error)
+        gate.open.set()
+
+    with running(handler, grace) as address:
         stream = create(client_of(address), stream=True, max_tokens=LENGTH * 10)
         thread = threading.Thread(target=listen, args=(stream,))
         thread.start()
         until(lambda: told)
-    thread.join(20)
+        gate.wait_until_held()
+        opener = threading.Thread(target=go_on)
+        opener.start()
+    opener.join(GUARD)
+    thread.join(GUARD)
     if whole:
         assert told[-1] == "length"
     else:

@@ -136,7 +136,7 @@ def cache_options(cache: str) -> dict[str, Any]:
     from transformers import CompileConfig
 
     config = CompileConfig()
-    vars(config)["_compile_all_devices"] = True  # on the CPU transformers does not compile by itself
+    config._compile_all_devices = True  # type: ignore[assignment]  # on the CPU transformers does not compile by itself
     return {"cache_implementation": "static", "compile_config": config}
 
 

@@ -1,5 +1,5 @@
-"""A page for one model: two settings answer side by side, and a word shows where the model looked for it.
+"""A page for one model: two settings answer side by side, and a click on a word shows where the model looked for it.
 
-``studio`` does the work on the model, ``asked`` reads requests, ``desk`` keeps generations apart; none of them needs the
-extra ``ui``. ``app`` and ``server`` do. See ``docs/chat-and-page.md``.
+``service`` does the work on the model, ``request_schema`` reads requests, and ``scheduler`` bounds how many are worked on
+at the same time. None of these needs the extra ``ui``; ``app`` and ``server`` do. See ``docs/chat-and-page.md``.
 """

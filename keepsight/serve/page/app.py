@@ -1,4 +1,4 @@
-"""The page's server: a handful of addresses over one ``Studio``. Needs the extra ``ui``."""
+"""The page over HTTP: a few routes over one ``PageService``. It needs the extra ``ui``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keepsight.errors import KeepsightError
-from keepsight.serve.addresses import called, means_here
-from keepsight.serve.errors import Busy, RequestRefused, tellable
-from keepsight.serve.page.request_schema import find_scene, read
-from keepsight.serve.page.scheduler import Desk, Place, Say, Work
-from keepsight.serve.page.service import Prepared, Studio, told
-from keepsight.serve.request_body import Bodies
-from keepsight.serve.thread_limiter import Crew, hung_up, unless
+from keepsight.serve.addresses import host_name, is_local_name
+from keepsight.serve.errors import Busy, RequestRefused, is_client_safe
+from keepsight.serve.page.request_schema import find_scene, parse_page_request
+from keepsight.serve.page.scheduler import Emit, Job, Scheduler, Slot
+from keepsight.serve.page.service import PageService, PreparedRequest, client_message
+from keepsight.serve.request_body import BodyReader
+from keepsight.serve.thread_limiter import ThreadLimiter, run_unless_disconnected, wait_for_disconnect
 
-Found = TypeVar("Found")
-PREPARING = 2
-"""Requests that are read, and whose pictures are unpacked, at the same time."""
+Result = TypeVar("Result")
+MAX_PREPARING = 2
+"""Requests that are parsed, and whose images are decoded, at the same time. This bounds memory."""
 HEADERS = {
-    # Nothing from elsewhere, nothing inline: what a model writes can be shown and never run
+    # No scripts or styles from elsewhere and none inline, so that text of the model can be shown but never runs
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -53,65 +53,69 @@ FILES = {
 log = logging.getLogger(__name__)
 
 
-def build(studio: Studio, *, here: str | None = "localhost") -> Starlette:
-    """The application.
+def create_page(service: PageService, *, local_host: str | None = "localhost") -> Starlette:
+    """The Starlette application of the page.
 
     Args:
-        here: what the server listens on, if nobody outside this machine reaches it. Then it answers under this machine's own
-            names alone, so that no web page elsewhere can reach it under a name of its own. None: under any name.
+        service: the model and what the page shows of it.
+        local_host: the address that the server listens on, if it is only reachable from this machine. Requests must then
+            name this machine as their host. Without that check, a foreign web page could send requests under a host name
+            that resolves to this machine (DNS rebinding). None accepts any host.
     """
-    desk = Desk(studio.limits.queue, lanes=len(studio.models))
-    bodies = Bodies(studio.limits.request_bytes)
-    preparing = Crew(PREPARING, "page")
+    scheduler = Scheduler(service.limits.queue, workers=len(service.models))
+    bodies = BodyReader(service.limits.request_bytes)
+    preparing = ThreadLimiter(MAX_PREPARING, "page")
 
     @asynccontextmanager
-    async def life(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        desk.close()
+        scheduler.close()
 
     async def facts(request: Request) -> Response:
-        return JSONResponse(studio.facts())
+        return JSONResponse(service.facts())
 
     async def scene(request: Request) -> Response:
         found = _png(request.path_params["name"])
         return Response(found, media_type="image/png", headers={"Cache-Control": "max-age=86400"})
 
-    def prepare(body: bytes, again: bool) -> Prepared:
-        asked = read(body, studio.limits, vocabulary=studio.vocabulary, again=again)
-        del body
-        return studio.prepare(asked)
+    def parse_and_prepare(body: bytes, answered: bool) -> PreparedRequest:
+        request = parse_page_request(body, service.limits, vocabulary=service.vocabulary, answered=answered)
+        del body  # it holds the image once more, as base64
+        return service.prepare(request)
 
     async def answer(request: Request) -> Response:
         body = await bodies.read(request)
-        place = desk.place()
+        slot = scheduler.reserve()
         try:
-            given = await _unless_gone(request, preparing.run(prepare, body, False))
+            prepared = await _run_unless_disconnected(request, preparing.run(parse_and_prepare, body, False))
             del body
-            events = place.take(_telling(studio.answer, given))
+            events = slot.run(_report_errors(service.answer, prepared))
         except BaseException:
-            place.leave()
+            slot.leave()
             raise
 
         async def lines() -> AsyncIterator[str]:
-            yield _line({"event": "queued", "ahead": place.ahead})
+            yield _line({"event": "queued", "ahead": slot.ahead})
             async for event in events:
                 yield _line(event)
 
-        return _Lines(lines(), place)
+        return _EventStream(lines(), slot)
 
     async def attention(request: Request) -> Response:
         body = await bodies.read(request)
-        place = desk.place()
+        slot = scheduler.reserve()
         try:
-            given = await _unless_gone(request, preparing.run(prepare, body, True))
+            prepared = await _run_unless_disconnected(request, preparing.run(parse_and_prepare, body, True))
             del body
-            found = await _unless_gone(request, _all(place.take(_telling(studio.maps, given))))
+            events = await _run_unless_disconnected(
+                request, _collect(slot.run(_report_errors(service.attention_maps, prepared)))
+            )
         finally:
-            place.leave()
-        if not found:
+            slot.leave()
+        if not events:
             raise RequestRefused("the server is about to end", status=503)
-        failed = found[0].get("event") == "error"
-        return JSONResponse(found[0], status_code=400 if failed else 200)
+        failed = events[0].get("event") == "error"
+        return JSONResponse(events[0], status_code=400 if failed else 200)
 
     routes = [Route(path, _file(*what)) for path, what in FILES.items()]
     routes += [
@@ -122,31 +126,31 @@ def build(studio: Studio, *, here: str | None = "localhost") -> Starlette:
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(_Guard, here=here)],
+        middleware=[Middleware(_HostAndHeadersMiddleware, local_host=local_host)],
         exception_handlers={
-            HTTPException: _refused,
-            KeepsightError: _refused,
-            ClientDisconnect: _nobody,
-            Exception: _broken,
+            HTTPException: _on_error,
+            KeepsightError: _on_error,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_unexpected_error,
         },
-        lifespan=life,
+        lifespan=lifespan,
     )
-    app.state.desk = desk
+    app.state.scheduler = scheduler
     return app
 
 
-class _Guard:
-    """Turns away who calls this server by another name, and puts ``HEADERS`` on whatever is answered."""
+class _HostAndHeadersMiddleware:
+    """ASGI middleware that refuses requests to foreign host names, and puts ``HEADERS`` on every response."""
 
-    def __init__(self, app: ASGIApp, here: str | None) -> None:
-        self._app, self._here = app, here
+    def __init__(self, app: ASGIApp, local_host: str | None) -> None:
+        self._app, self._local_host = app, local_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -155,83 +159,85 @@ class _Guard:
 
         host = Headers(scope=scope).get("host", "")
         app = self._app
-        if self._here is not None and not means_here(called(host), self._here):
-            app = refuse(RequestRefused("this page answers under the names of this machine alone"))
-        await app(scope, receive, guarded)
+        if self._local_host is not None and not is_local_name(host_name(host), self._local_host):
+            app = error_response(RequestRefused("this page answers under the names of this machine alone"))
+        await app(scope, receive, send_with_headers)
 
 
-class _Lines(StreamingResponse):
-    """Events as they come. Whoever hangs up leaves, even before the first one."""
+class _EventStream(StreamingResponse):
+    """A stream of JSON lines. A client that disconnects leaves its slot, even before the first line was read."""
 
-    def __init__(self, lines: AsyncIterator[str], place: Place) -> None:
+    def __init__(self, lines: AsyncIterator[str], slot: Slot) -> None:
         super().__init__(lines, media_type="application/x-ndjson")
-        self._place = place
+        self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._place.leave()
+            self._slot.leave()
 
 
-def refuse(error: KeepsightError) -> Response:
-    """An error as one line of JSON with its status; what is not for the asker stays in the log."""
+def error_response(error: KeepsightError) -> Response:
+    """The response for an error: one line of JSON. What the client may not read is logged."""
     status, headers = 400, dict(HEADERS)
     if isinstance(error, Busy):
         status, headers["Retry-After"] = 429, str(error.retry_after)
     elif isinstance(error, RequestRefused):
         status = error.status
         headers |= error.headers
-    elif not tellable(error):
+    elif not is_client_safe(error):
         status = 500
         log.error("a request failed", exc_info=error)
-    # What it was raised from holds the picture, until cycles are looked for
+    # The frames of the traceback hold the image, and are only freed by the garbage collector's search for cycles
     error.__traceback__ = error.__context__ = error.__cause__ = None
-    return JSONResponse({"error": told(error)}, status_code=status, headers=headers)
+    return JSONResponse({"error": client_message(error)}, status_code=status, headers=headers)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):  # Starlette's own
+async def _on_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):  # raised by Starlette, for example for an unknown route
         what = f"{request.method} {request.url.path[:200]}: {error.detail}"
-        return refuse(RequestRefused(what, status=error.status_code, headers=error.headers))
+        return error_response(RequestRefused(what, status=error.status_code, headers=error.headers))
     assert isinstance(error, KeepsightError)
-    return refuse(error)
+    return error_response(error)
 
 
-async def _broken(request: Request, error: Exception) -> Response:
-    """What nobody expected; uvicorn writes it into its log."""
-    return JSONResponse({"error": told(error)}, status_code=500, headers=HEADERS)
+async def _on_unexpected_error(request: Request, error: Exception) -> Response:
+    """The response for an error that is not one of ours. uvicorn logs its traceback."""
+    return JSONResponse({"error": client_message(error)}, status_code=500, headers=HEADERS)
 
 
-async def _nobody(request: Request, error: Exception) -> Response:
+async def _on_disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found]) -> Found:
-    """What ``work`` comes to. Raises ``ClientDisconnect`` if the asker, whose body has been read, hangs up before."""
-    gone = asyncio.ensure_future(hung_up(request))
+async def _run_unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``work``. Raises ``ClientDisconnect`` if the client, whose body has been read, disconnects before."""
+    disconnected = asyncio.ensure_future(wait_for_disconnect(request))
     try:
-        return await unless(gone, work)
+        return await run_unless_disconnected(disconnected, work)
     finally:
-        gone.cancel()
+        disconnected.cancel()
 
 
-async def _all(events: AsyncIterator[Any]) -> list[Any]:
+async def _collect(events: AsyncIterator[Any]) -> list[Any]:
     return [event async for event in events]
 
 
-def _telling(do: Callable[[Prepared, Say, Any, int], None], given: Prepared) -> Work:
-    """``do`` whose errors become an event: half an answer may be with the asker already."""
+def _report_errors(
+    function: Callable[[PreparedRequest, Emit, Any, int], None], prepared: PreparedRequest
+) -> Job:
+    """A job that calls ``function`` and emits an error as an event, since half of the answer may have been sent already."""
 
-    def work(say: Say, stop: Any, lane: int) -> None:
+    def job(emit: Emit, stop: Any, worker: int) -> None:
         try:
-            do(given, say, stop, lane)
+            function(prepared, emit, stop, worker)
         except Exception as error:
-            if not tellable(error):
+            if not is_client_safe(error):
                 log.exception("an answer failed")
-            say({"event": "error", "error": told(error)})
+            emit({"event": "error", "error": client_message(error)})
 
-    return work
+    return job
 
 
 def _line(event: Any) -> str:
@@ -241,15 +247,15 @@ def _line(event: Any) -> str:
 def _file(name: str, kind: str) -> Callable[[Request], Any]:
     content = (files("keepsight.serve.page") / "static" / name).read_bytes()
 
-    async def give(request: Request) -> Response:
+    async def send_file(request: Request) -> Response:
         return Response(content, media_type=kind)
 
-    return give
+    return send_file
 
 
 @lru_cache(maxsize=256)
 def _png(name: str) -> bytes:
-    """A drawn scene as a PNG. Raises as ``find_scene``."""
+    """A drawn scene as a PNG file. Raises what ``find_scene`` raises."""
     file = io.BytesIO()
     find_scene(name).image().save(file, format="PNG")
     return file.getvalue()

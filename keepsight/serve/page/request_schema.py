@@ -1,4 +1,4 @@
-"""What the page asks of the server, read from JSON: every field checked, none guessed."""
+"""Reads the page's requests from JSON. Every field is checked, and none is guessed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from keepsight.registry import parse
+from keepsight.registry import parse_all
 from keepsight.serve.errors import RequestRefused
-from keepsight.serve.image_decoding import open_bytes, read_data_uri
+from keepsight.serve.image_decoding import decode_image, read_data_uri
 from keepsight.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -20,23 +20,27 @@ if TYPE_CHECKING:
     from keepsight.method import Method
 
 SCENE = re.compile(r"([a-z-]{1,20}):(\d{1,9})")
-QUESTION = 2000
-"""Letters of the longest question."""
-METHODS = 8
-"""Methods that compose at most; there are fewer of them."""
-COMMAS = 10_000
-"""More than any request of the page has. A parser of JSON lets no other thread run, and this bounds what it has to make."""
+MAX_QUESTION_LENGTH = 2000
+"""Characters of a question."""
+MAX_SPEC_LENGTH = 2000
+"""Characters of the methods' spec."""
+MAX_METHODS = 8
+"""Methods that are applied together."""
+MAX_COMMAS = 10_000
+"""More commas than any request of the page has. Python's JSON parser lets no other thread run, so its work is bounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A question about a picture, and how it is to be answered.
+class PageRequest:
+    """A question about an image, and how it is to be answered.
 
     Args:
-        file: the picture's bytes, not yet decoded; None where it is a ``scene`` of the demo world.
-        methods: in their order; none is the plain model.
-        tokens: of the longest answer.
-        answer: the tokens of an answer that was given, to be looked at once more.
+        question: what is asked.
+        file: the bytes of the image's file, not decoded yet. None if the image is a ``scene``.
+        scene: a scene of the demo world, whose objects are known.
+        methods: the methods in the order in which they are applied. An empty tuple is the plain model.
+        tokens: the largest number of tokens of the answer.
+        answer: the token ids of an answer that was given, whose attention maps are requested.
     """
 
     question: str
@@ -46,21 +50,25 @@ class Asked:
     tokens: int = 128
     answer: tuple[int, ...] | None = None
 
-    def picture(self, limits: Limits) -> Image:
-        """The picture, decoded. Raises ``BadPicture``."""
+    def image(self, limits: Limits) -> Image:
+        """The decoded image.
+
+        Raises:
+            InvalidImage: the file is no image, or not one that the page takes.
+        """
         if self.scene is not None:
             return self.scene.image()
         assert self.file is not None
-        return open_bytes(self.file, limits)
+        return decode_image(self.file, limits)
 
 
 def read_json(body: bytes) -> Mapping[str, Any]:
     """A body as a JSON object.
 
     Raises:
-        RequestRefused: it is none, or has too many parts.
+        RequestRefused: the body is no JSON object, or has more than ``MAX_COMMAS`` commas.
     """
-    if body.count(b",") > COMMAS:
+    if body.count(b",") > MAX_COMMAS:
         raise RequestRefused("the JSON has too many parts: the page sends a picture, a question and a method")
     try:
         found = json.loads(body)
@@ -71,36 +79,37 @@ def read_json(body: bytes) -> Mapping[str, Any]:
     return found
 
 
-def read(body: bytes, limits: Limits, *, vocabulary: int, again: bool) -> Asked:
+def parse_page_request(body: bytes, limits: Limits, *, vocabulary: int, answered: bool) -> PageRequest:
     """A request of the page.
 
     Args:
-        vocabulary: how many tokens the model knows.
-        again: whether it is about an answer that was given.
+        body: a JSON object.
+        limits: the bounds on the image and the answer.
+        vocabulary: the number of tokens that the model knows.
+        answered: whether the request is about an answer that was given, and not for a new one.
 
     Raises:
         RequestRefused: a field is missing, unknown, of the wrong type or out of its range.
-        BadPicture: the picture's data URI is broken.
-        UnknownMethod, UnknownParameter, InvalidParameter, WorldError: as their makers.
+        InvalidImage: the image's data URI is broken.
+        OperatorOnly: the spec names a class that is not registered, a file or a model.
+        UnknownMethod, UnknownParameter, InvalidParameter, ConflictingMethods: as ``keepsight.registry.parse_all``.
+        WorldError: there is no such scene.
     """
     given = read_json(body)
-    allowed = {"picture", "question", "method"} | ({"answer"} if again else {"tokens"})
+    allowed = {"picture", "question", "method"} | ({"answer"} if answered else {"tokens"})
     if unknown := sorted(set(given) - allowed):
         raise RequestRefused(f"unknown field {unknown[0][:40]!r}", param=unknown[0][:40])
-    question = _text(given, "question", QUESTION).strip()
+    question = _text(given, "question", MAX_QUESTION_LENGTH).strip()
     if not question:
         raise RequestRefused("the question is empty: ask something", param="question")
-    file, scene = _picture(given.get("picture"), limits)
-    specs = _text(given, "method", 2000).split()
-    if len(specs) > METHODS:
-        raise RequestRefused(f"{len(specs)} methods are too many: compose at most {METHODS}", param="method")
-    return Asked(
+    file, scene = _image(given.get("picture"), limits)
+    return PageRequest(
         question=question,
         file=file,
         scene=scene,
-        methods=tuple(_method(spec) for spec in specs),
-        tokens=128 if again else _whole(given, "tokens", 1, limits.tokens),
-        answer=_ids(given.get("answer"), vocabulary, limits.tokens) if again else None,
+        methods=_methods(_text(given, "method", MAX_SPEC_LENGTH)),
+        tokens=128 if answered else _whole_number(given, "tokens", 1, limits.tokens),
+        answer=_token_ids(given.get("answer"), vocabulary, limits.tokens) if answered else None,
     )
 
 
@@ -108,7 +117,8 @@ def find_scene(name: str) -> Scene:
     """The scene of a name such as ``test-shifted:5``.
 
     Raises:
-        RequestRefused: no such name. WorldError: no such split or number.
+        RequestRefused: the name is not of this form.
+        WorldError: there is no such split or number.
     """
     from keepsight.demo.world import scene
 
@@ -118,7 +128,7 @@ def find_scene(name: str) -> Scene:
     return scene(named[1], int(named[2]))
 
 
-def _picture(given: Any, limits: Limits) -> tuple[bytes | None, Scene | None]:
+def _image(given: Any, limits: Limits) -> tuple[bytes | None, Scene | None]:
     if isinstance(given, dict) and set(given) == {"scene"} and isinstance(given["scene"], str):
         return None, find_scene(given["scene"])
     if isinstance(given, dict) and set(given) == {"data"} and isinstance(given["data"], str):
@@ -126,16 +136,14 @@ def _picture(given: Any, limits: Limits) -> tuple[bytes | None, Scene | None]:
     raise RequestRefused("picture must hold either a scene or data", param="picture")
 
 
-def _method(spec: str) -> Method:
-    """A method that reads no file: which files a server reads is for whoever starts it to say."""
-    found = parse(spec)
-    for item in found.parameters():
-        if str(item.type).startswith("str") and not item.metadata["choices"] and getattr(found, item.name):
-            raise RequestRefused(
-                f"{found.name()}: {item.name} names a file: give it to the server with --calibration",
-                param="method",
-            )
-    return found
+def _methods(spec: str) -> tuple[Method, ...]:
+    if not spec.strip():
+        return ()
+    count = spec.count("+") + 1
+    if count > MAX_METHODS:
+        raise RequestRefused(f"{count} methods are too many: compose at most {MAX_METHODS}", param="method")
+    # Anybody who reaches the page can write a spec: importing a class would run code, and a file could be any file
+    return parse_all(spec, trusted=False)
 
 
 def _text(given: Mapping[str, Any], name: str, longest: int) -> str:
@@ -149,14 +157,15 @@ def _text(given: Mapping[str, Any], name: str, longest: int) -> str:
     return value
 
 
-def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int:
+def _whole_number(given: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value = given.get(name)
+    # In Python, True is an int
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise RequestRefused(f"{name} must be a whole number from {low} to {high}", param=name)
     return value
 
 
-def _ids(value: Any, vocabulary: int, longest: int) -> tuple[int, ...]:
+def _token_ids(value: Any, vocabulary: int, longest: int) -> tuple[int, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= longest:
         raise RequestRefused(f"answer must be a list of 1 to {longest} token ids", param="answer")
     if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < vocabulary for one in value):

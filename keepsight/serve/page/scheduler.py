@@ -1,4 +1,4 @@
-"""So many generations at a time as there are models, first come first served, and a bound on how many may wait."""
+"""Runs as many generations at the same time as there are models, first come first served, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -12,124 +12,132 @@ from typing import Any
 
 from keepsight.serve.errors import Busy
 
-Say = Callable[[Any], None]
-Work = Callable[[Say, Event, int], None]
-"""Something to do in a lane: it says what comes of it, heeds the event that ends it early, and is told the lane's number."""
+Emit = Callable[[Any], None]
+Job = Callable[[Emit, Event, int], None]
+"""Work for one worker. A job gets a function that sends events to the client, an event that tells it to stop, and the number
+of the worker that runs it."""
 
 
-class Desk:
-    """Work in lanes. A lane is one thread, for one model, so that no two generations meet in a model.
+class Scheduler:
+    """Runs jobs on workers. A worker is one thread for one model, so that no two generations meet in a model.
 
-    Whoever comes first begins first, in whichever lane is free.
+    Jobs begin in the order in which they were submitted, on whichever worker is free.
 
     Args:
-        queue: how many may wait.
-        lanes: how many are worked on at a time; they are numbered from 0 on.
+        queue: the largest number of clients that may wait.
+        workers: how many jobs run at the same time. Workers are numbered from 0.
     """
 
-    def __init__(self, queue: int, lanes: int = 1) -> None:
+    def __init__(self, queue: int, workers: int = 1) -> None:
         self.queue = queue
-        self.lanes = lanes
-        self.pending = 0
-        numbers, self._lane = itertools.count(), local()
+        self.workers = workers
+        self.occupied = 0
+        """The number of clients that are served or wait. It is only changed in the event loop."""
+        numbers, self._worker = itertools.count(), local()
 
-        def settle() -> None:
-            self._lane.number = next(numbers)
+        def assign_number() -> None:
+            self._worker.number = next(numbers)
 
         self._threads = ThreadPoolExecutor(
-            max_workers=lanes, thread_name_prefix="generation", initializer=settle
+            max_workers=workers, thread_name_prefix="generation", initializer=assign_number
         )
         self._stops: set[Event] = set()
 
     @property
     def ahead(self) -> int:
-        """How many must end before the next one that comes begins."""
-        return max(self.pending - self.lanes + 1, 0)
+        """The number of clients that must be done before one that comes now is served."""
+        return max(self.occupied - self.workers + 1, 0)
 
-    def place(self) -> Place:
-        """A place among those who are served, from before the picture is read to the end of the answer.
+    def reserve(self) -> Slot:
+        """Reserve a slot for a client, from before its image is read until its answer has ended.
 
         Raises:
             Busy: the queue is full.
         """
-        if self.pending >= self.queue + self.lanes:
+        if self.occupied >= self.queue + self.workers:
             raise Busy(
-                f"{self.pending} answers are written or waiting already: try again in a moment", retry_after=2
+                f"{self.occupied} answers are written or waiting already: try again in a moment",
+                retry_after=2,
             )
-        return Place(self)
+        return Slot(self)
 
-    def submit(self, work: Callable[[int], None], stop: Event) -> Future[None]:
-        """Have ``work`` done in the next free lane, whose number it is told; ``stop`` is set when the desk closes."""
+    def submit(self, job: Callable[[int], None], stop: Event) -> Future[None]:
+        """Run ``job`` on the next free worker, and pass it the worker's number. ``close`` sets ``stop``."""
         self._stops.add(stop)
-        future = self._threads.submit(lambda: work(self._lane.number))
+        future = self._threads.submit(lambda: job(self._worker.number))
         future.add_done_callback(lambda _: self._stops.discard(stop))
         return future
 
     def close(self) -> None:
-        """End what is being written and forget what waits."""
+        """Stop the jobs that run, drop those that wait, and return when all workers have ended."""
         for stop in list(self._stops):
             stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-class Place:
-    """Somebody's place at a desk. It is free again once it has been left and nothing is done for it any more."""
+class Slot:
+    """A client's slot in a scheduler. It is free again once the client has left and no job runs for it any more.
 
-    def __init__(self, desk: Desk) -> None:
-        self.ahead = desk.ahead
-        """How many had to end before this one begins, when it came."""
-        self._desk, self._stop = desk, Event()
+    ``ahead`` is the number of clients that had to be done before this one, when it came.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.ahead = scheduler.ahead
+        self._scheduler, self._stop = scheduler, Event()
         self._future: Future[None] | None = None
-        self._left = False
-        desk.pending += 1
+        self._released = False
+        scheduler.occupied += 1
 
-    def take(self, work: Work) -> AsyncIterator[Any]:
-        """Put ``work`` into the queue, and give back what it says, as it says it. Once.
+    def run(self, job: Job) -> AsyncIterator[Any]:
+        """Queue ``job`` and return the events that it emits, as it emits them. It must be called only once.
 
-        Whoever stops listening ends it, or takes it out of the queue. What ``work`` raises is raised to the listener.
+        If the client stops listening, a job that runs is told to stop, and a job that waits is never begun. What the job
+        raises is raised to whoever reads the events.
         """
-        loop, heard, stop = asyncio.get_running_loop(), asyncio.Queue[Any](), self._stop
+        loop, events, stop = asyncio.get_running_loop(), asyncio.Queue[Any](), self._stop
 
-        def tell(what: Any) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(heard.put_nowait, what)
+        def emit(event: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so nobody listens any more
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
-        def begin(lane: int) -> None:
+        def begin(worker: int) -> None:
+            # The thread pool may have taken the job out of its queue just before the client left
             if not stop.is_set():
-                work(tell, stop, lane)
+                job(emit, stop, worker)
 
-        def done() -> None:
-            self._free()
-            heard.put_nowait(_DONE)
+        def finish() -> None:
+            self._release()
+            events.put_nowait(_END)
 
-        def ended(_: Any) -> None:
+        def on_done(_: Any) -> None:
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(done)
+                loop.call_soon_threadsafe(finish)
 
-        self._future = self._desk.submit(begin, stop)
-        self._future.add_done_callback(ended)
-        return self._listen(heard, self._future)
+        self._future = self._scheduler.submit(begin, stop)
+        self._future.add_done_callback(on_done)
+        return self._listen(events, self._future)
 
     def leave(self) -> None:
-        """Nobody listens any more. Any number of times."""
+        """The client has left. It may be called any number of times."""
         self._stop.set()
         if self._future is None:
-            self._free()
+            self._release()
         else:
+            # A job that runs cannot be cancelled: it ends by itself, and the slot is occupied until then
             self._future.cancel()
 
-    def _free(self) -> None:
-        if not self._left:
-            self._left = True
-            self._desk.pending -= 1
+    def _release(self) -> None:
+        if not self._released:
+            self._released = True
+            self._scheduler.occupied -= 1
 
-    async def _listen(self, heard: asyncio.Queue[Any], future: Future[None]) -> AsyncIterator[Any]:
+    async def _listen(self, events: asyncio.Queue[Any], future: Future[None]) -> AsyncIterator[Any]:
         try:
-            while (what := await heard.get()) is not _DONE:
-                yield what
+            while (event := await events.get()) is not _END:
+                yield event
         finally:
             self.leave()
         future.result()
 
 
-_DONE = object()
+_END = object()

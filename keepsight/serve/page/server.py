@@ -1,4 +1,4 @@
-"""Starts the page's server. Needs the extra ``ui``."""
+"""Serves the page with uvicorn. It needs the extra ``ui``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import uvicorn
 
 
 def run(app: Any, opened: socket.socket) -> None:
-    """Serve until interrupted; answers that are being written are ended."""
+    """Serve ``app`` on a listening socket until it is interrupted. Answers that are being generated are stopped then."""
     settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, server_header=False)
     uvicorn.Server(settings).run(sockets=[opened])

@@ -1,11 +1,10 @@
-"""What the page shows of one model: answers with the grounding of their words, their attention maps, and CHAIR."""
+"""What the page shows of one model: answers, the grounding of their words, attention maps, and the CHAIR score."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
@@ -17,49 +16,65 @@ from keepsight.errors import (
     NeedsCalibration,
     UnsupportedModel,
 )
-from keepsight.serve.errors import tellable
+from keepsight.files import finite_or_none
+from keepsight.serve.errors import is_client_safe
 from keepsight.serve.limits import Limits
-from keepsight.serve.malloc_trim import LARGE, give_back
+from keepsight.serve.malloc_trim import LARGE_IMAGE_PIXELS, trim_memory
 
 if TYPE_CHECKING:
     from keepsight.demo.world import Scene
     from keepsight.grounding import WordGrounding
-    from keepsight.inference.streaming import Written
+    from keepsight.inference.streaming import StreamedAnswer
     from keepsight.method import Method
-    from keepsight.serve.page.request_schema import Asked
+    from keepsight.serve.page.request_schema import PageRequest
 
 LIMITS = Limits(request_bytes=30 << 20, image_bytes=20 << 20, tokens=512, queue=8)
-"""What the page's server takes."""
+"""The bounds on the page's requests."""
 SPLITS = ("test-shifted", "test", "val-shifted", "val")
 """The splits of the demo world that the page offers."""
 DEMO_SPEC = "m3id:decay=0.07,cutoff=0.02"
-"""What the page compares the plain demo model to at first."""
+"""The setting that the page first compares the plain demo model with."""
 
 
 class NothingToMap(InputError):
-    """An answer names no object, so that there is no word to look at."""
+    """An answer names no object, so there is no word whose attention could be shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A request whose picture has been read: what is left to do is the model's. ``size`` is the picture's, in pixels."""
+class PreparedRequest:
+    """A request whose image has been processed; what is left to do needs the model.
 
-    asked: Asked
+    Args:
+        request: the request without its image.
+        inputs: the model inputs of the prompt, with a batch size of 1, on the CPU.
+        methods: the request's methods, with the calibration file of the page.
+        size: width and height of the image in pixels.
+    """
+
+    request: PageRequest
     inputs: Any = field(repr=False)
     methods: tuple[Method, ...]
     size: tuple[int, int]
 
 
 @dataclass(kw_only=True)
-class Studio:
-    """A model with its processor, and twins of the model for answers that are written at the same time.
+class PageService:
+    """A model with its processor, and further module trees over its weights for answers at the same time.
 
-    Answers are greedy: torch's random state is one for all threads, and a greedy search draws nothing from it.
+    Answers are decoded greedily. Sampling would draw from torch's random state, which all threads share, so that an answer
+    would depend on what else is generated at the same time.
 
     Args:
-        name: of the model, as the person wrote it.
-        calibration: a file for those methods that read one.
-        at_once: answers at a time, 1 or more. Where the model has no twin it is one, and ``alone`` says why.
+        name: the name of the model, as the operator wrote it.
+        model: the model.
+        processor: its processor.
+        calibration: the calibration file of methods that read one.
+        limits: the bounds on requests.
+        at_once: how many answers are generated at the same time, 1 or more. It is 1 for a model whose weights cannot be
+            shared, and ``single_worker_reason`` says why.
+
+    Raises:
+        InvalidParameter: ``at_once`` is below 1.
     """
 
     name: str
@@ -69,9 +84,9 @@ class Studio:
     limits: Limits = LIMITS
     at_once: int = 2
     models: tuple[Any, ...] = field(init=False, repr=False)
-    """The model and its twins, one for each answer at a time; each is for one thread at a time."""
-    alone: str | None = field(init=False, default=None)
-    _processing: Lock = field(init=False, default_factory=Lock, repr=False)
+    """One module tree per worker, all over the same weights. Methods edit the tree, so each is for one thread at a time."""
+    single_worker_reason: str | None = field(init=False, default=None)
+    _processor_lock: Lock = field(init=False, default_factory=Lock, repr=False)
 
     def __post_init__(self) -> None:
         from keepsight.engines.hf.weight_sharing import twin
@@ -81,14 +96,14 @@ class Studio:
         try:
             self.models = (self.model, *(twin(self.model) for _ in range(1, self.at_once)))
         except UnsupportedModel as error:
-            self.models, self.alone = (self.model,), str(error)
+            self.models, self.single_worker_reason = (self.model,), str(error)
 
     @property
     def vocabulary(self) -> int:
         return int(self.model.get_input_embeddings().num_embeddings)
 
     def facts(self) -> dict[str, Any]:
-        """What the page must know before anything is asked."""
+        """What the page must know before it can send a request: names, questions, methods, defaults and limits."""
         from keepsight import __version__
         from keepsight.demo.model import PROMPT
         from keepsight.demo.world import NAMES, ask
@@ -112,8 +127,8 @@ class Studio:
             "threshold": THRESHOLD,
             "score": SCORE,
             "weight": WEIGHT,
-            "lanes": len(self.models),
-            "alone": self.alone,
+            "workers": len(self.models),
+            "single_worker_reason": self.single_worker_reason,
             "tokens": min(128, self.limits.tokens),
             "limits": {"tokens": self.limits.tokens, "image_bytes": self.limits.image_bytes},
             "methods": [
@@ -128,108 +143,129 @@ class Studio:
             ],
         }
 
-    def prepare(self, asked: Asked) -> Prepared:
-        """The model inputs and the methods of a request. In any thread; the picture is not kept.
+    def prepare(self, request: PageRequest) -> PreparedRequest:
+        """Decode the image of a request and tokenize its prompt. Any thread may call it. The image is not kept.
 
         Raises:
-            BadPicture, BadPrompt, NoChatTemplate, NoImageTokens.
+            InvalidImage: the image cannot be used.
+            BadPrompt, NoChatTemplate, NoImageTokens: as ``keepsight.source.prompts.prepare``.
         """
         from keepsight.source.prompts import prepare
 
-        picture = asked.picture(self.limits)
-        size = picture.size
+        image = request.image(self.limits)
+        size = image.size
         try:
-            with self._processing:  # tokenizers keep settings that two threads must not change at once
-                inputs = prepare(self.processor, [picture], asked.question)
+            with (
+                self._processor_lock
+            ):  # fast tokenizers keep settings that two threads must not change at once
+                inputs = prepare(self.processor, [image], request.question)
         finally:
-            del picture
-            if size[0] * size[1] > LARGE:
-                give_back()
-        return Prepared(
-            asked=replace(asked, file=None), inputs=inputs, methods=self._calibrated(asked.methods), size=size
+            del image
+            if size[0] * size[1] > LARGE_IMAGE_PIXELS:
+                trim_memory()
+        return PreparedRequest(
+            request=replace(request, file=None),
+            inputs=inputs,
+            methods=self._with_calibration(request.methods),
+            size=size,
         )
 
-    def _at(self, model: Any, inputs: Any) -> Any:
+    def _on_device(self, model: Any, inputs: Any) -> Any:
         return inputs.to(model.device, dtype=model.dtype)
 
-    def _calibrated(self, methods: Sequence[Method]) -> tuple[Method, ...]:
+    def _with_calibration(self, methods: Sequence[Method]) -> tuple[Method, ...]:
         if self.calibration is None:
             return tuple(methods)
-        own = {"calibration": str(self.calibration)}
+        path = str(self.calibration)
+        # A request cannot name a calibration file, so there is never another one to keep
         return tuple(
-            type(one)(**asdict(one) | own) if hasattr(one, "calibration") else one for one in methods
+            replace(one, calibration=path) if hasattr(one, "calibration") else one  # type: ignore[call-arg]
+            for one in methods
         )
 
-    def answer(self, given: Prepared, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
-        """Write an answer: an event for each piece of text, and one with all there is to know of it.
+    def answer(
+        self, prepared: PreparedRequest, emit: Callable[[Any], None], stop: Event, worker: int = 0
+    ) -> None:
+        """Generate an answer. It emits an event for each piece of text, and a last one with everything about the answer.
 
-        The words are judged by the plain model, whatever methods wrote them, so that two answers compare. Raises what the
-        model or a method raises.
+        The plain model judges the words, whichever methods wrote them, so that two answers can be compared. It raises what
+        the model or a method raises.
 
         Args:
-            stop: once set, nothing more is said after the token that is being written.
-            lane: which of ``models`` writes.
+            prepared: what to answer.
+            emit: receives the events, in this thread.
+            stop: once it is set, generation ends with the next token and nothing more is emitted.
+            worker: the index of the model in ``models``.
         """
         from keepsight.grounding.teacher_forcing import judge
         from keepsight.inference.generation import Generation
-        from keepsight.inference.streaming import write
+        from keepsight.inference.streaming import stream_answer
 
-        model = self.models[lane]
-        inputs = self._at(model, given.inputs)
-        asked = given.asked
-        say({"event": "begun"})
-        written = write(
+        model = self.models[worker]
+        inputs = self._on_device(model, prepared.inputs)
+        request = prepared.request
+        emit({"event": "begun"})
+        written = stream_answer(
             model,
             self.processor,
             inputs,
-            *given.methods,
-            say=lambda piece: say({"event": "piece", "text": piece}),
+            *prepared.methods,
+            on_text=lambda piece: emit({"event": "piece", "text": piece}),
             stop=stop,
-            generation=Generation(max_new_tokens=asked.tokens),
+            generation=Generation(max_new_tokens=request.tokens),
         )
         if stop.is_set():
-            return  # nobody is there to read the rest
+            return  # the client has left, so judging the words would be wasted
         words: Sequence[WordGrounding] = ()
-        unjudged = None
+        judging_error = None
         try:
             if written.ids:
                 words = judge(model, self.processor, inputs, written.ids).words()
         except KeepsightError as error:
-            unjudged = told(error)
-        say(done(written, words, asked.methods, asked.scene) | {"unjudged": unjudged})
+            judging_error = client_message(error)
+        emit(answer_event(written, words, request.methods, request.scene) | {"unjudged": judging_error})
 
-    def maps(self, given: Prepared, say: Callable[[Any], None], stop: Event, lane: int = 0) -> None:
-        """The attention maps of all object words of an answer, as one event.
+    def attention_maps(
+        self, prepared: PreparedRequest, emit: Callable[[Any], None], stop: Event, worker: int = 0
+    ) -> None:
+        """Emit the attention maps of all object words of an answer, as one event.
 
-        The answer's own tokens are written again under the same methods while the attention is watched. Raises what the
-        model or a method raises, ``NoTokenGrid`` among others, and ``NothingToMap``.
+        The answer's own tokens are generated again under the same methods while the attention is recorded.
 
         Args:
-            stop: once set, nothing is said, and the watching ends with a token.
-            lane: which of ``models`` is watched.
+            prepared: the request, with the token ids of the answer.
+            emit: receives the event, in this thread.
+            stop: once it is set, recording ends with the next token and nothing is emitted.
+            worker: the index of the model in ``models``.
+
+        Raises:
+            NothingToMap: the answer names no object.
+            NoTokenGrid: the image tokens of this model cannot be laid out over the image.
+            KeepsightError: whatever else the model or a method raises.
         """
         from keepsight.analysis.attention_maps import look
         from keepsight.analysis.image_grid import seen_box
 
-        model, answer = self.models[lane], given.asked.answer
+        model, answer = self.models[worker], prepared.request.answer
         assert answer is not None
-        box = seen_box(self.processor.image_processor, *given.size)
+        box = seen_box(self.processor.image_processor, *prepared.size)
         found = look(
             model,
             self.processor,
-            self._at(model, given.inputs),
-            *given.methods,
+            self._on_device(model, prepared.inputs),
+            *prepared.methods,
             answer=answer,
             stop=stop,
         )
         if stop.is_set():
-            return  # nobody is there to see them
+            return  # the client has left
         if not found.words:
             raise NothingToMap("the answer names no object, so there is nothing to map")
         sinks = {(sink.row, sink.column) for sink in found.sinks}
         words = []
         for word in found.words:
-            off = [
+            # Sinks draw attention whatever is asked; scaled to them, the rest of the map would look empty
+            outside_sinks = [
                 value
                 for row, values in enumerate(word.attention)
                 for column, value in enumerate(values)
@@ -239,21 +275,21 @@ class Studio:
                 {
                     "word": word.word,
                     "share": word.share,
-                    "top": max(off or [value for values in word.attention for value in values]),
+                    "top": max(outside_sinks or [value for values in word.attention for value in values]),
                     "attention": word.attention,
                 }
             )
-        say({"grid": found.grid, "box": box, "sinks": sorted(sinks), "words": words})
+        emit({"grid": found.grid, "box": box, "sinks": sorted(sinks), "words": words})
 
 
-def done(
-    written: Written, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
+def answer_event(
+    written: StreamedAnswer, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
 ) -> dict[str, Any]:
-    """A finished answer as plain data: rates are fractions, figures are nats; an infinite one is null."""
+    """The last event of an answer, as plain data. Rates are fractions, and figures are in nats; an infinite one is None."""
     present = None if scene is None else frozenset(scene.names)
     return {
         "event": "done",
-        "method": " ".join(method.spec for method in methods) or None,
+        "method": "+".join(method.spec for method in methods) or None,
         "text": written.text,
         "ids": written.ids,
         "tokens": len(written.ids),
@@ -265,9 +301,9 @@ def done(
                 "word": word.word,
                 "object": word.object,
                 "present": None if present is None else word.object in present,
-                "with_image": _finite(word.with_image),
-                "without_image": _finite(word.without_image),
-                "support": _finite(word.support),
+                "with_image": finite_or_none(word.with_image),
+                "without_image": finite_or_none(word.without_image),
+                "support": finite_or_none(word.support),
             }
             for word in words
         ],
@@ -276,7 +312,10 @@ def done(
 
 
 def segments(text: str, words: Sequence[WordGrounding]) -> list[dict[str, Any]]:
-    """A text in pieces, those that are words with their number, so that nobody need count letters as Python does."""
+    """A text in pieces; a piece that is a word carries the word's index, any other None.
+
+    Offsets would not do: JavaScript counts UTF-16 units where Python counts code points.
+    """
     pieces: list[dict[str, Any]] = []
     at = 0
     for number, word in enumerate(words):
@@ -291,7 +330,10 @@ def segments(text: str, words: Sequence[WordGrounding]) -> list[dict[str, Any]]:
 
 
 def chair(text: str, scene: Scene) -> dict[str, Any] | None:
-    """CHAIR of one answer about a drawn scene; None for a yes or no, which names what it was asked and not what is there."""
+    """The CHAIR score of one answer about a drawn scene.
+
+    It is None for a yes or no, whose words repeat the question and describe nothing.
+    """
     from keepsight.eval.chair.captions import Caption
     from keepsight.eval.chair.score import score
 
@@ -311,13 +353,9 @@ def chair(text: str, scene: Scene) -> dict[str, Any] | None:
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def told(error: Exception) -> str:
-    """An error as one line for the page. What was not raised on purpose, or names a file of the server, is for its log."""
-    if not tellable(error):
+def client_message(error: Exception) -> str:
+    """An error as one line for the page. Of unexpected errors, and of those that tell a path, it is the name alone."""
+    if not is_client_safe(error):
         return f"{type(error).__name__}: the server's log tells more"
     hint = " (start the page with --calibration FILE)" if isinstance(error, NeedsCalibration) else ""
     return " ".join(str(error).split()) + hint

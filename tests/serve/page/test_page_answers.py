@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import asked
+from asking import page_request
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -22,7 +22,7 @@ from keepsight.eval.chair.captions import Caption
 from keepsight.eval.chair.score import score
 from keepsight.inference.generation import answer
 from keepsight.registry import parse
-from keepsight.serve.page.service import Studio, segments
+from keepsight.serve.page.service import PageService, segments
 from keepsight.source.prompts import prepare
 
 Ask = Callable[..., list[Any]]
@@ -35,18 +35,20 @@ def data_uri(picture: Image.Image, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
-@pytest.mark.parametrize("spec", ["", M3ID, "pai:alpha=0.9", f"vhr {M3ID}"])
-def test_an_answer_streams_and_its_words_are_those_of_ground(studio: Studio, ask: Ask, spec: str) -> None:
+@pytest.mark.parametrize("spec", ["", M3ID, "pai:alpha=0.9", f"vhr+{M3ID}"])
+def test_an_answer_streams_and_its_words_are_those_of_ground(
+    service: PageService, ask: Ask, spec: str
+) -> None:
     queued, begun, *pieces, done = ask(method=spec)
     assert (queued, begun) == ({"event": "queued", "ahead": 0}, {"event": "begun"})
     assert {event["event"] for event in pieces} == {"piece"}
     assert len(pieces) > 5
     picture = scene("test-shifted", 1).image()
-    [usual] = answer(studio.model, studio.processor, [picture], PROMPT, *spec.split())
+    [usual] = answer(service.model, service.processor, [picture], PROMPT, *filter(None, [spec]))
     assert done["text"] == usual.texts[0] == "".join(event["text"] for event in pieces).strip()
-    assert done["method"] == (" ".join(parse(one).spec for one in spec.split()) or None)
+    assert done["method"] == ("+".join(parse(one).spec for one in spec.split("+") if one) or None)
     assert done["tokens"] == len(done["ids"]) == usual.lengths[0]
-    found = ground(studio.model, studio.processor, picture, PROMPT, done["text"])
+    found = ground(service.model, service.processor, picture, PROMPT, done["text"])
     assert done["words"]
     for told, word in zip(done["words"], found.words(), strict=True):
         assert (told["word"], told["object"]) == (word.word, word.object)
@@ -113,13 +115,13 @@ def test_an_answer_that_cannot_be_judged_is_shown_all_the_same(
 
 
 @pytest.mark.parametrize("spec", ["", "pai:alpha=0.9"])
-def test_maps_are_those_of_the_library(client: TestClient, studio: Studio, ask: Ask, spec: str) -> None:
+def test_maps_are_those_of_the_library(client: TestClient, service: PageService, ask: Ask, spec: str) -> None:
     done = ask(method=spec)[-1]
-    again = client.post("/api/attention", json=asked(method=spec, tokens=None, answer=done["ids"]))
+    again = client.post("/api/attention", json=page_request(method=spec, tokens=None, answer=done["ids"]))
     assert again.status_code == 200, again.text
     maps = again.json()
-    inputs = prepare(studio.processor, [scene("test-shifted", 1).image()], PROMPT)
-    found = look(studio.model, studio.processor, inputs, *map(parse, spec.split()))
+    inputs = prepare(service.processor, [scene("test-shifted", 1).image()], PROMPT)
+    found = look(service.model, service.processor, inputs, *map(parse, filter(None, [spec])))
     assert (tuple(maps["grid"]), maps["box"]) == (found.grid, [0, 0, 128, 128])
     assert [word["word"] for word in maps["words"]] == [word["word"] for word in done["words"]]
     for told, word in zip(maps["words"], found.words, strict=True):
@@ -130,13 +132,13 @@ def test_maps_are_those_of_the_library(client: TestClient, studio: Studio, ask: 
 
 
 def test_a_map_needs_an_object(client: TestClient) -> None:
-    again = client.post("/api/attention", json=asked(tokens=None, answer=[2]))
+    again = client.post("/api/attention", json=page_request(tokens=None, answer=[2]))
     assert again.status_code == 400
     assert again.json()["error"] == "the answer names no object, so there is nothing to map"
 
 
 def test_a_model_whose_maps_cannot_be_laid_out_says_so(
-    client: TestClient, studio: Studio, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, service: PageService, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from keepsight.analysis import attention_maps as attention_map
     from keepsight.analysis.image_grid import NoTokenGrid
@@ -146,20 +148,20 @@ def test_a_model_whose_maps_cannot_be_laid_out_says_so(
 
     ids = ask()[-1]["ids"]
     monkeypatch.setattr(attention_map, "token_grid", no_grid)
-    again = client.post("/api/attention", json=asked(tokens=None, answer=ids))
+    again = client.post("/api/attention", json=page_request(tokens=None, answer=ids))
     assert (again.status_code, again.json()["error"]) == (400, "tiles")
 
 
 def test_a_calibration_of_the_server_reaches_the_methods_that_read_one(
-    studio: Studio, tmp_path: Path
+    service: PageService, tmp_path: Path
 ) -> None:
     from dataclasses import replace
 
-    own = replace(studio, calibration=tmp_path / "sinks.json")
-    var, m3id = own._calibrated((parse("var:ratio=0.7"), parse("m3id")))
+    own = replace(service, calibration=tmp_path / "sinks.json")
+    var, m3id = own._with_calibration((parse("var:ratio=0.7"), parse("m3id")))
     assert var == parse(f"var:ratio=0.7,calibration={tmp_path / 'sinks.json'}")
     assert m3id == parse("m3id")
-    assert studio._calibrated((parse("var"),)) == (parse("var"),)
+    assert service._with_calibration((parse("var"),)) == (parse("var"),)
 
 
 def test_facts_are_what_the_library_says(client: TestClient) -> None:

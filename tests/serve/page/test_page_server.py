@@ -7,7 +7,6 @@ import json
 import logging
 import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,16 +16,17 @@ from typing import Any
 
 import pytest
 import uvicorn
-from asking import asked
+from asking import page_request
+from serving import GUARD, until
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from keepsight.cli.main import app as command
 from keepsight.serve.addresses import CannotListen, listen
 from keepsight.serve.errors import Busy
-from keepsight.serve.page.app import FILES, build
-from keepsight.serve.page.scheduler import Desk
-from keepsight.serve.page.service import Studio
+from keepsight.serve.page.app import FILES, create_page
+from keepsight.serve.page.scheduler import Scheduler
+from keepsight.serve.page.service import PageService
 
 Ask = Callable[..., list[Any]]
 PNG = "data:image/png;base64,"
@@ -79,8 +79,8 @@ def test_scenes_that_are_not_there(client: TestClient, name: str, told: str) -> 
     [
         ({"method": "m3di"}, "did you mean 'm3id'?"),
         ({"method": "m3id:decay=nan"}, "decay=nan"),
-        ({"method": "var:calibration=/etc/passwd"}, "--calibration"),
-        ({"method": "m3id " * 9}, "9 methods are too many"),
+        ({"method": "var:calibration=/etc/passwd"}, "calibration names a file, which a request may not"),
+        ({"method": "+".join(["m3id"] * 9)}, "9 methods are too many"),
         ({"method": 3}, "method must be a text"),
         ({"question": "  "}, "the question is empty"),
         ({"question": "a" * 2001}, "2001 letters"),
@@ -101,7 +101,7 @@ def test_scenes_that_are_not_there(client: TestClient, name: str, told: str) -> 
     ],
 )
 def test_bad_requests_are_told_in_one_line(client: TestClient, changes: dict[str, Any], told: str) -> None:
-    given = {**asked(), **changes}
+    given = {**page_request(), **changes}
     given = {name: value for name, value in given.items() if value is not None}
     got = client.post("/api/answer", content=json.dumps(given), headers={"Content-Type": "application/json"})
     assert got.status_code == 400
@@ -113,7 +113,7 @@ def test_bad_requests_are_told_in_one_line(client: TestClient, changes: dict[str
     "answer", [None, [], [-1], [10**9], [1.0], [True], "ids", [1] * 513], ids=lambda value: str(value)[:12]
 )
 def test_a_map_of_what_is_no_answer_is_refused(client: TestClient, answer: Any) -> None:
-    got = client.post("/api/attention", json={**asked(tokens=None), "answer": answer})
+    got = client.post("/api/attention", json={**page_request(tokens=None), "answer": answer})
     assert got.status_code == 400
     assert got.json()["error"].startswith("answer must")
 
@@ -129,7 +129,7 @@ def test_a_map_of_what_is_no_answer_is_refused(client: TestClient, answer: Any) 
 def test_bad_pictures_are_told_before_anything_is_written(
     client: TestClient, content: str, told: str
 ) -> None:
-    got = client.post("/api/answer", json=asked(picture={"data": content}))
+    got = client.post("/api/answer", json=page_request(picture={"data": content}))
     assert (got.status_code, told in got.json()["error"]) == (400, True)
 
 
@@ -144,13 +144,15 @@ def test_what_is_no_json_object_is_refused(client: TestClient, body: bytes) -> N
 
 
 def test_json_of_too_many_parts_is_refused_unparsed(client: TestClient) -> None:
-    body = json.dumps({**asked(), "extra": [0] * 20_000})
+    body = json.dumps({**page_request(), "extra": [0] * 20_000})
     got = client.post("/api/answer", content=body, headers={"Content-Type": "application/json"})
     assert (got.status_code, "too many parts" in got.json()["error"]) == (400, True)
 
 
 def test_forms_of_other_sites_and_other_names_are_refused(client: TestClient) -> None:
-    plain = client.post("/api/answer", content=json.dumps(asked()), headers={"Content-Type": "text/plain"})
+    plain = client.post(
+        "/api/answer", content=json.dumps(page_request()), headers={"Content-Type": "text/plain"}
+    )
     assert plain.status_code == 415
     known = ("localhost:7860", "LOCALHOST", "127.0.0.1:1", "[::1]:7860", "[::1]")
     strange = ("evil.example", "evil.example:7860", "localhost.evil.example", "[2001:db8::1]", "[::1", "")
@@ -158,12 +160,12 @@ def test_forms_of_other_sites_and_other_names_are_refused(client: TestClient) ->
         assert client.get("/", headers={"Host": host}).status_code == (200 if host in known else 400), host
 
 
-def test_a_request_that_is_too_long_is_refused_while_it_comes(studio: Studio) -> None:
-    small = replace(studio, limits=replace(studio.limits, request_bytes=1000, image_pixels=100))
-    with TestClient(build(small), base_url="http://localhost") as client:
-        got = client.post("/api/answer", json=asked(question="x", picture={"data": "y" * 2000}))
+def test_a_request_that_is_too_long_is_refused_while_it_comes(service: PageService) -> None:
+    small = replace(service, limits=replace(service.limits, request_bytes=1000, image_pixels=100))
+    with TestClient(create_page(small), base_url="http://localhost") as client:
+        got = client.post("/api/answer", json=page_request(question="x", picture={"data": "y" * 2000}))
         assert (got.status_code, got.json()["error"][:33]) == (413, "the request has more than 1,000 b")
-        events = client.post("/api/answer", json=asked(picture={"data": PNG + PIXEL})).text
+        events = client.post("/api/answer", json=page_request(picture={"data": PNG + PIXEL})).text
         assert '"done"' in events
 
 
@@ -172,13 +174,13 @@ def test_an_unexpected_failure_is_one_line_and_the_server_lives(
 ) -> None:
     from keepsight.inference import streaming as answering
 
-    def write(*arguments: Any, say: Callable[[str], None], **settings: Any) -> Any:
-        say("A kit")
+    def write(*arguments: Any, on_text: Callable[[str], None], **settings: Any) -> Any:
+        on_text("A kit")
         raise ZeroDivisionError("deep\ninside")
 
     before = ask()[-1]
     with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
-        broken.setattr(answering, "write", write)
+        broken.setattr(answering, "stream_answer", write)
         *_, piece, error = ask()
     assert piece == {"event": "piece", "text": "A kit"}
     assert error == {"event": "error", "error": "ZeroDivisionError: the server's log tells more"}
@@ -187,30 +189,32 @@ def test_an_unexpected_failure_is_one_line_and_the_server_lives(
     assert (after["ids"], after["words"]) == (before["ids"], before["words"])
 
 
-class Slow(Studio):
-    """Writes a word at a time until it is told to stop."""
+class Slow(PageService):
+    """Writes two words and no more, until it is told to stop."""
 
     stopped: threading.Event
 
-    def answer(self, asked: Any, say: Callable[[Any], None], stop: threading.Event, lane: int = 0) -> None:
-        say({"event": "begun"})
-        for _ in range(2000):
-            say({"event": "piece", "text": "word "})
-            if stop.wait(0.01):
-                self.stopped.set()
-                return
-        raise AssertionError("nobody stopped it")
+    def answer(
+        self, prepared: Any, emit: Callable[[Any], None], stop: threading.Event, worker: int = 0
+    ) -> None:
+        emit({"event": "begun"})
+        for _ in range(2):
+            emit({"event": "piece", "text": "word "})
+        assert stop.wait(GUARD), "nobody stopped it"
+        self.stopped.set()
 
 
 @contextmanager
-def serving(studio: Studio, at_once: int) -> Iterator[tuple[Slow, int]]:
+def serving(service: PageService, at_once: int) -> Iterator[tuple[Slow, int]]:
     """A server of a slow answerer that takes so many askers and lets one wait, with its port; ended with the block."""
-    limits = replace(studio.limits, queue=1)
-    told = Slow(name="slow", model=studio.model, processor=studio.processor, limits=limits, at_once=at_once)
+    limits = replace(service.limits, queue=1)
+    told = Slow(name="slow", model=service.model, processor=service.processor, limits=limits, at_once=at_once)
     told.stopped = threading.Event()
     with listen("127.0.0.1", 0) as opened:
         port = opened.getsockname()[1]
-        settings = uvicorn.Config(build(told), log_level="critical", timeout_graceful_shutdown=1, ws="none")
+        settings = uvicorn.Config(
+            create_page(told), log_level="critical", timeout_graceful_shutdown=1, ws="none"
+        )
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()
@@ -218,20 +222,24 @@ def serving(studio: Studio, at_once: int) -> Iterator[tuple[Slow, int]]:
             yield told, port
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(GUARD)
             assert not thread.is_alive()
 
 
 def open_stream(port: int) -> tuple[HTTPConnection, Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", "/api/answer", json.dumps(asked()), {"Content-Type": "application/json"})
+    connection = HTTPConnection("127.0.0.1", port, timeout=GUARD)
+    connection.request(
+        "POST", "/api/answer", json.dumps(page_request()), {"Content-Type": "application/json"}
+    )
     return connection, connection.getresponse()
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_one_waits_the_next_is_turned_away_and_whoever_leaves_makes_room(studio: Studio, lanes: int) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_waits_the_next_is_turned_away_and_whoever_leaves_makes_room(
+    service: PageService, workers: int
+) -> None:
     with ExitStack() as stack:
-        told, port = stack.enter_context(serving(studio, lanes))
+        told, port = stack.enter_context(serving(service, workers))
 
         def ask() -> tuple[HTTPConnection, Any]:
             connection, stream = open_stream(port)
@@ -239,7 +247,7 @@ def test_one_waits_the_next_is_turned_away_and_whoever_leaves_makes_room(studio:
             stack.callback(stream.close)
             return connection, stream
 
-        begun = [ask() for _ in range(lanes)]
+        begun = [ask() for _ in range(workers)]
         for _, stream in begun:
             lines = [json.loads(stream.readline()) for _ in range(4)]
             assert lines[0] == {"event": "queued", "ahead": 0}
@@ -248,14 +256,14 @@ def test_one_waits_the_next_is_turned_away_and_whoever_leaves_makes_room(studio:
         assert json.loads(waiting.readline()) == {"event": "queued", "ahead": 1}
         _, refused = ask()
         assert (refused.status, refused.headers["Retry-After"]) == (429, "2")
-        assert f"{lanes + 1} answers are written or waiting" in json.loads(refused.read())["error"]
+        assert f"{workers + 1} answers are written or waiting" in json.loads(refused.read())["error"]
         begun[-1][0].sock.shutdown(socket.SHUT_RDWR)
-        assert told.stopped.wait(5), "the generation ends when its asker leaves"
+        assert told.stopped.wait(GUARD), "the generation ends when its asker leaves"
         assert json.loads(waiting.readline()) == {"event": "begun"}, "and the next one has its turn"
 
 
-def test_a_shutdown_ends_the_answer_that_is_being_written(studio: Studio) -> None:
-    with serving(studio, 1) as (told, port):
+def test_a_shutdown_ends_the_answer_that_is_being_written(service: PageService) -> None:
+    with serving(service, 1) as (told, port):
         connection, stream = open_stream(port)
         assert [json.loads(stream.readline())["event"] for _ in range(2)] == ["queued", "begun"]
         assert not told.stopped.is_set()
@@ -269,28 +277,28 @@ def test_who_leaves_the_queue_is_never_served() -> None:
     free = threading.Event()
 
     async def play() -> None:
-        desk = Desk(2)
+        scheduler = Scheduler(2)
 
-        def long(say: Callable[[Any], None], stop: threading.Event, lane: int) -> None:
-            free.wait(5)
+        def long(say: Callable[[Any], None], stop: threading.Event, worker: int) -> None:
+            free.wait(GUARD)
             served.append("first")
             say(1)
 
-        first = desk.place().take(long)
-        second = desk.place().take(lambda say, stop, lane: served.append("second"))
-        third = desk.place().take(lambda say, stop, lane: say("third"))
+        first = scheduler.reserve().run(long)
+        second = scheduler.reserve().run(lambda say, stop, worker: served.append("second"))
+        third = scheduler.reserve().run(lambda say, stop, worker: say("third"))
         with pytest.raises(Busy):
-            desk.place().take(long)
+            scheduler.reserve().run(long)
         leaving = asyncio.ensure_future(anext(second))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # one turn of the loop, in which it begins to listen
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
         free.set()
         assert [what async for what in first] == [1]
         assert [what async for what in third] == ["third"]
-        assert desk.pending == 0
-        desk.close()
+        assert scheduler.occupied == 0
+        scheduler.close()
 
     asyncio.run(play())
     assert served == ["first"]
@@ -306,12 +314,11 @@ def test_the_command_serves_until_interrupted(monkeypatch: pytest.MonkeyPatch) -
         serving = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
         thread = threading.Thread(target=serving.run, kwargs={"sockets": [opened]})
         thread.start()
-        while not serving.started:
-            time.sleep(0.01)
+        until(lambda: serving.started)
         port = opened.getsockname()[1]
-        pages.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read().decode())
+        pages.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=GUARD).read().decode())
         serving.should_exit = True
-        thread.join(10)
+        thread.join(GUARD)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(server, "run", run)

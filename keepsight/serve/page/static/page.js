@@ -20,13 +20,13 @@ function loaded(source) {
   });
 }
 
-// The picture that was chosen last is shown, whichever is read first
-async function take(name, asked, read) {
+// Reading takes a while: only the picture that was chosen last is shown, whichever is read first
+async function choose(name, requested, read) {
   const turn = taken += 1;
   try {
     const source = await read();
     const image = await loaded(source);
-    if (turn === taken) show({ name, asked: asked ?? { data: source }, source, image });
+    if (turn === taken) show({ name, requested: requested ?? { data: source }, source, image });
   } catch (error) {
     if (turn === taken) trouble(error.message);
   }
@@ -41,8 +41,8 @@ function show(chosen) {
   get("picture").classList.toggle("drawn", image.naturalWidth <= 256);
   get("picture").hidden = false;
   get("picture-name").textContent = `${name}, ${image.naturalWidth} × ${image.naturalHeight}`;
-  for (const one of get("thumbs").children) one.setAttribute("aria-pressed", String(one.title === chosen.asked.scene));
-  if (old && old.source !== source) { // another file may have the same name
+  for (const one of get("thumbs").children) one.setAttribute("aria-pressed", String(one.title === chosen.requested.scene));
+  if (old && old.source !== source) { // compared by content, since another file may have the same name
     stop();
     panes.forEach((pane) => pane.clear());
   }
@@ -50,12 +50,12 @@ function show(chosen) {
 }
 
 function takeScene(name) {
-  return take(name, { scene: name }, async () => `scene/${name}.png`);
+  return choose(name, { scene: name }, async () => `scene/${name}.png`);
 }
 
 async function takeFile(file) {
   if (!file) return;
-  await take(file.name || "pasted picture", null, () => {
+  await choose(file.name || "pasted picture", null, () => {
     if (file.size > facts.limits.image_bytes) throw new Error(`the file has more than ${facts.limits.image_bytes >> 20} MB: choose a smaller one`);
     return new Promise((resolve, reject) => {
       const reader = new FileReader();
@@ -75,7 +75,7 @@ function showThumbs() {
     button.type = "button";
     button.title = name;
     button.setAttribute("aria-label", `drawn picture ${name}`);
-    button.setAttribute("aria-pressed", String(picture?.asked.scene === name));
+    button.setAttribute("aria-pressed", String(picture?.requested.scene === name));
     const image = new Image(64, 64);
     image.alt = "";
     image.src = `scene/${name}.png`;
@@ -96,8 +96,8 @@ async function answer() {
   stop();
   const mine = running = new AbortController();
   get("stop").hidden = false;
-  const asked = { picture: picture.asked, question: get("question").value, tokens: Number(get("tokens").value) };
-  await Promise.all(panes.map((pane) => pane.run(asked, picture.image, mine.signal, threshold())));
+  const request = { picture: picture.requested, question: get("question").value, tokens: Number(get("tokens").value) };
+  await Promise.all(panes.map((pane) => pane.run(request, picture.image, mine.signal, threshold())));
   if (running === mine) running = null;
   get("stop").hidden = running === null;
 }
@@ -147,9 +147,9 @@ async function begin() {
   get("threshold").value = facts.threshold;
   get("score").textContent = `${facts.score}, w = ${facts.weight}`;
   get("chosen").textContent = facts.packaged ? ", chosen on the demo world" : ", chosen on the demo world: find your own for this model";
-  get("lanes").textContent = facts.lanes > 1
+  get("workers").textContent = facts.workers > 1
     ? "Answers are greedy. Both are written at the same time, so each takes longer than it would alone."
-    : `Answers are greedy and written one after the other${facts.alone ? ` (${facts.alone})` : ""}.`;
+    : `Answers are greedy and written one after the other${facts.single_worker_reason ? ` (${facts.single_worker_reason})` : ""}.`;
   get("split").append(...facts.splits.map((split) => new Option(split, split)));
   panes = [new Pane("Setting A", facts, ""), new Pane("Setting B", facts, facts.methods.find((one) => one.name === "m3id").spec)];
   get("panes").append(...panes.map((pane) => pane.root));

@@ -1,4 +1,4 @@
-// One setting and its answer. What a model wrote goes into the page as text and never as markup.
+// One setting and its answer. Text of the model goes into the page as text nodes and never as markup.
 
 import { drawHeat } from "./heat.js";
 
@@ -52,7 +52,7 @@ export class Pane {
     this.clear();
   }
 
-  // What is typed may be what the list offers already, or the person's own
+  // A typed spec may equal one that the list offers; otherwise the list shows "several, or your own"
   match(spec, typed = false) {
     const offered = (spec || !typed) && [...this.method.options].some((option) => option.value === spec);
     this.method.value = offered ? spec : OWN;
@@ -60,13 +60,13 @@ export class Pane {
 
   settle() {
     this.spec.hidden = this.method.value === "";
-    const names = this.spec.value.trim().split(/\s+/).map((spec) => spec.split(":")[0]);
+    const names = this.spec.value.split("+").map((spec) => spec.trim().split(":")[0].toLowerCase());
     const known = this.facts.methods.filter((one) => names.includes(one.name));
     this.gist.textContent = this.spec.hidden ? "the model as it is"
-      : known.map((one) => `${one.gist} (${one.cost})`).join("; ") || "NAME:parameter=value,…; several with a space between";
+      : known.map((one) => `${one.gist} (${one.cost})`).join("; ") || "NAME:parameter=value,…; join several methods with +";
   }
 
-  // Nothing that is under way for the old answer comes into the new one
+  // Requests for the old answer are aborted, so that nothing of it arrives in the new one
   clear() {
     this.looking?.abort();
     this.result = this.maps = this.chosen = this.signal = this.looking = null;
@@ -84,15 +84,15 @@ export class Pane {
     this.error.hidden = false;
   }
 
-  async run(asked, picture, signal, threshold) {
+  async run(request, picture, signal, threshold) {
     this.clear();
     this.signal = signal;
-    this.asked = { picture: asked.picture, question: asked.question, method: this.method.value === "" ? "" : this.spec.value };
+    this.request = { picture: request.picture, question: request.question, method: this.method.value === "" ? "" : this.spec.value };
     this.picture = picture;
     this.state.textContent = "asking …";
     this.answer.setAttribute("aria-busy", "true");
     try {
-      const answer = await post("api/answer", { ...this.asked, tokens: asked.tokens }, signal);
+      const answer = await post("api/answer", { ...this.request, tokens: request.tokens }, signal);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
       for (;;) {
@@ -187,7 +187,7 @@ export class Pane {
     const { result } = this;
     try {
       this.looking ??= new AbortController();
-      this.maps ??= post("api/attention", { ...this.asked, answer: result.ids }, this.looking.signal).then((answer) => answer.json());
+      this.maps ??= post("api/attention", { ...this.request, answer: result.ids }, this.looking.signal).then((answer) => answer.json());
       this.map.classList.add("busy");
       const maps = await this.maps;
       if (this.result !== result || this.chosen !== number) return;

@@ -1,0 +1,17 @@
+"""Errors about prompts and pictures as sources of model inputs."""
+
+from __future__ import annotations
+
+from keepsight.errors import InputError
+
+
+class NoChatTemplate(InputError):
+    """The model's processor cannot wrap a question into a prompt."""
+
+
+class BadPrompt(InputError):
+    """The model's processor or its chat template refuses a prompt."""
+
+
+class CannotRemoveImage(InputError):
+    """It is not certain what a raw prompt would be without its picture."""
