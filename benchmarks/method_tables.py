@@ -117,7 +117,7 @@ def facts(measured: Measured) -> str:
         f" {run['versions']['transformers']}, Keepsight {run['versions']['keepsight']}. Costs per token are those of a model"
         f" of {round(cost['parameters'] / 1e6)} million random weights ({cost['hardware']['cpu']},"
         f" {cost['hardware']['threads']} thread); *apart* is an amateur in passes of its own, and passes that it shares with"
-        " the main generation cost less."
+        " the main generation cost less, by how much depends on the processor."
     )
 
 

@@ -1,4 +1,4 @@
-"""An app that calls ``generate`` somewhere inside: one line around that call, and the rest stays as it is.
+"""An app that calls ``generate`` somewhere inside: one line around that call is all that changes.
 
 python examples/app.py
 
@@ -11,8 +11,9 @@ python examples/app.py
     for piece in pieces(Image.open(message.elements[0].path), message.content): # Chainlit
         await reply.stream_token(piece)
 
-A block holds for one model object and for everybody who calls it meanwhile: where visitors choose methods of their own,
-let one generation run at a time, as the lock does here, or put ``keepsight serve`` behind the app.
+Each thread has its own blocks on a model, but methods that act inside the model let one generation run at a time and raise
+``ConcurrentUse`` in another thread. Where visitors choose methods of their own, take a lock, as here, or put
+``keepsight serve`` behind the app.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Both doors to a method, in plain transformers code.
+"""The two ways to use a method, in plain transformers code.
 
     python examples/caption.py
 
-Runs on the model inside the package and a drawn picture. For a model of yours, load it with
-``AutoModelForImageTextToText`` and its processor with ``AutoProcessor``; the rest stays as it is.
+The program takes the model inside the package and a drawn picture. Load a model of yours with
+``AutoModelForImageTextToText``, and its processor with ``AutoProcessor``; the rest stays as it is.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from keepsight.demo.model import PROMPT, load
 from keepsight.demo.world import scenes
 
 model, processor = load()
-scene = scenes("val-shifted", 23)[
-    22
-]  # picked because the method helps here; `keepsight demo` shows the average
+# This scene was picked because the method helps here; `keepsight demo` shows the average
+scene = scenes("val-shifted", 23)[22]
 conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
 prompt = processor.apply_chat_template(conversation, add_generation_prompt=True)
 inputs = processor(text=prompt, images=scene.image(), return_tensors="pt")
@@ -29,10 +28,10 @@ def read(ids):
 print("in the picture:", ", ".join(scene.names))
 print("greedy:        ", read(model.generate(**inputs, max_new_tokens=64)))
 
-# Door 1: a processor for one generation, beside whatever else goes to generate()
+# A processor for one generation, beside whatever else goes to generate()
 mitigated = model.generate(**inputs, max_new_tokens=64, logits_processor=[method.processor(model, inputs)])
 print("M3ID:          ", read(mitigated))
 
-# Door 2: every generate() inside the block is mitigated; the code that calls it stays as it is
+# Every generate() inside a block is mitigated; the code that calls it stays as it is
 with mitigate(model, method):
     print("M3ID, in block:", read(model.generate(**inputs, max_new_tokens=64)))

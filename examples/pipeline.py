@@ -1,4 +1,4 @@
-"""A ``pipeline`` under a method: the block around it is all that changes.
+"""A ``pipeline`` of transformers under a method: nothing changes but the block around it.
 
 python examples/pipeline.py
 """

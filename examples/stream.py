@@ -1,4 +1,4 @@
-"""Mitigated text as it is written: streaming works inside ``mitigate`` as everywhere else.
+"""Mitigated text, printed while it is written: streaming works inside ``mitigate`` as everywhere else.
 
 python examples/stream.py
 """
@@ -20,7 +20,7 @@ inputs = processor(text=prompt, images=scenes("val-shifted", 23)[22].image(), re
 
 streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 with mitigate(model, M3ID(decay=0.07, cutoff=0.02)):
-    # A generation that begins in the block is mitigated to its end
+    # The thread has no block of its own, so that its generate() uses this one
     writer = Thread(target=model.generate, kwargs={**inputs, "max_new_tokens": 64, "streamer": streamer})
     writer.start()
     for piece in streamer:
