@@ -64,16 +64,16 @@ def effects(measured: Measured, name: str) -> str:
         "| On the demo model, against greedy search | `test-shifted`, where habit misleads | `test`, where habit is right |",
         "|---|---|---|",
         _line(f"captions under `{said}`: CHAIR_i, points", both, lambda row: change(row, "chair_i")),
-        _line("recall, points", both, lambda row: change(row, "recall")),
+        _line("captions: recall, points", both, lambda row: change(row, "recall")),
         _line(
-            "CHAIR_i, against greedy captions cut to as many mentions",
+            "captions: CHAIR_i, against greedy ones cut to as many mentions",
             both,
             lambda row: change(row["control"], "chair_i"),
         ),
-        _line("time of a caption", both, time_of),
+        _line("captions: time", both, time_of),
         _line(f"POPE under `{answered}`: F1, points", asked, lambda row: change(row, "f1")),
-        _line("recall, points", asked, lambda row: change(row, "recall")),
-        _line("time of an answer", asked, time_of),
+        _line("POPE: recall, points", asked, lambda row: change(row, "recall")),
+        _line("POPE: time", asked, time_of),
     ]
     return "\n".join(lines) + "\n"
 

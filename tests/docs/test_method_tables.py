@@ -79,7 +79,7 @@ def test_effects_name_the_settings_and_both_splits() -> None:
         "captions under `m3id:decay=0.5`: CHAIR_i, points | -20.0 [-21.0, -19.0] | -20.0 [-21.0, -19.0]"
         in text
     )
-    assert "recall, points | *+0.0 [-1.0, +1.0]* |" in text
+    assert "captions: recall, points | *+0.0 [-1.0, +1.0]* |" in text
     assert effects(measured(), "var") == (
         "`var` was not measured on the demo model: the demo model has no attention sinks.\n"
     )
