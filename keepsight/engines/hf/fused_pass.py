@@ -333,6 +333,8 @@ class FusedPass:
     def _leave(self) -> None:
         self._phase = _Phase.APART
         self._calls.clear()
+        for plan in self._plans.values():
+            plan.release()
         self._plans, self._packed = {}, None
         self._run_next = lambda: None
         self._features = {branch: seen for branch, seen in self._features.items() if not branch.begun}

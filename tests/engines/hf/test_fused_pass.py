@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,7 @@ from keepsight import (
 )
 from keepsight.decoding.vcd import NoisedImage
 from keepsight.decoding.views import NoImage
+from keepsight.engines.hf import branch
 from keepsight.engines.hf.branch import branches_of
 from keepsight.engines.hf.packing import (
     PackedPass,
@@ -526,3 +529,23 @@ def test_arguments_that_cannot_be_shared_are_named() -> None:
         pack_calls(shapes, [((), {"use_cache": True}), ((), {"use_cache": False})])
     with pytest.raises(Unpackable, match="without a cache"):
         pack_calls(shapes, [((), {"past_key_values": None})] * 2)
+
+
+def test_an_amateur_s_cache_goes_with_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when Python next looks for cycles: it may be as large as the main one."""
+    family, caches, make = FAMILIES["llava"], [], branch.growing_cache
+
+    def watched(config: Any) -> Any:
+        cache = make(config)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(branch, "growing_cache", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        with mitigate(family.model(), STRONG["m3id"], fused=True):
+            run(family, PROMPTS)
+        assert [cache() for cache in caches] == [None]
+    finally:
+        gc.enable()
