@@ -254,9 +254,14 @@ def _only_processors(model: Any, given: Mapping[str, Any], recipes: list[Method]
 
 def _compiles(model: Any, given: Mapping[str, Any]) -> bool:
     """Whether transformers may compile decoding steps by itself: it does, on a GPU, where the cache has a fixed size."""
-    config = given.get("generation_config") or model.generation_config
-    cache = given.get("cache_implementation") or getattr(config, "cache_implementation", None)
-    off = given.get("disable_compile", getattr(config, "disable_compile", None))
+
+    def option(name: str) -> Any:
+        # As ``generate`` reads them: what a given configuration leaves open is the model's own
+        configs = (given.get("generation_config"), model.generation_config)
+        found = (given.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in found if value is not None), None)
+
+    cache, off = option("cache_implementation"), option("disable_compile")
     return cache is not None and "dynamic" not in str(cache) and not off
 
 
