@@ -99,10 +99,14 @@ class HFPasses:
         from keepsight.engines.hf.edit_state import isolated_edits
         from keepsight.engines.hf.patching import editing
 
-        with editing(self._target, *observers), isolated_edits(self._target.model, *observers):
+        with (
+            editing(self._target, *observers),
+            isolated_edits(self._target.model, *observers, **branch.place()),
+        ):
             branch.begin()
 
     def generate(self, view: View, *observers: Edit, **options: Any) -> Tensor:
+        from keepsight.engines.hf.branch import Branch
         from keepsight.engines.hf.edit_state import branch_forward, isolated_edits
         from keepsight.engines.hf.patching import editing, unwrapped_generate
 
@@ -112,17 +116,8 @@ class HFPasses:
         with ExitStack() as stack:
             if observers:
                 stack.enter_context(editing(target, *observers))
-            image = None
-            if inputs.get("pixel_values") is not None:
-                image = ids == target.image_token_id
             stack.enter_context(
-                isolated_edits(
-                    target.model,
-                    *observers,
-                    prompt=ids.shape[1],
-                    image=ids.new_zeros(ids.shape).bool() if image is None else image,
-                    attention_mask=inputs.get("attention_mask"),
-                )
+                isolated_edits(target.model, *observers, **Branch(target.model, inputs).place())
             )
             # Its passes are not the main generation's, which amateurs wait to share
             stack.enter_context(branch_forward(target.model, None))

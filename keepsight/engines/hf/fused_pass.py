@@ -89,6 +89,10 @@ def fusing(target: Target, branch: Branch) -> Iterator[None]:
         yield
         return
     reason = why_not_fused(target)
+    if reason is None and branch.edited:
+        reason = (
+            "its view is edited like the main passes, and in a shared pass edits act on the main one alone"
+        )
     if reason is not None or (target.fused == "auto" and why_not_worth_it(target)):
         if target.fused is True:
             raise UnsupportedModel(f"{target.name}: fused=True, but {reason}; pass fused='auto' or False")
