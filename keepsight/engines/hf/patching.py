@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +29,44 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 
+@dataclass(eq=False)
+class _Replacement:
+    """What an attribute of an instance was before it was replaced."""
+
+    had: bool
+    before: Any
+
+
+_REPLACING = Lock()
+_REPLACED: dict[tuple[int, str], list[_Replacement]] = {}
+"""The replacements that are in place, outer ones first, by the ``id`` of the owner and the attribute's name."""
+
+
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an instance attribute inside the block; afterwards it is what it was, or absent if it was."""
-    had = name in vars(owner)
-    before = vars(owner).get(name)
-    try:
+    """Set an instance attribute inside the block; afterwards it is what it was, or absent if it was.
+
+    Blocks of several threads need not nest: where one ends within another, the other takes over what it found.
+    """
+    with _REPLACING:
+        mine = _Replacement(name in vars(owner), vars(owner).get(name))
+        stack = _REPLACED.setdefault((id(owner), name), [])
+        stack.append(mine)
         setattr(owner, name, value)
+    try:
         yield
     finally:
-        if had:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
+        with _REPLACING:
+            index = stack.index(mine)
+            del stack[index]
+            if index < len(stack):
+                stack[index].had, stack[index].before = mine.had, mine.before
+            elif mine.had:
+                setattr(owner, name, mine.before)
+            else:
+                delattr(owner, name)
+            if not stack:
+                del _REPLACED[id(owner), name]
 
 
 class _NoCopy:
@@ -357,7 +383,11 @@ def watching_candidates(model: PreTrainedModel, change: Callable[[bool], None]) 
         raise UnsupportedModel(
             f"this version of transformers has no {name}, by which drafts of assisted decoding are told apart"
         )
-    with replaced(owner, name, around(getattr(owner, name))):
+    # A copy made meanwhile would keep the wrapper, and with it this very model
+    with (
+        replaced(owner, "_keepsight_in_place", _NoCopy()),
+        replaced(owner, name, around(getattr(owner, name))),
+    ):
         yield
 
 

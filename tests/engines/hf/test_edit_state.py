@@ -27,6 +27,7 @@ from keepsight import (
     mitigate,
 )
 from keepsight.decoding.views import MainPrompt, NoImage
+from keepsight.engines.hf.assisted_decoding import Drafts
 from keepsight.engines.hf.edit_state import LAYERS, STATES
 from keepsight.errors import CopiedInBlock
 from keepsight.parts import Edit, HookContext, Part, Passes, Prelude
@@ -185,7 +186,7 @@ def test_a_copy_made_in_an_idle_block_is_a_plain_model() -> None:
     assert torch.equal(generate(), plain)
 
 
-@pytest.mark.parametrize("recipe", [STRONG["vhr"], STRONG["sla"]], ids=str)
+@pytest.mark.parametrize("recipe", [STRONG["vhr"], STRONG["sla"], STRONG["m3id"]], ids=str)
 def test_a_copy_of_a_model_with_hooks_in_place_is_refused(recipe: Method) -> None:
     model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
     with attached(model, inputs, recipe), pytest.raises(CopiedInBlock, match="copy it before"):
@@ -227,6 +228,55 @@ def in_thread(work: Any) -> Any:
     thread.start()
     thread.join()
     return found[0]
+
+
+def overlapping(first: Any, second: Any) -> None:
+    """Opens two blocks in two threads, the second within the first, and closes the first within the second."""
+    steps = [threading.Event() for _ in range(3)]
+    errors: list[BaseException] = []
+
+    def one() -> None:
+        with first:
+            steps[0].set()
+            assert steps[1].wait(60)
+        steps[2].set()
+
+    def two() -> None:
+        assert steps[0].wait(60)
+        with second:
+            steps[1].set()
+            assert steps[2].wait(60)
+
+    def run(work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in (one, two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_blocks_of_two_threads_that_do_not_nest_leave_nothing_behind() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    before = set(vars(model))
+    overlapping(attached(model, inputs, "vcd", fused=False), attached(model, inputs, "m3id", fused=False))
+    assert set(vars(model)) == before
+    overlapping(mitigate(model, "vcd"), attached(model, inputs, STRONG["vhr"]))
+    assert set(vars(model)) == before
+
+
+def test_a_thread_that_drafts_does_not_keep_another_from_contrasting() -> None:
+    drafts = Drafts()
+    drafts.change(True)
+    assert drafts.under_way
+    assert in_thread(lambda: drafts.under_way) is False
+    drafts.change(False)
+    assert not drafts.under_way
 
 
 def test_each_thread_has_its_own_blocks() -> None:
