@@ -32,13 +32,14 @@ class HFEngine(Engine):
     def open(self, target: Target, methods: Sequence[Method]) -> Iterator[list[LogitsProcessor]]:
         from keepsight.engines.hf.assisted_decoding import watching_drafts
         from keepsight.engines.hf.contrast_processor import ContrastProcessor
-        from keepsight.engines.hf.edit_state import check_free
+        from keepsight.engines.hf.edit_state import busy, check_free, one_generation, preparing
         from keepsight.engines.hf.lens import LensProcessor, RecordLayers
         from keepsight.engines.hf.patching import editing
 
         parts = self.parts(target, methods)
         check_free(target.model)
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as placing:
+            placing.enter_context(busy())
             # Edits act in the order of the methods; what a lens reads is one of them
             edits: list[Edit] = []
             records: dict[int, RecordLayers] = {}
@@ -50,6 +51,7 @@ class HFEngine(Engine):
                     edits.append(part)
             if edits:
                 stack.enter_context(editing(target, *edits))
+                stack.enter_context(one_generation(target.model))
             processors: list[LogitsProcessor] = []
             if any(isinstance(part, (Contrast, Lens)) for part in parts):
                 drafts = stack.enter_context(watching_drafts(target.model))
@@ -61,7 +63,9 @@ class HFEngine(Engine):
                 elif isinstance(part, Lens):
                     processors.append(LensProcessor(part, target, records[id(part)], drafts))
                 elif isinstance(part, Prelude):
-                    part.run(HFPasses(target))
+                    with preparing(target.model):
+                        part.run(HFPasses(target))
+            placing.close()
             yield processors
 
     def processor(self, target: Target, method: Method) -> LogitsProcessor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from keepsight.engines.hf.edit_state import (
     ATTENTION_PLACES,
+    CHAIN,
     STATES,
     EditState,
     check_free,
@@ -18,7 +19,7 @@ from keepsight.engines.hf.edit_state import (
     registered_layers,
     serving,
 )
-from keepsight.errors import CopiedInBlock, UnsupportedModel
+from keepsight.errors import ConcurrentUse, CopiedInBlock, UnsupportedModel
 from keepsight.parts import PLACES
 
 if TYPE_CHECKING:
@@ -156,7 +157,11 @@ def sharing_passes(target: Target, fused: FusedPass) -> Iterator[bool]:
     with ExitStack() as stack:
         state = STATES.get(model)
         if state is None:
-            state = stack.enter_context(_opened(target))
+            try:
+                state = stack.enter_context(_opened(target))
+            except ConcurrentUse:  # another thread was faster
+                yield False
+                return
         elif state.thread != get_ident():
             yield False
             return
@@ -191,28 +196,29 @@ def _opened(target: Target) -> Iterator[EditState]:
 
     def announcing(prepare: Any) -> Any:
         @functools.wraps(prepare)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(input_ids: Any, *args: Any, **kwargs: Any) -> Any:
             if state.thread == get_ident():
-                state.announced = state.announces = True
-            return prepare(*args, **kwargs)
+                state.announce(input_ids)
+            return prepare(input_ids, *args, **kwargs)
 
         return wrapper
 
     def served(generate: Any) -> Any:
         @functools.wraps(generate)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with serving(model):
-                return generate(*args, **kwargs)
+            with serving(model, continued=CHAIN.reaches(wrapper)):
+                return CHAIN.hand_on(generate, *args, **kwargs)
 
         return wrapper
 
     with ExitStack() as stack:
+        # First of all: another thread that comes to this model meanwhile must find it taken
+        stack.enter_context(registered(target.model, state))
         stack.enter_context(replaced(model, "_keepsight_in_place", _NoCopy()))
         stack.callback(target.decoder.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(target.decoder.register_forward_hook(state.end).remove)
         for name, around in (("prepare_inputs_for_generation", announcing), ("generate", served)):
             stack.enter_context(replaced(model, name, around(getattr(model, name))))
-        stack.enter_context(registered(target.model, state))
         yield state
 
 
@@ -249,8 +255,8 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
     """Registers the hook of one place in one layer; None where the layer has no such module and none is needed."""
     if place == "resid_pre":
 
-        def read(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if hooks := state.at(place, index):
+        def read(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if kwargs is not None and (hooks := state.at(place, index)):
                 hidden = args[0] if args else kwargs["hidden_states"]
                 for _, edit in hooks:
                     edit(hidden, state.context(index, hidden.device))
