@@ -12,7 +12,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
 from keepsight.engines import default
-from keepsight.engines.hf.edit_state import serving
+from keepsight.engines.hf.edit_state import CHAIN, busy, serving
 from keepsight.engines.hf.patching import replaced
 from keepsight.errors import ConcurrentUse, InputError
 from keepsight.method import Method
@@ -54,6 +54,7 @@ def attached(
         InputError: what is given is not a model, inputs and methods, in this order.
         UnsupportedModel, NoImageTokens: before anything is changed.
         ConcurrentUse: another thread is generating with edits on this very model.
+        ProcessorReused: from ``generate``, if it is the second one in the block, or has another prompt than ``inputs``.
     """
     from keepsight.target import Target
 
@@ -172,6 +173,8 @@ class _Blocks:
             ConcurrentUse: the thread has opened none, and several others have.
         """
         with _OPENING:
+            if not self.by_thread:
+                return []
             own = self.by_thread.get(get_ident())
             if own is None and len(self.by_thread) == 1:
                 (own,) = self.by_thread.values()
@@ -203,18 +206,25 @@ class _Mitigated:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         thread, blocks = get_ident(), self.blocks
+        continued = CHAIN.reaches(self)
         if thread in blocks.serving:
             # A call within a call is a draft of assisted decoding, a prelude or somebody's callback, and runs as it is
             with serving(self._model):
-                return self._generate(*args, **kwargs)
+                return CHAIN.hand_on(self._generate, *args, **kwargs)
         standing = blocks.here()
+        if not standing:  # they have ended while the call was on its way here
+            with serving(self._model, continued=continued):
+                return CHAIN.hand_on(self._generate, *args, **kwargs)
         blocks.serving.add(thread)
         try:
-            return self._mitigated(standing, args, kwargs)
+            with busy():
+                return self._mitigated(standing, args, kwargs, continued=continued)
         finally:
             blocks.serving.discard(thread)
 
-    def _mitigated(self, standing: list[_Block], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _mitigated(
+        self, standing: list[_Block], args: tuple[Any, ...], kwargs: dict[str, Any], *, continued: bool
+    ) -> Any:
         model = self._model
         recipes = [recipe for block in standing for recipe in block.recipes]
         # The outermost block that asks for one way or the other has it
@@ -238,9 +248,12 @@ class _Mitigated:
                 )
             else:
                 fused = False
-        with attached(model, given, *recipes, fused=fused) as added, serving(model):
+        with (
+            attached(model, given, *recipes, fused=fused) as added,
+            serving(model, continued=continued),
+        ):
             bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
-            return self._generate(**bound, **more)
+            return CHAIN.hand_on(self._generate, **bound, **more)
 
 
 def _only_processors(model: Any, given: Mapping[str, Any], recipes: list[Method]) -> bool:
@@ -254,9 +267,14 @@ def _only_processors(model: Any, given: Mapping[str, Any], recipes: list[Method]
 
 def _compiles(model: Any, given: Mapping[str, Any]) -> bool:
     """Whether transformers may compile decoding steps by itself: it does, on a GPU, where the cache has a fixed size."""
-    config = given.get("generation_config") or model.generation_config
-    cache = given.get("cache_implementation") or getattr(config, "cache_implementation", None)
-    off = given.get("disable_compile", getattr(config, "disable_compile", None))
+
+    def option(name: str) -> Any:
+        # As ``generate`` reads them: what a given configuration leaves open is the model's own
+        configs = (given.get("generation_config"), model.generation_config)
+        found = (given.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in found if value is not None), None)
+
+    cache, off = option("cache_implementation"), option("disable_compile")
     return cache is not None and "dynamic" not in str(cache) and not off
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from urllib.parse import quote, unquote
 
 from keepsight.errors import InputError, InvalidParameter, UnknownParameter, did_you_mean
 
@@ -226,8 +227,8 @@ def _wanted(kind: str, item: Field[Any]) -> str:
     return f"{number} from {low:g} to {high:g}"
 
 
-_ESCAPES = {"%": "%25", "+": "%2B", ",": "%2C"}
-"""What would end a text within a spec string, such as the path of a file."""
+_ESCAPED = "%+,"
+"""What would end a text within a spec string, such as the path of a file; ``%`` itself begins an escape."""
 
 
 def _write(value: Any) -> str:
@@ -236,7 +237,9 @@ def _write(value: Any) -> str:
     if isinstance(value, tuple):
         return "/".join(str(v) for v in value)
     if isinstance(value, str):
-        return "".join(_ESCAPES.get(letter, letter) for letter in value)
+        # Space around a value is stripped, and the word none stands for None
+        escaped = "".join(quote(one) if one in _ESCAPED or one.isspace() else one for one in value)
+        return f"%{ord(value[0]):02X}{value[1:]}" if value.lower() == "none" else escaped
     if isinstance(value, bool):
         return str(value).lower()
     return str(value).replace("e+", "e")
@@ -255,9 +258,7 @@ def read_value(method: type[Method], name: str, text: str) -> Any:
         if kind == "bool":
             return {"true": True, "false": False}[text.lower()]
         if kind.startswith("str"):
-            for letter, escape in reversed(_ESCAPES.items()):
-                text = text.replace(escape, letter)
-            return text
+            return unquote(text)
         if kind.startswith("tuple"):
             return tuple(int(part) for part in text.split("/") if part)
         return int(text) if kind.startswith("int") else float(text)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, SPECIAL
-from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 from keepsight import (
     M3ID,
@@ -306,3 +306,24 @@ def test_prompts_that_no_method_can_use(method: str) -> None:
     with pytest.raises(InputError, match="padding_side='left'"), attached(model, right, method):
         pass
     assert "_keepsight_in_place" not in vars(model)
+
+
+def test_compiling_is_off_where_the_model_s_own_configuration_asks_for_a_static_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a configuration that is passed along leaves open is taken from the model's. On the CPU nothing is compiled."""
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    asked, may = [], type(model)._valid_auto_compile_criteria
+
+    def criteria(self: Any, kwargs: Any, config: Any) -> bool:
+        asked.append((config.cache_implementation, config.disable_compile))
+        return bool(may(self, kwargs, config))
+
+    monkeypatch.setattr(type(model), "_valid_auto_compile_criteria", criteria)
+    monkeypatch.setattr(model.generation_config, "cache_implementation", "static")
+    try:
+        with mitigate(model, M3ID()):
+            model.generate(**inputs, generation_config=GenerationConfig(max_new_tokens=2, pad_token_id=0))
+    finally:
+        vars(model).pop("_previous_max_cache_length", None)  # transformers' own
+    assert set(asked) == {("static", True)}

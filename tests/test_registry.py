@@ -148,6 +148,11 @@ def test_numbers_and_texts_survive_the_trip_through_a_spec() -> None:
         assert parse_all(recipe.spec) == (recipe,)
 
 
+@pytest.mark.parametrize("path", ["none", "None", " a b ", "\ta", "a,b=c:d%2Be", "%6Eone", "\u00a0x"])
+def test_a_text_that_reads_like_the_grammar_survives_the_trip(path: str) -> None:
+    assert parse(VAR(calibration=path).spec) == VAR(calibration=path)
+
+
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A module of somebody else's, with a method in it."""

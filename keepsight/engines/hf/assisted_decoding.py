@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from keepsight.engines.hf.patching import watching_candidates
@@ -20,10 +21,19 @@ class Drafts:
     """Whether candidate tokens are being drafted for one generation."""
 
     def __init__(self) -> None:
-        self.under_way = False
+        self._threads: set[int] = set()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the calling thread is drafting. Another thread may draft for another generation of the same model."""
+        return get_ident() in self._threads
 
     def change(self, under_way: bool) -> None:
-        self.under_way = under_way
+        """Note that the calling thread has begun, or ended, to draft."""
+        if under_way:
+            self._threads.add(get_ident())
+        else:
+            self._threads.discard(get_ident())
 
 
 @contextmanager

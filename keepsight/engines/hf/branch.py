@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
-from keepsight.engines.hf.edit_state import branch_forward, isolated_edits
+from keepsight.engines.hf.edit_state import STATES, branch_forward, isolated_edits
 from keepsight.engines.hf.growing_cache import GrowingLayer, growing_cache
 from keepsight.engines.hf.patching import preserving_rope_deltas
 from keepsight.target import IMAGE_KEYS, Target, cache_name
@@ -85,6 +85,19 @@ class Branch:
         return self._inputs.get("pixel_values") is not None
 
     @property
+    def edited(self) -> bool:
+        """Whether what edits the model's main passes edits these passes as well."""
+        return self._edited
+
+    def place(self) -> dict[str, Any]:
+        """What edits that act in these passes must know of the prompt, as ``isolated_edits`` takes it."""
+        image = torch.zeros_like(self._ids, dtype=torch.bool)
+        if self.sees:
+            image = self._ids == Target(self.model, self.inputs).image_token_id
+        mask = self._inputs.get("attention_mask")
+        return {"prompt": self._ids.shape[1], "image": image, "attention_mask": mask}
+
+    @property
     def begun(self) -> bool:
         """Whether the prompt is in the cache."""
         return self._seen is not None
@@ -117,10 +130,11 @@ class Branch:
     def _on_its_own(self) -> Iterator[None]:
         """Inside the block passes are this branch's, and edits of the main passes do not act, unless they should."""
         with branch_forward(self.model, self), preserving_rope_deltas(self.model):
-            if self._edited:
-                yield
-                return
-            with isolated_edits(self.model):
+            state = STATES.get(self.model) if self._edited else None
+            # Edits of the main passes must know this prompt. What is not edited is not asked for it: this
+            # runs at every token
+            edits = state.edits if state is not None else ()
+            with isolated_edits(self.model, *edits, **(self.place() if edits else {})):
                 yield
 
     def _prefill(self, generated: Tensor) -> None:

@@ -6,13 +6,13 @@ that ask it; this file holds it, and changes it for a while, for passes in which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import get_ident
+from threading import RLock, get_ident, local
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
-from keepsight.errors import ConcurrentUse, InputError, UnsupportedModel
+from keepsight.errors import ConcurrentUse, InputError, ProcessorReused, UnsupportedModel
 from keepsight.parts import PLACES, HookContext
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ATTENTION_PLACES = ("attn_scores", "attn_pattern", "head_out")
 
 _SAVED = (
     "edits", "hooks", "attention_layers", "unchecked", "prompt", "image", "attention_mask", "masks", "first", "rows",
-    "batch", "known", "foreign",
+    "batch", "known", "foreign", "cache", "announced", "announces", "single",
 )  # fmt: skip
 """What a pass with another prompt or other edits would change."""
 
@@ -47,6 +47,7 @@ class EditState:
     def __init__(self, target: Target) -> None:
         self.name = target.name
         self.prompt = target.prompt
+        self.input_ids = target.input_ids
         self.image = target.image_mask
         self.attention_mask = target.attention_mask.to(self.image.device) != 0
         self.edits: tuple[Edit, ...] = ()
@@ -70,6 +71,14 @@ class EditState:
         """Whether the generation being served announces its passes; searches of users' own need not."""
         self.foreign = False
         """Whether the current pass belongs to somebody else, such as transformers' classifier-free guidance."""
+        self.cache: ref[Any] | None = None
+        """The cache of the last pass that was the generation's own."""
+        self.preparing = False
+        """Whether a prelude is running, so that a ``generate`` of this thread is not the generation itself."""
+        self.single = False
+        """Whether the methods in place serve one generation only."""
+        self.generated = False
+        """Whether a generation has begun."""
         self.fused: FusedPass | None = None
         self.packed: PackedPass | None = None
 
@@ -87,34 +96,68 @@ class EditState:
                     self.unchecked.add((place, layer))
         self.attention_layers = frozenset().union(*[self.hooks[place] for place in ATTENTION_PLACES])
 
-    def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def announce(self, input_ids: Tensor) -> None:
+        """Before the inputs of a pass are prepared: ``generate`` is about to run one over these tokens.
+
+        Raises:
+            ProcessorReused: the generation has another prompt than the one that the methods were put in place for.
+        """
+        self.announced = self.announces = True
+        if not self.single or self.generated or not self.serving:
+            return
+        # Prompts may come as many times as the search has rows, and in chunks
+        length = min(input_ids.shape[1], self.prompt)
+        expected = self.input_ids[:, :length].to(input_ids.device)
+        expected = expected.repeat_interleave(max(input_ids.shape[0] // len(expected), 1), dim=0)
+        if expected.shape[0] != input_ids.shape[0] or not bool((input_ids[:, :length] == expected).all()):
+            raise ProcessorReused(
+                f"this block was opened for a prompt of shape {tuple(self.input_ids.shape)} and met another one of shape"
+                f" {tuple(input_ids.shape)}: open it with the very inputs that go to generate()"
+            )
+
+    def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         """Before the decoder runs: how much of the text it has seen, and how much is new."""
         from keepsight.target import cache_among
 
-        if get_ident() != self.thread:
+        # PyTorch calls a hook that is removed during its pass without the keyword arguments; such a pass is another thread's
+        if get_ident() != self.thread or kwargs is None:
             return
+        past = cache_among(kwargs)
         # A logits processor such as transformers' guidance calls the model on another prompt in between. Its passes are not
-        # announced by ``prepare_inputs_for_generation``, and what edits the main passes must not touch them
-        self.foreign = self.serving and self.announces and not self.announced
+        # announced by ``prepare_inputs_for_generation``, and what edits the main passes must not touch them. A search of a
+        # user's own may announce its first pass alone: its later passes are known by their cache
+        continues = past is not None and self.cache is not None and self.cache() is past
+        self.foreign = self.serving and self.announces and not self.announced and not continues
         self.announced = False
         if self.foreign:
             return
         tokens: Any = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
-        past = cache_among(kwargs)
+        self.generated |= self.serving
+        self._keep_cache(past)
         self.first = 0 if past is None else int(past.get_seq_length())
         self.batch, self.rows = tokens.shape[:2]
         self.known = {}
 
-    def end(self, _module: Any, _args: Any, _output: Any) -> None:
+    def _keep_cache(self, cache: Any) -> None:
+        try:
+            self.cache = None if cache is None else ref(cache)
+        except TypeError:  # no object of transformers, and nothing to know a pass by
+            self.cache = None
+
+    def end(self, _module: Any, _args: Any, output: Any) -> None:
         """After the decoder has run: the first pass must have reached every edit in every layer."""
+        from keepsight.target import cache_among
+
         if get_ident() != self.thread:
             return
         if self.foreign:
             # A pass that follows within the same step is judged anew
             self.foreign = False
             return
+        if self.cache is None and isinstance(output, Mapping):
+            self._keep_cache(cache_among(output))  # one that the decoder has made itself
         if self.unchecked and self.first + self.rows >= self.prompt:
             place, layer = min(self.unchecked)
             raise UnsupportedModel(
@@ -159,6 +202,16 @@ class EditState:
         self.__dict__.update(zip(_SAVED, values, strict=True))
 
 
+_IN_USE = (
+    "another thread is generating with edits on this model: one generation at a time, or one on"
+    " keepsight.engines.hf.weight_sharing.twin(model), which has the same weights"
+)
+_LOCK = RLock()
+"""Held where it is decided whose a model is."""
+_BUSY: list[int] = []
+"""Threads that are putting methods in place, or that will generate themselves with what they have put in place. No other
+thread may take over what they have opened."""
+
 STATES: WeakKeyDictionary[Any, EditState] = WeakKeyDictionary()
 """The state of each model in which something is in place."""
 LAYERS: dict[int, tuple[EditState, int]] = {}
@@ -169,9 +222,16 @@ A dictionary of ids, since it is asked in every layer at every token; the module
 
 @contextmanager
 def registered(model: PreTrainedModel, state: EditState) -> Iterator[None]:
-    """Inside the block ``state`` is that of ``model``."""
-    try:
+    """Inside the block ``state`` is that of ``model``.
+
+    Raises:
+        ConcurrentUse: another thread was faster.
+    """
+    with _LOCK:
+        if model in STATES:
+            raise ConcurrentUse(_IN_USE)
         STATES[model] = state
+    try:
         yield
     finally:
         del STATES[model]
@@ -199,7 +259,8 @@ def isolated_edits(
 ) -> Iterator[None]:
     """Inside the block only ``edits`` act on the model, for other prompts than the main ones; none: it runs unedited."""
     state = STATES.get(model)
-    if state is None:
+    if state is None or state.thread != get_ident():
+        # The passes of this thread are not edited, and the state of another thread's must stay as it is
         if edits:
             raise InputError("edits can only act alone within editing()")
         yield
@@ -209,6 +270,7 @@ def isolated_edits(
         state.use(edits)
         # An observer need not be reached: cross-attention layers are passed over where a prompt has no picture
         state.unchecked = set()
+        state.single = False
         state.prompt = prompt
         if image is not None:
             state.image = image
@@ -231,10 +293,7 @@ def check_free(model: PreTrainedModel, *, for_edits: bool = False) -> None:
     """
     state = STATES.get(model)
     if state is not None and state.thread != get_ident() and (state.edits or for_edits):
-        raise ConcurrentUse(
-            "another thread is generating with edits on this model: one generation at a time, or one on"
-            " keepsight.engines.hf.weight_sharing.twin(model), which has the same weights"
-        )
+        raise ConcurrentUse(_IN_USE)
 
 
 def fused_pass_of(model: PreTrainedModel) -> FusedPass | None:
@@ -258,31 +317,106 @@ def branch_forward(model: PreTrainedModel, branch: Branch | None) -> Iterator[No
 
 
 @contextmanager
-def serving(model: PreTrainedModel) -> Iterator[None]:
+def busy() -> Iterator[None]:
+    """Inside the block no other thread may generate with what this thread puts in place."""
+    _BUSY.append(get_ident())
+    try:
+        yield
+    finally:
+        _BUSY.remove(get_ident())
+
+
+@contextmanager
+def one_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block one generation is served: the edits in place hold what they have seen of its prompt."""
+    state = STATES[model]
+    single, state.single = state.single, True
+    if not single:
+        state.generated = False
+    try:
+        yield
+    finally:
+        # Methods of a block around this one have served the same generation
+        state.single = single
+
+
+@contextmanager
+def preparing(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block a ``generate`` of this thread is a prelude's and runs unedited."""
+    state = STATES.get(model)
+    if state is None or state.thread != get_ident():
+        yield
+        return
+    before, state.preparing = state.preparing, True
+    try:
+        yield
+    finally:
+        state.preparing = before
+
+
+@contextmanager
+def serving(model: PreTrainedModel, *, continued: bool = False) -> Iterator[None]:
     """Inside the block a call of ``generate`` is served, in whatever thread. One within another runs unedited: it is a draft
     of assisted decoding, or somebody's callback.
 
+    Args:
+        model: the model that generates.
+        continued: whether the call is the one that is being served already, handed on by a wrapper around this one.
+
     Raises:
-        ConcurrentUse: another thread's call is being served, under edits.
+        ConcurrentUse: another thread's call is being served, or prepared, under edits.
+        ProcessorReused: the methods in place have served a generation already.
     """
     state = STATES.get(model)
     if state is None:
         yield
-    elif not state.serving:
+        return
+    thread = get_ident()
+    with _LOCK:
+        mine = state.thread == thread
         # Streaming code lets another thread generate than the one that opened the block
-        before, state.thread = state.thread, get_ident()
-        state.serving, state.announces, state.announced = True, False, False
+        starts = not (state.serving or state.preparing) and (mine or state.thread not in _BUSY)
+        if starts:
+            if state.single and state.generated:
+                raise ProcessorReused(
+                    "the methods of this attached(…) block have served a generation already: open a block for each"
+                    " generate(), or use `with mitigate(model, METHOD)`"
+                )
+            before, state.thread = state.thread, thread
+            state.serving, state.announces, state.announced = True, False, False
+    if starts:
         try:
             yield
         finally:
             state.serving, state.thread = False, before
-    elif state.thread == get_ident():
+    elif mine and continued:
+        yield
+    elif mine:
         with isolated_edits(model), branch_forward(model, None):
-            announces = state.announces
-            try:
-                yield
-            finally:
-                state.announces, state.announced = announces, False
+            yield
     else:
         check_free(model)
         yield
+
+
+class Chain(local):
+    """Lets a wrapper around ``generate`` tell a call that another wrapper hands on from one within the generation."""
+
+    def __init__(self) -> None:
+        self.next: Any = None
+
+    def hand_on(self, generate: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the next ``generate`` inwards. Unless it is a wrapper that takes notice, it is the model's own."""
+        self.next = generate
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            self.next = None
+
+    def reaches(self, wrapper: Any) -> bool:
+        """Whether the call of ``wrapper`` was handed on to it; asked once, when the call begins."""
+        reached, self.next = self.next is wrapper, None
+        return reached
+
+
+CHAIN = Chain()

@@ -32,13 +32,14 @@ class HFEngine(Engine):
     def open(self, target: Target, methods: Sequence[Method]) -> Iterator[list[LogitsProcessor]]:
         from keepsight.engines.hf.assisted_decoding import watching_drafts
         from keepsight.engines.hf.contrast_processor import ContrastProcessor
-        from keepsight.engines.hf.edit_state import check_free
+        from keepsight.engines.hf.edit_state import busy, check_free, one_generation, preparing
         from keepsight.engines.hf.lens import LensProcessor, RecordLayers
         from keepsight.engines.hf.patching import editing
 
         parts = self.parts(target, methods)
         check_free(target.model)
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as placing:
+            placing.enter_context(busy())
             # Edits act in the order of the methods; what a lens reads is one of them
             edits: list[Edit] = []
             records: dict[int, RecordLayers] = {}
@@ -50,6 +51,7 @@ class HFEngine(Engine):
                     edits.append(part)
             if edits:
                 stack.enter_context(editing(target, *edits))
+                stack.enter_context(one_generation(target.model))
             processors: list[LogitsProcessor] = []
             if any(isinstance(part, (Contrast, Lens)) for part in parts):
                 drafts = stack.enter_context(watching_drafts(target.model))
@@ -61,7 +63,9 @@ class HFEngine(Engine):
                 elif isinstance(part, Lens):
                     processors.append(LensProcessor(part, target, records[id(part)], drafts))
                 elif isinstance(part, Prelude):
-                    part.run(HFPasses(target))
+                    with preparing(target.model):
+                        part.run(HFPasses(target))
+            placing.close()
             yield processors
 
     def processor(self, target: Target, method: Method) -> LogitsProcessor:
@@ -99,10 +103,14 @@ class HFPasses:
         from keepsight.engines.hf.edit_state import isolated_edits
         from keepsight.engines.hf.patching import editing
 
-        with editing(self._target, *observers), isolated_edits(self._target.model, *observers):
+        with (
+            editing(self._target, *observers),
+            isolated_edits(self._target.model, *observers, **branch.place()),
+        ):
             branch.begin()
 
     def generate(self, view: View, *observers: Edit, **options: Any) -> Tensor:
+        from keepsight.engines.hf.branch import Branch
         from keepsight.engines.hf.edit_state import branch_forward, isolated_edits
         from keepsight.engines.hf.patching import editing, unwrapped_generate
 
@@ -112,17 +120,8 @@ class HFPasses:
         with ExitStack() as stack:
             if observers:
                 stack.enter_context(editing(target, *observers))
-            image = None
-            if inputs.get("pixel_values") is not None:
-                image = ids == target.image_token_id
             stack.enter_context(
-                isolated_edits(
-                    target.model,
-                    *observers,
-                    prompt=ids.shape[1],
-                    image=ids.new_zeros(ids.shape).bool() if image is None else image,
-                    attention_mask=inputs.get("attention_mask"),
-                )
+                isolated_edits(target.model, *observers, **Branch(target.model, inputs).place())
             )
             # Its passes are not the main generation's, which amateurs wait to share
             stack.enter_context(branch_forward(target.model, None))

@@ -89,6 +89,10 @@ def fusing(target: Target, branch: Branch) -> Iterator[None]:
         yield
         return
     reason = why_not_fused(target)
+    if reason is None and branch.edited:
+        reason = (
+            "its view is edited like the main passes, and in a shared pass edits act on the main one alone"
+        )
     if reason is not None or (target.fused == "auto" and why_not_worth_it(target)):
         if target.fused is True:
             raise UnsupportedModel(f"{target.name}: fused=True, but {reason}; pass fused='auto' or False")
@@ -333,6 +337,8 @@ class FusedPass:
     def _leave(self) -> None:
         self._phase = _Phase.APART
         self._calls.clear()
+        for plan in self._plans.values():
+            plan.release()
         self._plans, self._packed = {}, None
         self._run_next = lambda: None
         self._features = {branch: seen for branch, seen in self._features.items() if not branch.begun}

@@ -36,6 +36,11 @@ class PackedPass:
     arguments: dict[str, Any]
     kept: Any = None
 
+    def release(self) -> None:
+        """Let go of what the passes handed over. A packed cache and its pass refer to each other, so that both passes' keys
+        and values would stay in memory until Python next looks for cycles."""
+        self.arguments.clear()
+
     def join(self, states: Sequence[Tensor]) -> Tensor:
         """``(rows, tokens, width)`` each, to ``(1, all tokens, width)``."""
         return torch.cat([state.reshape(1, -1, state.shape[-1]) for state in states], dim=1)

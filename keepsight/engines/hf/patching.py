@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from keepsight.engines.hf.edit_state import (
     ATTENTION_PLACES,
+    CHAIN,
     STATES,
     EditState,
     check_free,
@@ -17,7 +19,7 @@ from keepsight.engines.hf.edit_state import (
     registered_layers,
     serving,
 )
-from keepsight.errors import CopiedInBlock, UnsupportedModel
+from keepsight.errors import ConcurrentUse, CopiedInBlock, UnsupportedModel
 from keepsight.parts import PLACES
 
 if TYPE_CHECKING:
@@ -28,19 +30,44 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 
+@dataclass(eq=False)
+class _Replacement:
+    """What an attribute of an instance was before it was replaced."""
+
+    had: bool
+    before: Any
+
+
+_REPLACING = Lock()
+_REPLACED: dict[tuple[int, str], list[_Replacement]] = {}
+"""The replacements that are in place, outer ones first, by the ``id`` of the owner and the attribute's name."""
+
+
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an instance attribute inside the block; afterwards it is what it was, or absent if it was."""
-    had = name in vars(owner)
-    before = vars(owner).get(name)
-    try:
+    """Set an instance attribute inside the block; afterwards it is what it was, or absent if it was.
+
+    Blocks of several threads need not nest: where one ends within another, the other takes over what it found.
+    """
+    with _REPLACING:
+        mine = _Replacement(name in vars(owner), vars(owner).get(name))
+        stack = _REPLACED.setdefault((id(owner), name), [])
+        stack.append(mine)
         setattr(owner, name, value)
+    try:
         yield
     finally:
-        if had:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
+        with _REPLACING:
+            index = stack.index(mine)
+            del stack[index]
+            if index < len(stack):
+                stack[index].had, stack[index].before = mine.had, mine.before
+            elif mine.had:
+                setattr(owner, name, mine.before)
+            else:
+                delattr(owner, name)
+            if not stack:
+                del _REPLACED[id(owner), name]
 
 
 class _NoCopy:
@@ -130,7 +157,11 @@ def sharing_passes(target: Target, fused: FusedPass) -> Iterator[bool]:
     with ExitStack() as stack:
         state = STATES.get(model)
         if state is None:
-            state = stack.enter_context(_opened(target))
+            try:
+                state = stack.enter_context(_opened(target))
+            except ConcurrentUse:  # another thread was faster
+                yield False
+                return
         elif state.thread != get_ident():
             yield False
             return
@@ -165,28 +196,29 @@ def _opened(target: Target) -> Iterator[EditState]:
 
     def announcing(prepare: Any) -> Any:
         @functools.wraps(prepare)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(input_ids: Any, *args: Any, **kwargs: Any) -> Any:
             if state.thread == get_ident():
-                state.announced = state.announces = True
-            return prepare(*args, **kwargs)
+                state.announce(input_ids)
+            return prepare(input_ids, *args, **kwargs)
 
         return wrapper
 
     def served(generate: Any) -> Any:
         @functools.wraps(generate)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with serving(model):
-                return generate(*args, **kwargs)
+            with serving(model, continued=CHAIN.reaches(wrapper)):
+                return CHAIN.hand_on(generate, *args, **kwargs)
 
         return wrapper
 
     with ExitStack() as stack:
+        # First of all: another thread that comes to this model meanwhile must find it taken
+        stack.enter_context(registered(target.model, state))
         stack.enter_context(replaced(model, "_keepsight_in_place", _NoCopy()))
         stack.callback(target.decoder.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(target.decoder.register_forward_hook(state.end).remove)
         for name, around in (("prepare_inputs_for_generation", announcing), ("generate", served)):
             stack.enter_context(replaced(model, name, around(getattr(model, name))))
-        stack.enter_context(registered(target.model, state))
         yield state
 
 
@@ -223,8 +255,8 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
     """Registers the hook of one place in one layer; None where the layer has no such module and none is needed."""
     if place == "resid_pre":
 
-        def read(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if hooks := state.at(place, index):
+        def read(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if kwargs is not None and (hooks := state.at(place, index)):
                 hidden = args[0] if args else kwargs["hidden_states"]
                 for _, edit in hooks:
                     edit(hidden, state.context(index, hidden.device))
@@ -357,7 +389,11 @@ def watching_candidates(model: PreTrainedModel, change: Callable[[bool], None]) 
         raise UnsupportedModel(
             f"this version of transformers has no {name}, by which drafts of assisted decoding are told apart"
         )
-    with replaced(owner, name, around(getattr(owner, name))):
+    # A copy made meanwhile would keep the wrapper, and with it this very model
+    with (
+        replaced(owner, "_keepsight_in_place", _NoCopy()),
+        replaced(owner, name, around(getattr(owner, name))),
+    ):
         yield
 
 

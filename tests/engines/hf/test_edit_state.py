@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +24,17 @@ from keepsight import (
     ConcurrentUse,
     KeepsightError,
     Method,
+    ProcessorReused,
     attached,
     mitigate,
 )
 from keepsight.decoding.views import MainPrompt, NoImage
+from keepsight.engines.hf.assisted_decoding import Drafts
+from keepsight.engines.hf.branch import Branch
 from keepsight.engines.hf.edit_state import LAYERS, STATES
 from keepsight.errors import CopiedInBlock
 from keepsight.parts import Edit, HookContext, Part, Passes, Prelude
-from keepsight.target import Target
+from keepsight.target import Target, cache_among, cache_name
 
 FAMILY = FAMILIES["llava"]
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
@@ -167,6 +171,131 @@ def test_a_callback_that_generates_changes_nothing(recipe: Method, fused: bool) 
     assert all(torch.equal(one, plain) for one in inner)
 
 
+def test_a_prelude_s_own_generation_is_not_mitigated_under_attached_either() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    describes = Describes(found=[], how="the model's own generate")
+    with attached(model, inputs, STRONG["vhr"], describes) as processors:
+        out = model.generate(**inputs, **OPTIONS, logits_processor=processors)
+    assert torch.equal(describes.found[0], generate())
+    assert torch.equal(out[:, inputs["input_ids"].shape[1] :], generate(STRONG["vhr"]))
+
+
+class Places(Edit):
+    """Keeps where it was told that it stands."""
+
+    def __init__(self) -> None:
+        self.layers = frozenset({0})
+        self.seen: list[tuple[int, int, int | None, list[int]]] = []
+
+    def attn_pattern(self, pattern: Tensor, image: Tensor, context: HookContext) -> Tensor:
+        self.seen.append((context.prompt, context.step, context.last_prompt_row, image.sum(-1).tolist()))
+        return pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observes(M3ID):
+    """Has one pass over each prompt observed before the generation."""
+
+    places: list[Places] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        pass
+
+    def parts(self, target: Target) -> Iterator[Part]:
+        def run(passes: Passes) -> None:
+            for view in (MainPrompt(), NoImage()):
+                self.places.append(Places())
+                passes.prefill(view, self.places[-1])
+
+        yield Prelude(run=run)
+
+
+def test_an_observer_of_a_prelude_s_pass_is_told_of_its_own_prompt() -> None:
+    observes = Observes(places=[])
+    generate(observes)
+    width = FAMILY.inputs(PROMPTS)["input_ids"].shape[1]
+    assert observes.places[0].seen == [(width, 0, width - 1, [4, 4])]
+    assert observes.places[1].seen == [(width - 4, 0, width - 5, [0, 0])]
+
+
+@pytest.mark.parametrize("outer", [STRONG["vsv"], STRONG["m3id"]], ids=str)
+@pytest.mark.parametrize("attached_first", [True, False])
+def test_attached_and_mitigate_nest_in_either_order(outer: Method, attached_first: bool) -> None:
+    """With a state that is open already, the inner block's call is the generation itself and none within it."""
+    model, inputs, inner = FAMILY.model(), FAMILY.inputs(PROMPTS), STRONG["vhr"]
+    expected = generate(outer, inner) if outer is STRONG["vsv"] else generate_fused(outer, inner)
+    first, second = (
+        (attached(model, inputs, outer, fused=True), mitigate(model, inner))
+        if attached_first
+        else (mitigate(model, inner), attached(model, inputs, outer, fused=True))
+    )
+    with first as one, second as two:
+        processors = one if attached_first else two
+        out = model.generate(**inputs, **OPTIONS, logits_processor=processors)
+    found = out[:, inputs["input_ids"].shape[1] :]
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, generate(inner))
+
+
+def generate_fused(*recipes: Method) -> Tensor:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    with mitigate(model, *recipes, fused=True):
+        out: Tensor = model.generate(**inputs, **OPTIONS)
+    return out[:, inputs["input_ids"].shape[1] :]
+
+
+@pytest.mark.parametrize("method", ["vhr", "vsv", "sla", "var"])
+def test_edits_serve_one_generation_of_the_prompt_that_they_were_made_for(method: str) -> None:
+    """What they have seen of the first prompt would act on the second."""
+    model, inputs, recipe = FAMILY.model(), FAMILY.inputs(PROMPTS), STRONG[method]
+    other = FAMILY.inputs([[1, 30, 31, 32, 33], [1, 40, 41]], seed=1)
+    with attached(model, inputs, recipe) as processors:
+        model.generate(**inputs, **OPTIONS, logits_processor=processors)
+        with pytest.raises(ProcessorReused, match="served a generation already"):
+            model.generate(**inputs, **OPTIONS, logits_processor=processors)
+    with (
+        attached(model, inputs, recipe) as processors,
+        pytest.raises(ProcessorReused, match="opened for a prompt of shape"),
+    ):
+        model.generate(**other, **OPTIONS, logits_processor=processors)
+    with mitigate(model, recipe):
+        model.generate(**inputs, **OPTIONS)
+        model.generate(**other, **OPTIONS)
+
+
+def announces_once(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """A greedy search that lets transformers run the first pass, and calls the model itself for the others."""
+    output = model._prefill(input_ids, generation_config, kwargs)
+    mask, cache = kwargs["attention_mask"], cache_among(output)
+    for step in range(OPTIONS["max_new_tokens"]):
+        chosen = logits_processor(input_ids, output.logits[:, -1].float()).argmax(-1, keepdim=True)
+        input_ids = torch.cat([input_ids, chosen], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        if step < OPTIONS["max_new_tokens"] - 1:
+            output = model(
+                input_ids=chosen,
+                attention_mask=mask,
+                position_ids=mask.sum(-1, keepdim=True) - 1,
+                use_cache=True,
+                **{cache_name(model.forward): cache},
+            )
+    return input_ids
+
+
+@pytest.mark.parametrize("method", STRONG)
+def test_a_search_of_ones_own_is_edited_in_every_pass(method: str) -> None:
+    """Its later passes are not announced, as those of transformers' guidance are not; but they have the main cache."""
+    assert torch.equal(generate(custom_generate=announces_once), generate())
+    assert torch.equal(generate(STRONG[method], custom_generate=announces_once), generate(STRONG[method]))
+
+
 # Copies and leftovers
 
 
@@ -185,7 +314,7 @@ def test_a_copy_made_in_an_idle_block_is_a_plain_model() -> None:
     assert torch.equal(generate(), plain)
 
 
-@pytest.mark.parametrize("recipe", [STRONG["vhr"], STRONG["sla"]], ids=str)
+@pytest.mark.parametrize("recipe", [STRONG["vhr"], STRONG["sla"], STRONG["m3id"]], ids=str)
 def test_a_copy_of_a_model_with_hooks_in_place_is_refused(recipe: Method) -> None:
     model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
     with attached(model, inputs, recipe), pytest.raises(CopiedInBlock, match="copy it before"):
@@ -211,6 +340,131 @@ def test_nothing_stays_registered_in_transformers() -> None:
 
 
 # Threads
+
+
+def overlapping(first: Any, second: Any) -> None:
+    """Opens two blocks in two threads, the second within the first, and closes the first within the second."""
+    steps = [threading.Event() for _ in range(3)]
+    errors: list[BaseException] = []
+
+    def one() -> None:
+        with first:
+            steps[0].set()
+            assert steps[1].wait(60)
+        steps[2].set()
+
+    def two() -> None:
+        assert steps[0].wait(60)
+        with second:
+            steps[1].set()
+            assert steps[2].wait(60)
+
+    def run(work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in (one, two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_blocks_of_two_threads_that_do_not_nest_leave_nothing_behind() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    before = set(vars(model))
+    overlapping(attached(model, inputs, "vcd", fused=False), attached(model, inputs, "m3id", fused=False))
+    assert set(vars(model)) == before
+    overlapping(mitigate(model, "vcd"), attached(model, inputs, STRONG["vhr"]))
+    assert set(vars(model)) == before
+
+
+def test_a_thread_that_drafts_does_not_keep_another_from_contrasting() -> None:
+    drafts = Drafts()
+    drafts.change(True)
+    assert drafts.under_way
+    assert in_thread(lambda: drafts.under_way) is False
+    drafts.change(False)
+    assert not drafts.under_way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dawdles(M3ID):
+    """Edits, and lets another thread work while its prelude runs."""
+
+    meanwhile: Any = None
+
+    def __post_init__(self) -> None:
+        pass
+
+    def parts(self, target: Target) -> Iterator[Part]:
+        yield from STRONG["vhr"].parts(target)
+        yield Prelude(run=lambda passes: self.meanwhile())
+
+
+@pytest.mark.parametrize("own_block", [True, False])
+def test_a_generation_that_is_being_prepared_is_not_taken_over_by_another_thread(own_block: bool) -> None:
+    model, inputs, expected = FAMILY.model(), FAMILY.inputs(PROMPTS), generate(STRONG["vhr"])
+    opened, prepared = threading.Event(), threading.Event()
+    found: list[Any] = []
+
+    def other() -> None:
+        with mitigate(model, STRONG["vsv"]) if own_block else nullcontext():
+            opened.set()
+            assert prepared.wait(60)
+            try:
+                found.append(model.generate(**inputs, **OPTIONS))
+            except KeepsightError as error:
+                found.append(error)
+
+    thread = threading.Thread(target=other)
+
+    def meanwhile() -> None:
+        if not prepared.is_set():
+            prepared.set()
+            thread.join()
+
+    with mitigate(model, Dawdles(meanwhile=meanwhile)):
+        thread.start()
+        assert opened.wait(60)
+        out = model.generate(**inputs, **OPTIONS)
+    assert len(found) == 1
+    assert isinstance(found[0], ConcurrentUse)
+    assert torch.equal(out[:, inputs["input_ids"].shape[1] :], expected)
+
+
+def test_an_amateur_of_another_thread_leaves_the_edits_of_this_one_in_place() -> None:
+    """The other thread has no edits. It stands within its amateur's first pass while this thread generates on."""
+    model, inputs, expected = FAMILY.model(), FAMILY.inputs(PROMPTS), generate(STRONG["vhr"])
+    branch = Branch(model, Target(model, inputs).without_image())
+    inside, done = threading.Event(), threading.Event()
+    this = threading.get_ident()
+
+    def stops(module: Any, args: Any) -> None:
+        if threading.get_ident() != this:
+            inside.set()
+            assert done.wait(60)
+
+    # Not on the decoder, whose own hooks come and go with the block
+    handle = Target(model, inputs).layers[1].mlp.register_forward_pre_hook(stops)
+    asks = threading.Thread(target=lambda: branch(inputs["input_ids"][:, :0]))
+
+    def begins(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        if not inside.is_set():
+            asks.start()
+            assert inside.wait(60)
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    try:
+        out = generate(STRONG["vhr"], stopping_criteria=[begins])
+    finally:
+        done.set()
+        asks.join()
+        handle.remove()
+    assert torch.equal(out, expected)
 
 
 def in_thread(work: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,7 @@ from keepsight import (
 )
 from keepsight.decoding.vcd import NoisedImage
 from keepsight.decoding.views import NoImage
+from keepsight.engines.hf import branch
 from keepsight.engines.hf.branch import branches_of
 from keepsight.engines.hf.packing import (
     PackedPass,
@@ -37,7 +40,7 @@ from keepsight.engines.hf.packing import (
     join_rotary,
     pack_calls,
 )
-from keepsight.parts import Contrast, View
+from keepsight.parts import Contrast, Edit, HookContext, Part, View
 from keepsight.target import Target
 
 FUSED = [name for name in FAMILIES if name != "mllama"]
@@ -526,3 +529,80 @@ def test_arguments_that_cannot_be_shared_are_named() -> None:
         pack_calls(shapes, [((), {"use_cache": True}), ((), {"use_cache": False})])
     with pytest.raises(Unpackable, match="without a cache"):
         pack_calls(shapes, [((), {"past_key_values": None})] * 2)
+
+
+class Louder(Edit):
+    """Scales what every MLP puts out."""
+
+    layers = frozenset({0, 1})
+
+    def __init__(self) -> None:
+        self.prompts: set[int] = set()
+
+    def mlp_out(self, hidden: Tensor, context: HookContext) -> Tensor:
+        self.prompts.add(context.prompt)
+        return hidden * 3
+
+
+@dataclass(frozen=True)
+class EditedView(NoImage):
+    """The text alone, in passes that are edited like the main ones."""
+
+    @property
+    def edited(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditsBoth(M3ID):
+    """Edits the model, and contrasts it with a view of itself."""
+
+    view: View = field(default_factory=NoImage)
+    louder: list[Louder] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        pass
+
+    def parts(self, target: Target) -> Iterator[Part]:
+        self.louder.append(Louder())
+        yield self.louder[-1]
+        yield Contrast(views=[self.view], combine=lambda expert, amateurs, _: 3 * expert - 2 * amateurs[0])
+
+
+def test_an_amateur_that_is_edited_like_the_model_runs_apart() -> None:
+    """In a shared pass edits act on the main pass alone: to share it would drop them in silence."""
+    family = FAMILIES["llava"]
+    recipe = EditsBoth(view=EditedView())
+    with mitigate(family.model(), EditsBoth(), fused=True):
+        plain_view = run(family, PROMPTS)
+    with (
+        mitigate(family.model(), recipe, fused=True),
+        pytest.raises(UnsupportedModel, match="edited like the main"),
+    ):
+        run(family, PROMPTS)
+    with mitigate(family.model(), recipe, fused=False):
+        found = run(family, PROMPTS)
+    assert not torch.equal(found, plain_view)
+    # Each pass is told of its own prompt
+    width = family.inputs(PROMPTS)["input_ids"].shape[1]
+    assert recipe.louder[-1].prompts == {width, width - 4}
+
+
+def test_an_amateur_s_cache_goes_with_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when Python next looks for cycles: it may be as large as the main one."""
+    family, caches, make = FAMILIES["llava"], [], branch.growing_cache
+
+    def watched(config: Any) -> Any:
+        cache = make(config)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(branch, "growing_cache", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        with mitigate(family.model(), STRONG["m3id"], fused=True):
+            run(family, PROMPTS)
+        assert [cache() for cache in caches] == [None]
+    finally:
+        gc.enable()
