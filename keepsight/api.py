@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Lock, get_ident
-from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 from keepsight.engines import default
-from keepsight.engines.hf.edit_state import CHAIN, busy, serving
-from keepsight.engines.hf.patching import replaced
+from keepsight.engines.hf.edit_state import busy, serving
+from keepsight.engines.hf.patching import wrapping_generate
 from keepsight.errors import ConcurrentUse, InputError
 from keepsight.method import Method
 from keepsight.registry import as_recipes, compatible
@@ -114,26 +114,26 @@ class mitigate:
         self._entered = True
         model, thread = self._model, get_ident()
         with _OPENING:
-            wrapper = model.generate
-            blocks = wrapper.blocks if isinstance(wrapper, _Mitigated) else None
+            blocks = _BLOCKS.get(model)
             mine = [] if blocks is None else blocks.by_thread.get(thread, [])
             compatible([*(recipe for other in mine for recipe in other.recipes), *self._block.recipes])
             if blocks is None:
-                blocks = _Blocks()
-                blocks.open.enter_context(
-                    replaced(model, "generate", _Mitigated(model, model.generate, blocks))
-                )
+                blocks = _BLOCKS[model] = _Blocks()
+                handler = functools.partial(_handle, model, blocks)
+                blocks.open.enter_context(wrapping_generate(model, handler))
             blocks.by_thread.setdefault(thread, []).append(self._block)
         self._blocks, self._thread = blocks, thread
         return self._model  # type: ignore[no-any-return]
 
     def __exit__(self, *error: object) -> None:
         with _OPENING:
+            # The block may end in another thread than the one that opened it, as it does in asynchronous code
             mine = self._blocks.by_thread[self._thread]
             mine.remove(self._block)
             if not mine:
                 del self._blocks.by_thread[self._thread]
             if not self._blocks.by_thread:
+                del _BLOCKS[self._model]
                 self._blocks.open.close()
 
     def __del__(self) -> None:
@@ -190,70 +190,61 @@ class _Blocks:
 _OPENING = Lock()
 
 
-class _Mitigated:
-    """``generate`` under the methods of all blocks that are open when it is called."""
+_BLOCKS: WeakKeyDictionary[Any, _Blocks] = WeakKeyDictionary()
+"""The blocks that are open, by model."""
 
-    def __init__(self, model: Any, generate: Any, blocks: _Blocks) -> None:
-        functools.update_wrapper(self, generate)
-        self.blocks = blocks
-        self._model, self._generate = model, generate
-        self._arguments = inspect.signature(generate)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # A copy of the model gets its own generate back: no block is open on it
-        copied = memo.get(id(self._model))
-        return self if copied is None else MethodType(type(copied).generate, copied)
+def _handle(
+    model: Any, blocks: _Blocks, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A call of ``model.generate`` under the methods of all blocks that are open when it comes."""
+    thread = get_ident()
+    # A call within a call is a draft of assisted decoding, a prelude or somebody's callback, and runs as it is
+    standing = [] if thread in blocks.serving else blocks.here()
+    if not standing:
+        with serving(model):
+            return generate(*args, **kwargs)
+    blocks.serving.add(thread)
+    try:
+        with busy():
+            return _mitigated(model, standing, generate, args, kwargs)
+    finally:
+        blocks.serving.discard(thread)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        thread, blocks = get_ident(), self.blocks
-        continued = CHAIN.reaches(self)
-        if thread in blocks.serving:
-            # A call within a call is a draft of assisted decoding, a prelude or somebody's callback, and runs as it is
-            with serving(self._model):
-                return CHAIN.hand_on(self._generate, *args, **kwargs)
-        standing = blocks.here()
-        if not standing:  # they have ended while the call was on its way here
-            with serving(self._model, continued=continued):
-                return CHAIN.hand_on(self._generate, *args, **kwargs)
-        blocks.serving.add(thread)
-        try:
-            with busy():
-                return self._mitigated(standing, args, kwargs, continued=continued)
-        finally:
-            blocks.serving.discard(thread)
 
-    def _mitigated(
-        self, standing: list[_Block], args: tuple[Any, ...], kwargs: dict[str, Any], *, continued: bool
-    ) -> Any:
-        model = self._model
-        recipes = [recipe for block in standing for recipe in block.recipes]
-        # The outermost block that asks for one way or the other has it
-        fused: Fused = next((block.fused for block in standing if block.fused != "auto"), "auto")
-        bound = self._arguments.bind(*args, **kwargs).arguments
-        given = {**bound, **bound.get("kwargs", {})}
-        if given.get("inputs") is not None:
-            given["input_ids"] = given["inputs"]
-        if given.get("cache_implementation") == "paged":
+def _mitigated(
+    model: Any,
+    standing: list[_Block],
+    generate: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    recipes = [recipe for block in standing for recipe in block.recipes]
+    # The outermost block that asks for one way or the other has it
+    fused: Fused = next((block.fused for block in standing if block.fused != "auto"), "auto")
+    bound = inspect.signature(generate).bind(*args, **kwargs).arguments
+    given = {**bound, **bound.get("kwargs", {})}
+    if given.get("inputs") is not None:
+        given["input_ids"] = given["inputs"]
+    if given.get("cache_implementation") == "paged":
+        raise InputError(
+            "continuous batching drops logits processors: leave out cache_implementation='paged'"
+        )
+    more = bound.pop("kwargs", {})
+    if _compiles(model, given):
+        if given.get("compile_config") is None:
+            more = {**more, "disable_compile": True}
+        elif fused is True or not _only_processors(model, given, recipes):
             raise InputError(
-                "continuous batching drops logits processors: leave out cache_implementation='paged'"
+                f"{'+'.join(recipe.name() for recipe in recipes)}: a compiled step keeps the model it was compiled"
+                " with, and what acts inside it or shares its passes would be left out: leave out compile_config"
             )
-        more = bound.pop("kwargs", {})
-        if _compiles(model, given):
-            if given.get("compile_config") is None:
-                more = {**more, "disable_compile": True}
-            elif fused is True or not _only_processors(model, given, recipes):
-                raise InputError(
-                    f"{'+'.join(recipe.name() for recipe in recipes)}: a compiled step keeps the model it was compiled"
-                    " with, and what acts inside it or shares its passes would be left out: leave out compile_config"
-                )
-            else:
-                fused = False
-        with (
-            attached(model, given, *recipes, fused=fused) as added,
-            serving(model, continued=continued),
-        ):
-            bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
-            return CHAIN.hand_on(self._generate, **bound, **more)
+        else:
+            fused = False
+    with attached(model, given, *recipes, fused=fused) as added, serving(model):
+        # A caller's own processors come first
+        bound["logits_processor"] = [*(bound.get("logits_processor") or []), *added]
+        return generate(**bound, **more)
 
 
 def _only_processors(model: Any, given: Mapping[str, Any], recipes: list[Method]) -> bool:

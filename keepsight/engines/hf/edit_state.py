@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import RLock, get_ident, local
+from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -355,13 +355,12 @@ def preparing(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def serving(model: PreTrainedModel, *, continued: bool = False) -> Iterator[None]:
+def serving(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block a call of ``generate`` is served, in whatever thread. One within another runs unedited: it is a draft
     of assisted decoding, or somebody's callback.
 
     Args:
         model: the model that generates.
-        continued: whether the call is the one that is being served already, handed on by a wrapper around this one.
 
     Raises:
         ConcurrentUse: another thread's call is being served, or prepared, under edits.
@@ -389,34 +388,9 @@ def serving(model: PreTrainedModel, *, continued: bool = False) -> Iterator[None
             yield
         finally:
             state.serving, state.thread = False, before
-    elif mine and continued:
-        yield
     elif mine:
         with isolated_edits(model), branch_forward(model, None):
             yield
     else:
         check_free(model)
         yield
-
-
-class Chain(local):
-    """Lets a wrapper around ``generate`` tell a call that another wrapper hands on from one within the generation."""
-
-    def __init__(self) -> None:
-        self.next: Any = None
-
-    def hand_on(self, generate: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call the next ``generate`` inwards. Unless it is a wrapper that takes notice, it is the model's own."""
-        self.next = generate
-        try:
-            return generate(*args, **kwargs)
-        finally:
-            self.next = None
-
-    def reaches(self, wrapper: Any) -> bool:
-        """Whether the call of ``wrapper`` was handed on to it; asked once, when the call begins."""
-        reached, self.next = self.next is wrapper, None
-        return reached
-
-
-CHAIN = Chain()

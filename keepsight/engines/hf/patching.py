@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Lock, get_ident
+from types import MethodType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from keepsight.engines.hf.edit_state import (
     ATTENTION_PLACES,
-    CHAIN,
     STATES,
     EditState,
     check_free,
@@ -81,6 +82,67 @@ class _NoCopy:
             "a model cannot be copied while a method is in place in it: copy it before the block is opened, or take"
             " keepsight.engines.hf.weight_sharing.twin(model), which shares its weights"
         )
+
+
+Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Takes a call of ``generate``: the model's own, and the arguments."""
+
+
+class GenerateWrapper:
+    """Stands in for ``model.generate`` while a block is open on the model or edits are in place in it.
+
+    There is one for all blocks and threads of a model. Wrappers around wrappers would have to be taken off in the order in
+    which they were put on, which blocks of several threads do not keep to.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._generate = model, model.generate
+        self.handler: Handler | None = None
+        self.users = 0
+        self.open = ExitStack()
+        functools.update_wrapper(self, model.generate)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.handler is not None:
+            return self.handler(self._generate, args, kwargs)
+        with serving(self._model):
+            return self._generate(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copy of the model gets its own generate back: no block is open on it
+        copied = memo.get(id(self._model))
+        return self if copied is None else MethodType(type(copied).generate, copied)
+
+
+_WRAPPING = Lock()
+_WRAPPERS: WeakKeyDictionary[Any, GenerateWrapper] = WeakKeyDictionary()
+
+
+@contextmanager
+def wrapping_generate(model: Any, handler: Handler | None = None) -> Iterator[None]:
+    """Inside the block calls of ``model.generate`` are noticed, and go to ``handler`` if there is one.
+
+    Args:
+        handler: of the calls; only one of the blocks that are open at a time may have one.
+    """
+    with _WRAPPING:
+        wrapper = _WRAPPERS.get(model)
+        if wrapper is None:
+            wrapper = _WRAPPERS[model] = GenerateWrapper(model)
+            wrapper.open.enter_context(replaced(model, "generate", wrapper))
+        wrapper.users += 1
+        if handler is not None:
+            wrapper.handler = handler
+    try:
+        yield
+    finally:
+        with _WRAPPING:
+            wrapper.users -= 1
+            if handler is not None:
+                wrapper.handler = None
+            if not wrapper.users:
+                del _WRAPPERS[model]
+                wrapper.open.close()
 
 
 @contextmanager
@@ -203,22 +265,15 @@ def _opened(target: Target) -> Iterator[EditState]:
 
         return wrapper
 
-    def served(generate: Any) -> Any:
-        @functools.wraps(generate)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with serving(model, continued=CHAIN.reaches(wrapper)):
-                return CHAIN.hand_on(generate, *args, **kwargs)
-
-        return wrapper
-
     with ExitStack() as stack:
         # First of all: another thread that comes to this model meanwhile must find it taken
         stack.enter_context(registered(target.model, state))
         stack.enter_context(replaced(model, "_keepsight_in_place", _NoCopy()))
         stack.callback(target.decoder.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(target.decoder.register_forward_hook(state.end).remove)
-        for name, around in (("prepare_inputs_for_generation", announcing), ("generate", served)):
-            stack.enter_context(replaced(model, name, around(getattr(model, name))))
+        name = "prepare_inputs_for_generation"
+        stack.enter_context(replaced(model, name, announcing(getattr(model, name))))
+        stack.enter_context(wrapping_generate(model))
         yield state
 
 

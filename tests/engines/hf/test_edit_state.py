@@ -560,3 +560,38 @@ def test_another_thread_s_plain_generation_is_not_edited() -> None:
     assert torch.equal(out[:, inputs["input_ids"].shape[1] :], expected)
     torch.testing.assert_close(results[0], plain)
     assert isinstance(results[1], ConcurrentUse)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_block_that_opens_while_another_thread_generates_mixes_with_nothing(fused: bool) -> None:
+    """It opens in the middle of a generation, generates there, and ends after the other block has ended."""
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    width = inputs["input_ids"].shape[1]
+    first, second = VCD(alpha=4.0, beta=0.0, noise_step=999), M3ID(decay=0.7, cutoff=0.0)
+    expected, other = generate(first), generate(second)
+    found: list[Any] = []
+    opened, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with mitigate(model, second, fused=False):
+            found.append(model.generate(**FAMILY.inputs(PROMPTS), **OPTIONS)[:, width:])
+            opened.set()
+            assert ended.wait(60)
+            found.append(model.generate(**FAMILY.inputs(PROMPTS), **OPTIONS)[:, width:])
+
+    thread = threading.Thread(target=work)
+
+    def asks(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        if not thread.ident:
+            thread.start()
+            assert opened.wait(60)
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    with mitigate(model, first, fused=fused):
+        out = model.generate(**inputs, **OPTIONS, stopping_criteria=[asks])
+    ended.set()
+    thread.join()
+    assert torch.equal(out[:, width:], expected)
+    assert all(torch.equal(one, other) for one in found)
+    assert len(found) == 2
+    assert not {"generate", "_keepsight_in_place", "_get_candidate_generator"} & vars(model).keys()
