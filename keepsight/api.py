@@ -79,6 +79,8 @@ class mitigate:
     Methods apply in the order given, after a caller's own ``logits_processor``; blocks nest, the outer block's methods
     first. Each call of ``generate`` gets fresh state, so any number of calls may stand in one block.
 
+    A block must not span an ``await``: two tasks of one thread cannot be told apart, and would share their methods.
+
     Threads: a block is that of the thread that opened it. A thread that has opened none of its own, such as one that a
     streamer starts for ``generate``, uses the blocks of the one thread that has; if several have, ``generate`` raises.
 
@@ -229,6 +231,11 @@ def _mitigated(
     if given.get("cache_implementation") == "paged":
         raise InputError(
             "continuous batching drops logits processors: leave out cache_implementation='paged'"
+        )
+    if given.get("assistant_ensemble_weight") is not None:
+        raise InputError(
+            "assistant_ensemble_weight mixes the scores of drafts into the model's own, and drafts are not mitigated:"
+            " leave it out"
         )
     more = bound.pop("kwargs", {})
     if _compiles(model, given):

@@ -59,7 +59,7 @@ class Contrast:
         views: what each amateur sees, at least one.
         combine: the formula. It gets float32 scores ``(rows, vocab)`` as earlier processors left them, and the amateurs'
             logits in the order of ``views``. What it returns is normalised to log-probabilities, except in rows that it
-            leaves as they are.
+            leaves as they are. It must not write into its arguments.
         decided: ``(rows,)`` bool for expert scores and a step: rows whose outcome does not depend on the amateurs. If
             all rows are decided, the amateurs need not run, and ``combine`` gets None. Default: no row is.
         needed: whether the amateurs matter once a number of tokens has been generated. Default: always.

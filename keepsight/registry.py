@@ -114,7 +114,7 @@ def find(name: str, *, trusted: bool = True) -> type[Method]:
     if not class_name:
         raise UnknownMethod(f"no method {name!r}: a class of your own is named package.module:Class")
     try:
-        value = getattr(import_module(module_name), class_name)
+        value: Any = functools.reduce(getattr, class_name.split("."), import_module(module_name))
     except (ImportError, AttributeError, ValueError) as error:
         raise UnknownMethod(f"no method {name!r}: {error}") from error
     if not _is_method(value):

@@ -327,3 +327,13 @@ def test_compiling_is_off_where_the_model_s_own_configuration_asks_for_a_static_
     finally:
         vars(model).pop("_previous_max_cache_length", None)  # transformers' own
     assert set(asked) == {("static", True)}
+
+
+def test_ways_to_generate_past_the_methods_are_refused() -> None:
+    model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
+    for name in ("generate_batch", "init_continuous_batching"):
+        with mitigate(model, M3ID()), pytest.raises(InputError, match=f"{name} batches requests by itself"):
+            getattr(model, name)(inputs=[[1, 2]])
+        assert name not in vars(model)
+    with mitigate(model, M3ID()), pytest.raises(InputError, match="assistant_ensemble_weight mixes"):
+        model.generate(**inputs, **OPTIONS, assistant_model=model, assistant_ensemble_weight=0.5)

@@ -93,9 +93,13 @@ def _edited(
         first_key = max(state.first + state.rows - keys, 0)  # a sliding window keeps the last keys only
         image = state.once(("columns", keys), lambda: context.image_columns(keys, first_key))
         window, causal = kwargs.get("sliding_window"), _is_causal(module, kwargs)
-        bias = state.once(
+        # The mask is kept beside the bias, so that no other mask of this pass can get its id
+        _, bias = state.once(
             ("bias", id(attention_mask), keys, window, causal, id(plan)),
-            lambda: plan.bias(attention_mask, state, keys, first_key, window, causal=causal),
+            lambda: (
+                attention_mask,
+                plan.bias(attention_mask, state, keys, first_key, window, causal=causal),
+            ),
         )
         rows = attend(
             query if plan.everything else query[:, :, plan.union],

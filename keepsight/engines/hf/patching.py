@@ -20,7 +20,7 @@ from keepsight.engines.hf.edit_state import (
     registered_layers,
     serving,
 )
-from keepsight.errors import ConcurrentUse, CopiedInBlock, UnsupportedModel
+from keepsight.errors import ConcurrentUse, CopiedInBlock, InputError, UnsupportedModel
 from keepsight.parts import PLACES
 
 if TYPE_CHECKING:
@@ -45,16 +45,22 @@ _REPLACED: dict[tuple[int, str], list[_Replacement]] = {}
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(
+    owner: Any, name: str, value: Any = None, *, around: Callable[[Any], Any] | None = None
+) -> Iterator[None]:
     """Set an instance attribute inside the block; afterwards it is what it was, or absent if it was.
 
     Blocks of several threads need not nest: where one ends within another, the other takes over what it found.
+
+    Args:
+        value: what the attribute is set to.
+        around: makes it from what the attribute is at that moment, instead.
     """
     with _REPLACING:
         mine = _Replacement(name in vars(owner), vars(owner).get(name))
         stack = _REPLACED.setdefault((id(owner), name), [])
         stack.append(mine)
-        setattr(owner, name, value)
+        setattr(owner, name, value if around is None else around(getattr(owner, name)))
     try:
         yield
     finally:
@@ -114,6 +120,23 @@ class GenerateWrapper:
         return self if copied is None else MethodType(type(copied).generate, copied)
 
 
+class _Refused:
+    """Stands in for a method of the model that would generate past the methods in place."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self._model, self._name = model, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise InputError(
+            f"{self._name} batches requests by itself and takes no notice of methods in place: call it outside the block, or"
+            " generate()"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._model))
+        return self if copied is None else MethodType(getattr(type(copied), self._name), copied)
+
+
 _WRAPPING = Lock()
 _WRAPPERS: WeakKeyDictionary[Any, GenerateWrapper] = WeakKeyDictionary()
 
@@ -130,6 +153,9 @@ def wrapping_generate(model: Any, handler: Handler | None = None) -> Iterator[No
         if wrapper is None:
             wrapper = _WRAPPERS[model] = GenerateWrapper(model)
             wrapper.open.enter_context(replaced(model, "generate", wrapper))
+            for name in ("generate_batch", "init_continuous_batching"):
+                if hasattr(model, name):
+                    wrapper.open.enter_context(replaced(model, name, _Refused(model, name)))
         wrapper.users += 1
         if handler is not None:
             wrapper.handler = handler
@@ -447,7 +473,7 @@ def watching_candidates(model: PreTrainedModel, change: Callable[[bool], None]) 
     # A copy made meanwhile would keep the wrapper, and with it this very model
     with (
         replaced(owner, "_keepsight_in_place", _NoCopy()),
-        replaced(owner, name, around(getattr(owner, name))),
+        replaced(owner, name, around=around),
     ):
         yield
 
