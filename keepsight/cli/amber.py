@@ -94,6 +94,7 @@ def score(
     from keepsight.eval.amber.similarity import similarity as named
     from keepsight.files import as_json
 
+    # Whatever can be refused by name is checked before files are read and a language model is loaded.
     check_convention(convention)
     rule(parser, convention)
     alike = named(similarity)
@@ -125,6 +126,7 @@ _DESCRIBED = (
 
 
 def _show(console: Console, report: AmberReport) -> None:
+    """Print the report."""
     console.print(f"[bold]AMBER[/bold], convention {report.convention}, similarity {report.similarity}")
     if report.generative is not None:
         _show_descriptions(console, report.generative, report.total[0])
@@ -152,6 +154,7 @@ def _show(console: Console, report: AmberReport) -> None:
 
 
 def _show_descriptions(console: Console, figures: Part, total: int) -> None:
+    """Print the figures of descriptions; ``total`` is how many descriptions AMBER asks for."""
     from rich.table import Table
 
     console.print(f"\nDescriptions, {figures.n} of {total}")
@@ -170,6 +173,7 @@ def _show_descriptions(console: Console, figures: Part, total: int) -> None:
 
 
 def _show_answers(console: Console, report: AmberReport) -> None:
+    """Print the figures of answers, and the first answers that could not be read."""
     from rich.text import Text
 
     from keepsight.cli._yesno_tables import plain_table, with_interval
@@ -196,4 +200,5 @@ def _show_answers(console: Console, report: AmberReport) -> None:
 
 
 def _between(bounds: Interval | None) -> str:
+    """An interval in per cent with a space before it; empty for none."""
     return "" if bounds is None else f" [dim]{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}[/dim]"

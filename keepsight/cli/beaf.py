@@ -116,6 +116,7 @@ _FIGURES = (
 
 
 def _show(console: Console, report: BeafReport) -> None:
+    """Print the report."""
     from rich.table import Table
 
     console.print(
@@ -156,14 +157,17 @@ def _show(console: Console, report: BeafReport) -> None:
 
 
 def _many(number: int, what: str) -> str:
+    """A number with its noun."""
     return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _name(parser: str) -> str:
+    """The parser as the command's help calls it."""
     return "official (that of BEAF's script)" if parser == "beaf" else parser
 
 
 def _show_unread(console: Console, report: BeafReport) -> None:
+    """Print the first answers that could not be read as yes or no."""
     from rich.text import Text
 
     unread = [reply for reply in report.replies if reply.decision is None]

@@ -104,7 +104,7 @@ def compare(
     )
     if not silent(*outputs):
         show(Console(highlight=False), found)
-    # Each text is made before the first is written, so that a fault in one leaves no half of the results
+    # Each text is made before the first is written, so that a fault in one leaves no half of the results.
     texts = [
         (json_file, as_json(found.to_json()) if json_file is not None else ""),
         (markdown_file, markdown(found) if markdown_file is not None else ""),
