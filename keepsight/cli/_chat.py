@@ -270,6 +270,7 @@ def interruptible() -> Iterator[Event]:
     stop = Event()
 
     def heard(*_: Any) -> None:
+        """Handle Ctrl-C."""
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
@@ -323,6 +324,7 @@ def _next_line(screen: Screen) -> str | None:
 def _read_line(screen: Screen) -> str | None:
     """The next line from the terminal or the pipe, or None at its end."""
     if not screen.interactive:
+        # An empty line is a newline, so an empty text can only be the end of the input.
         return sys.stdin.readline() or None
     import contextlib
 
@@ -337,4 +339,5 @@ def _read_line(screen: Screen) -> str | None:
             return None
         except KeyboardInterrupt:
             print()
+            # Ctrl-C ends an answer and not the chat, also when it is pressed a moment too late.
             screen.note("Ctrl-D or /quit leaves.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDEST = 72
+"""The most blocks that a sparkline has."""
 HEADINGS = {"mdi": "MDI", "aei_text": "AEI text", "aei_image": "AEI picture", "image_share": "share %"}
 LEGEND = (
     "MDI: attention of a token of the text over that of a token of the picture; above 1 the text dominates."
@@ -36,6 +37,7 @@ def sparkline(values: Sequence[float], low: float, high: float) -> str:
         sum(values[at : at + step]) / len(values[at : at + step]) for at in range(0, len(values), step or 1)
     ]
     top = len(BLOCKS) - 1
+    # Where all values are equal, every block is the lowest.
     spread = high - low
     return "".join(
         BLOCKS[min(max(int(top * (value - low) / spread + 0.5), 0), top) if spread > 0 else 0]
@@ -144,6 +146,7 @@ def _change(value: float | None) -> str:
     if value is None:
         return "–"
     text = f"{value:+.2f}"
+    # A change that rounds to zero has no direction, so it is written without a sign.
     return text.replace("-", MINUS) if text.strip("+-0.") else "0.00"
 
 

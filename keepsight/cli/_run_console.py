@@ -83,6 +83,7 @@ def _lines(processes: int) -> Callable[[Progress], None]:
     begun = last = time.monotonic()
 
     def tell(progress: Progress) -> None:
+        """Print a line, if the last one is long enough ago and answers are left."""
         nonlocal begun, last
         now = time.monotonic()
         # The first call comes after the warm-up, which therefore does not count for the time that is left.

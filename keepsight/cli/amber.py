@@ -116,7 +116,7 @@ def score(
         _show(Console(highlight=False), report)
 
 
-# Name in the report, name in print, meaning
+# Each figure's name in the report, its name in print, and its meaning.
 _DESCRIBED = (
     ("chair", "CHAIR", "object nouns that are not in the picture"),
     ("cover", "Cover", "annotated objects that are named; better high"),
@@ -195,7 +195,7 @@ def _show_answers(console: Console, report: AmberReport) -> None:
             style="yellow",
         )
     for one in unread[:SHOWN]:
-        # repr: control characters in an answer must not reach the terminal
+        # Control characters in an answer must not reach the terminal, so it is printed as Python writes it.
         console.print(Text(f"  {one.id}: {one.answer[:80]!r}"), soft_wrap=True)
 
 

@@ -221,6 +221,8 @@ def save_png(figure: Image, path: Path) -> None:
     """
     from keepsight.files import CannotWrite
 
+    # Replacing a file in one step needs both on one disk, so the new one is made beside the old. The process id keeps two
+    # commands apart.
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         figure.save(part, format="PNG", optimize=True)
@@ -238,6 +240,7 @@ def as_numbers(one: AttentionMap, present: frozenset[str] | None) -> dict[str, A
     from keepsight.eval.modality_dominance.summary import summary
 
     assert one.masses is not None
+    # The masses are sums over the generated tokens of each head, so this is the mean over heads and tokens.
     attention = one.masses.attention.mean(1) / one.masses.rows
     return {
         "method": one.method,

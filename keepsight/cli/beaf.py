@@ -99,7 +99,7 @@ def score(
         _show(Console(highlight=False), report)
 
 
-# Name in the report, name in print, meaning
+# Each figure's name in the report, its name in print, and its meaning.
 _FIGURES = (
     ("tu", "TU", "removed pairs: yes, then no; seen"),
     ("ig", "IG", "removed pairs: no, then yes"),
@@ -178,6 +178,6 @@ def _show_unread(console: Console, report: BeafReport) -> None:
         style="yellow",
     )
     for reply in unread[:SHOWN]:
-        # repr: control characters in an answer must not reach the terminal
+        # Control characters in an answer must not reach the terminal, so it is printed as Python writes it.
         shown = repr(reply.answer if len(reply.answer) <= 80 else reply.answer[:79] + "…")
         console.print(Text(f"  {reply.question_id}: {shown}"), soft_wrap=True)

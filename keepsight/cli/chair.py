@@ -84,6 +84,7 @@ def chair(
     truth = load_truth(sources, [caption.image_id for caption in said], family, vocabulary=vocabulary)
     report = score(said, truth, family=family, vocabulary=vocabulary, resamples=resamples, seed=seed)
     alone = bool(annotations) and not references and not ground_truth
+    # The page is made before the first file is written, so that a fault in it leaves no half of the results.
     html = None if html_file is None else page(report, source=captions.name)
     if json_file is not None:
         write(json_file, as_json(report.to_json()))

@@ -91,6 +91,7 @@ def compare(
     if sources := [*(annotations or ()), *(references or ()), *(ground_truth or ())]:
         from keepsight.eval.annotations import load_truth
 
+        # COCO's files know tens of thousands of pictures, of which only those of the runs are needed.
         asked = dict.fromkeys(item.image_id for run in runs for item in run.items)
         scorer = Scorer(family=family, parser=parser, truth=load_truth(sources, asked, family or "pattern"))
     found = measure(

@@ -262,6 +262,7 @@ def _show(names: Sequence[str], answers: Sequence[Sequence[Masses]], reading: Re
     console.print(f"{model}, {compared}, n = {n} pictures{intervals}.", style="dim", markup=False)
     console.print(terminal.tell_reading(reading, *answers), style="dim")
     console.print(terminal.LEGEND, style="dim")
+    # An answer without any token of a part has no figure for it, and is left out of its mean.
     lacking = {one.n for found in summaries for figures in found.values() for one in figures.values()} - {n}
     if lacking:
         console.print(

@@ -207,6 +207,7 @@ def read_nouns(text: str | None) -> Nouns | None:
     if text is None:
         return None
     path = Path(text)
+    # A list of nouns has commas, and a single noun is seldom the name of a file.
     if "," in text or not path.is_file():
         return Nouns.of(text.split(","))
     try:

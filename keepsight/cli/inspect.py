@@ -133,9 +133,11 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     """The facts about the model as names and texts."""
 
     def known(value: Any) -> str:
+        """A fact as text; a model whose decoder was not found has few facts."""
         return "unknown" if value is None else str(value)
 
     def tokens(named: tuple[tuple[int, str], ...]) -> str:
+        """Tokens as text, each with its id."""
         return ", ".join(f"{text} ({token})" for token, text in named)
 
     grouped = "" if found.heads == found.kv_heads else f", sharing {found.kv_heads} keys and values"

@@ -84,6 +84,7 @@ def build(
     from keepsight.eval.pope.object_lists import read_pictures
     from keepsight.files import CannotWrite, check_writable, write_whole
 
+    # A name with a folder in it would write the files elsewhere than in --out.
     if not name or Path(name).name != name:
         raise CannotWrite(
             f"--name {name!r} cannot begin a file's name: leave out folders, they belong to --out"

@@ -163,6 +163,7 @@ def run(
             images,
             questions=questions or [],
             truth=truth,
+            # The family says how captions are read. Other annotations name the objects themselves.
             family=family if references else None,
             split=split or "test",
             limit=limit,

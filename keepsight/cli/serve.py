@@ -124,6 +124,7 @@ def serve(
 
     if api_key is not None and not api_key.strip():
         raise InvalidParameter("--api-key is empty: give a key, or leave it out")
+    # A key travels in an HTTP header, where only such characters are safe.
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
         raise InvalidParameter(
             "--api-key must be made of letters, digits and signs of ASCII, without a space"

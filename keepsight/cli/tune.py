@@ -164,6 +164,7 @@ def tune(
         )
     if images is not None and split is not None:
         raise InputError("--split belongs to the demo world: leave it out beside --images")
+    # A run can be scored with annotations later, but settings are chosen at once.
     if images is not None and bench == "chair" and not truth:
         raise InputError(
             "CHAIR needs what is in your pictures: --annotations, --references or --ground-truth"
@@ -185,6 +186,7 @@ def tune(
     folder = out or Path("runs") / f"tune-{names}-{bench}-{chosen_on.split}"
     config = RunConfig(
         bench=chosen_on,
+        # The plain model decodes as the settings do, so that a difference to it is the method's alone.
         ways=(DecodingConfig(points[0].strategy), *points),
         model=model,
         dtype=dtype,

@@ -157,6 +157,7 @@ class Comparison:
             folders: whether to name the folders of the runs. If not, ``folder`` is None, which suits runs that are not
                 kept.
         """
+        # Merged runs agree in everything that is read from this manifest.
         manifest = self.merged.runs[0].manifest
         return {
             "bench": dict(manifest["bench"]),
@@ -297,6 +298,7 @@ class _Measured:
         found = {}
         for name, value in self.totals.items():
             change = value - other.totals[name]
+            # The figures of both scores on one draw belong to the same pictures, so their difference is paired.
             low, high = percentile_interval(self.draws[name] - other.draws[name]) or (None, None)
             found[name] = (
                 Difference(name, None, None, None)

@@ -63,7 +63,7 @@ class DecodingStrategy:
         """The strategy as a string without the parameters that have their defaults, such as ``sample:temperature=0.7``."""
         default = DecodingStrategy(kind=self.kind)
         names = [name for name in _TAKES[self.kind] if getattr(self, name) != getattr(default, name)]
-        # A plus joins methods, so an exponent is written without one, as the specs of methods have it
+        # A plus joins methods, so an exponent is written without one, as in the specs of methods.
         values = ",".join(f"{name}={getattr(self, name)}".replace("e+", "e") for name in names)
         return self.kind + (":" + values if values else "")
 
@@ -85,7 +85,7 @@ class DecodingConfig:
         """The canonical string, which runs record. Beside a method, greedy search is left out of it."""
         if not self.methods:
             return self.strategy.spec
-        # Greedy is what every comparison uses by default: the name of a method alone is the shorter and usual one
+        # Greedy search is the default of every comparison, so the name of a method alone is shorter and usual.
         first = [] if self.strategy == DecodingStrategy() else [self.strategy.spec]
         return "+".join([*first, *(method.spec for method in self.methods)])
 
@@ -111,7 +111,7 @@ def check_joiner(text: str) -> None:
     """
     # A joiner stands before a method, a strategy, or somebody's own class, which is written package.module:Class.
     names = "|".join([*map(re.escape, methods()), *KINDS, r"[a-z_]\w*(?:\.\w+)+:[a-z_]\w*"])
-    # What follows a wrong joiner must be a whole name: a text such as the path of a file may hold spaces and commas
+    # What follows a wrong joiner must be a whole name, since a value such as the path of a file may hold spaces and commas.
     given = re.sub(r"\s*\+\s*", "+", text.strip())
     fixed = re.sub(rf"\s*[\s,;&]\s*(?=(?:{names})(?:[:+\s,;&]|$))", "+", given, flags=re.IGNORECASE)
     if fixed != given:
@@ -137,6 +137,7 @@ def parse_strategy(text: str) -> DecodingStrategy:
         if key not in takes:
             hint = did_you_mean(key, takes) if takes else "it takes none"
             raise UnknownParameter(f"{kind} has no parameter {key!r}: {hint}")
+        # A dictionary would keep the later of two values without a word.
         if key in values:
             raise InvalidParameter(f"{text!r}: {key} is given twice")
         try:
@@ -165,6 +166,7 @@ def parse_config(text: str, default: DecodingStrategy | None = None) -> Decoding
         raise UnknownMethod("an empty method: name one, or a decoding such as sample")
     check_joiner(text)
     pieces = [piece.strip() for piece in text.split("+")]
+    # An empty piece is a plus at the start or at the end, or two in a row.
     if not all(pieces):
         raise InvalidParameter(f"{text!r}: + joins two methods, such as m3id+vhr")
     # A strategy applies to the whole generation, so it can only stand once, and it stands first.
@@ -183,7 +185,7 @@ def parse_config(text: str, default: DecodingStrategy | None = None) -> Decoding
         if not pieces:
             return DecodingConfig(strategy)
     elif len(pieces) == 1 and kinds[0].isidentifier() and kinds[0].lower() not in methods():
-        # The registry knows methods alone, and a misspelt strategy should be answered with the strategy
+        # The registry knows methods alone, and would not suggest a strategy that was misspelt.
         raise UnknownMethod(f"no method {kinds[0]!r}: {did_you_mean(kinds[0], [*methods(), *KINDS])}")
     return DecodingConfig(strategy, parse_all("+".join(pieces)))
 

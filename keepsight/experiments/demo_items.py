@@ -46,6 +46,7 @@ def pope(split: str, n: int, seed: int) -> Iterator[Item]:
     for one in _with_objects(split, n, seed, POPE_OBJECTS):
         for kind in get_args(Negatives):
             for number, (question, label) in enumerate(questions(one, kind, POPE_OBJECTS), start=1):
+                # The world gives the text of a question alone, so its object is found by asking about each.
                 name = next(name for name in NAMES if ask(name) == question)
                 yield Item(
                     id=f"{one.seed}/{kind}/{number}",
@@ -133,6 +134,7 @@ def _with_objects(split: str, n: int, seed: int, least: int) -> Iterator[Scene]:
     """The first ``n`` scenes that show at least ``least`` kinds of objects; fewer where the split has no more."""
     found = 0
     for index in count():
+        # A split has so many scenes and no more.
         if found == n or index == IDS_PER_SPLIT:
             return
         one = scene(split, index, seed)

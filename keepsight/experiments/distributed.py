@@ -128,6 +128,7 @@ def init_process_group(expected: int | None = None) -> ProcessGroup:
         ProcessCountMismatch: another number of processes was started or joined than was meant.
     """
     check_launch(expected)
+    # A single process needs no group, so accelerate is not even imported.
     if launched_processes() == 1:
         return ProcessGroup()
     # The processes exchange small objects and no tensors. The backend gloo, which accelerate takes with cpu=True, does

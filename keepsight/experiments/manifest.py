@@ -120,6 +120,7 @@ class RunConfig:
 
 def new_manifest(settings: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a run that begins now, with its settings and its first session."""
+    # The run itself began with its first session. Where runs are merged, this decides which baseline is used.
     created = {"created": session["started"], "world_size": session["world_size"]}
     return {"format": FORMAT, **settings, **created, "versions": versions(), "sessions": [dict(session)]}
 
@@ -161,6 +162,7 @@ def check_same(manifest: Mapping[str, Any], settings: Mapping[str, Any], folder:
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings with the fields of ``bench`` and ``weights`` as settings of their own, such as ``bench.digest``."""
     for name, value in settings.items():
+        # These two hold several facts each, and a message should name the one that differs.
         if name in ("bench", "weights") and isinstance(value, Mapping):
             yield from ((f"{name}.{part}", inner) for part, inner in value.items())
         else:

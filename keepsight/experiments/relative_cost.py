@@ -49,6 +49,7 @@ def cost_of(run: Run, method: str, baseline: str) -> Cost:
         # another machine.
         for one in {method, baseline} & set(run.methods)
     }
+    # An answer to a hard question takes longer whoever gives it, so both must have answered the same questions.
     both = [asked for asked in timed[method] if all(asked in known for known in timed.values())]
     spent = {
         one: (sum(known[asked][0] for asked in both), sum(known[asked][1] for asked in both))

@@ -183,6 +183,7 @@ def score_texts(
     # BEAF compares answers before and after an object is taken out, so its scorer gets all questions and finds out itself
     # which pairs lack an answer.
     asked = [beaf_question(item) for item in run.items]
+    # A dictionary of texts is no dictionary of optional texts to mypy, so it is copied.
     given: dict[ImageId, str | None] = {one: text for one, text in answers.items()}  # noqa: C416
     return beaf.score(asked, given, scorer.parser, resamples=resamples, seed=seed)
 
@@ -222,6 +223,7 @@ def figures(columns: Sequence[str], ratios: Matrix) -> dict[str, Matrix]:
     if splits == [""]:
         return found
     means = {name: np.mean([found[f"{split}.{name}"] for split in splits], axis=0) for name in binary.METRICS}
+    # With a single split its figures are the means, and would stand there twice.
     return means if len(splits) == 1 else means | found
 
 
@@ -243,6 +245,7 @@ def truth_of(run: Run, items: Sequence[ItemRecord], scorer: Scorer) -> Truth:
     found: dict[ImageId, Collection[str]] = {}
     for item in items:
         known = item.truth["objects"]
+        # Annotations that the user gives take precedence over what the run knows.
         if scorer.truth is not None:
             known = scorer.truth.get(item.image_id)
         if known is None:

@@ -23,6 +23,7 @@ from keepsight.experiments.benchmark import ItemRecord, digest
 from keepsight.experiments.errors import CannotRecord, DamagedRun, NotARun
 
 FORMAT = 1
+"""The number of the form that a run's folder has; a reader refuses any other."""
 MANIFEST, ITEMS, ANSWERS = "manifest.json", "items.jsonl", "answers.jsonl"
 _SHARD = re.compile(r"answers\.rank\d+of\d+\.jsonl")
 
@@ -136,11 +137,13 @@ def open_run(folder: Path | str) -> Run:
     folder = Path(folder)
     manifest = read_manifest(folder)
     items = tuple(_read_items(folder / ITEMS))
+    # Answers are judged by the truths in this file, so it must be the one that the run was begun with.
     if len(items) != manifest["bench"]["n"] or digest(items) != manifest["bench"]["digest"]:
         raise DamagedRun(
             f"{folder / ITEMS}: does not hold the questions of {folder / MANIFEST}: the digests differ"
         )
     ids = {item.id for item in items}
+    # A method without a single answer has an entry as well, so that readers need no special case.
     found: dict[str, dict[str, Answer]] = {method: {} for method in manifest["methods"]}
     for path in answer_files(folder):
         for where, answer in _read_answers(path):
@@ -169,6 +172,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise NotARun(f"{folder} {what}: name the folder that keepsight run --out made")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+    # JSON that is nested too deeply raises RecursionError.
     except (ValueError, RecursionError, OSError) as error:
         raise DamagedRun(f"{path}: cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
@@ -182,6 +186,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DamagedRun(f"{path}: 'bench' is missing or lacks name, split, n or digest")
     if not (isinstance(methods, list) and methods and all(isinstance(one, str) for one in methods)):
         raise DamagedRun(f"{path}: 'methods' must be a list of specs")
+    # A baseline of None is valid, so another value stands for one that is missing.
     if manifest.get("baseline", 0) not in (None, *methods) or not isinstance(manifest.get("seed"), int):
         raise DamagedRun(f"{path}: 'baseline' must be null or one of 'methods', and 'seed' a whole number")
     return manifest
@@ -247,6 +252,7 @@ def answer_files(folder: Path) -> list[Path]:
 
 def shard(folder: Path, rank: int, world_size: int) -> Path:
     """The file that process ``rank`` of ``world_size`` processes writes its answers to."""
+    # A single process writes to the merged file at once, so that there is nothing to merge in the end.
     return folder / (ANSWERS if world_size == 1 else f"answers.rank{rank}of{world_size}.jsonl")
 
 
@@ -359,4 +365,5 @@ def _read_answers(path: Path) -> Iterator[tuple[str, Answer]]:
             raise DamagedRun(f"{where}: lacks {', '.join(lacking)}")
         if (entry["answer"] is None) == (entry["error"] is None):
             raise DamagedRun(f"{where}: exactly one of 'answer' and 'error' must be null")
+        # Keys that this version does not know are left out.
         yield where, Answer(**{name: entry[name] for name in _NAMES})

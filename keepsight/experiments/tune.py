@@ -24,6 +24,7 @@ from keepsight.experiments.merge_runs import TUNING, TunedOnReported, shared
 from keepsight.experiments.store import Run
 from keepsight.method import Method, read_value
 
+# Reports use these splits, so nothing may be chosen on them.
 TEST_SPLITS = ("test", "test-shifted")
 GOALS: Mapping[str, str] = {"chair": "chair_i", "pope": "f1"}
 """The figure that the choice is about: the lowest CHAIR_i or the highest F1."""
@@ -114,6 +115,7 @@ def parse_grid(text: str) -> tuple[str, tuple[str, ...]]:
     Raises:
         BadGrid: the text is written otherwise, or a value is there twice.
     """
+    # Only the first equals sign parts the name from its values, since a value may hold one.
     name, equals, rest = (piece.strip() for piece in text.partition("="))
     values = tuple(piece.strip() for piece in rest.split(","))
     if not equals or not name or not all(values):
@@ -223,6 +225,7 @@ def pick(comparison: Comparison, floors: Sequence[Floor]) -> Tuning:
     points = tuple(
         Point(row, tuple(floor for floor in floors if not floor.keeps(row.differences[floor.figure])))
         for row in comparison.rows
+        # The baseline has no differences: settings are compared with it, and it cannot be chosen.
         if row.differences is not None
     )
     # ``min`` takes the first of equal settings, which keeps the order of the grid.
@@ -233,6 +236,7 @@ def pick(comparison: Comparison, floors: Sequence[Floor]) -> Tuning:
         value, recall = point.row.figures[goal].value, point.row.figures["recall"].value
         return sign * (value or 0), -(recall or 0)
 
+    # A setting without the figure, because there was nothing to count, cannot be compared with others.
     able = [point for point in points if not point.broken and point.row.figures[goal].value is not None]
     return Tuning(comparison, goal, tuple(floors), points, min(able, key=rank) if able else None)
 
@@ -259,6 +263,7 @@ def _owner(way: DecodingConfig, name: str) -> tuple[int, str]:
         UnknownParameter: no method has it, or there is no such method.
         BadGrid: several methods have it, and the name does not say which is meant.
     """
+    # A name without a dot leaves the method empty, and every method with the parameter is an owner.
     method, dot, parameter = name.rpartition(".")
     names = [one.name() for one in way.methods]
     if dot and method not in names:
@@ -274,6 +279,7 @@ def _owner(way: DecodingConfig, name: str) -> tuple[int, str]:
         )
         where = method or "+".join(names)
         raise UnknownParameter(f"{where} has no parameter {parameter!r}: {did_you_mean(parameter, known)}")
+    # Setting the parameter in all of them would be a guess at what was meant.
     if len(owners) > 1:
         several = " and ".join(f"{names[at]}.{parameter}" for at in owners)
         raise BadGrid(f"--grid {name} is a parameter of several methods: write {several}")

@@ -35,6 +35,7 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
         BadBenchmark: there is no picture, a name is not UTF-8, or two files have the same image id.
         UnknownImage: ``truth`` does not know a picture.
     """
+    # A folder lists its files in no fixed order, and a resumed run must ask the same questions in the same order.
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())[
         :limit
     ]
@@ -63,6 +64,7 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
                 raise UnknownImage(
                     f"{path} is image {name}, of which {where} knows nothing: leave the picture out"
                 )
+            # A set has no fixed order, and the truth is part of the digest of the benchmark.
             objects[name] = sorted(known[name])
     return [
         Item(
@@ -86,6 +88,7 @@ def pope(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
         # The reader of questions turns a picture's file name into an image id, so the names are read once more beside it.
         images = [_name(entry, where) for where, entry in read_entries(read_text(file), file)]
         for question, image in zip(read_questions(file, split), images, strict=True):
+            # POPE numbers the questions of each file from 1, so only the split makes an id unique.
             name = f"{question.split}/{question.question_id}"
             facts = {"label": question.label, "split": question.split, "object": _object(question.text)}
             found.append(_Row(question.where, image, image, name, question.text, facts))
@@ -139,12 +142,14 @@ def _items(folder: Path, rows: Sequence[_Row], limit: int | None) -> list[Item]:
     first: dict[str, str] = {}
     for row in rows:
         groups.setdefault(row.group, {}).setdefault(row.image, []).append(row)
+        # The message names both places, which the check of the benchmark itself could not.
         if first.setdefault(row.id, row.where) != row.where:
             raise MalformedFile(f"{row.where}: question {row.id} stands in {first[row.id]} already: keep one")
     found = []
     for pictures in list(groups.values())[:limit]:
         for image, asked in pictures.items():
             path = folder / image
+            # A picture that does not exist is found here, before a model is loaded and the first question asked.
             if not path.is_file():
                 raise BadBenchmark(
                     f"{asked[0].where}: there is no picture {path}: is {folder} the right folder?"

@@ -86,11 +86,13 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
         label = f"{percent} %"
         write(pen, (left - 10 - text_width(label, 15), line - 10), label, 15, SOFT)
     longest = max(len(curve.shares) for curve in curves)
+    # A single token has no distance to another.
     step = across / max(longest - 1, 1)
     for number in ticks(longest):
         place = left + (number - 1) * step
         pen.line([(place, top + tall), (place, top + tall + 4)], fill=SOFT)
         label = "token 1" if number == 1 else str(number)
+        # Labels are centred below their ticks, except for the first, which would reach below the scale on its left.
         write(pen, (place - text_width(label, 15) * (number > 1) / 2, top + tall + 8), label, 15, SOFT)
     for curve in curves:
         spots = [
@@ -102,6 +104,8 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
     for place, curve in reversed(list(enumerate(curves))):
         for mark in curve.marks:
             spot = (left + mark.token * step, top + tall * (1 - curve.shares[mark.token]))
+            # The plain model's words stand below its curve and those of the methods above theirs, so that they seldom
+            # collide.
             _word(pen, spot, mark, above=place > 0 or len(curves) == 1, taken=taken)
 
 
@@ -135,6 +139,7 @@ def _legend(
     """Write the names of the curves from right to left, ``room`` pixels wide at most; ``right`` is the upper right
     corner."""
     x, y = right
+    # The names are set from the right edge to the left, so the last one is written first.
     for curve in reversed(curves):
         name = shorten(curve.name, room / len(curves) - 60, 16)
         x -= text_width(name, 16)

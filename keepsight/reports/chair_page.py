@@ -106,6 +106,7 @@ def page(report: Report, *, source: str) -> str:
     import keepsight
 
     figures = [_figure(report, *one) for one in FIGURES]
+    # Sorting keeps the order of the file among captions with equally many unsupported words.
     guilty = sorted(
         (row for row in report.captions if row.hallucinated), key=lambda row: -len(row.hallucinated)
     )
@@ -168,6 +169,7 @@ def _objects(report: Report, invented: Counter[str]) -> list[InventedObject]:
         return []
     named = Counter(name for row in report.captions for name in row.generated)
     most = invented.most_common(MOST_OBJECTS)
+    # The bar of the most frequent object is full, and the others are in proportion.
     largest = most[0][1]
     return [InventedObject(name, round(100 * count / largest), count, named[name]) for name, count in most]
 

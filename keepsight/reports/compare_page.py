@@ -108,6 +108,7 @@ def _points(comparison: Comparison, upward: str, across: str | None) -> Iterator
         # The control was not generated, so it has no cost and no place in the plot of costs.
         if row.control is not None and across is not None:
             place = _span(row.control.figures[across]), _span(row.control.figures[upward])
+            # A control without one of the figures has no place in the plot, and the method is shown without it.
             control = (place[0], place[1]) if place[0] is not None and place[1] is not None else None
         side = f"{x.value:.2f}×" if across is None else f"{LABELS[across]} {x.value:.1f} %"
         tip = f"{row.method}: {LABELS[upward]} {y.value:.1f} % [{y.low:.1f}, {y.high:.1f}], {side}"
@@ -118,6 +119,7 @@ def _across(row: Row, name: str | None) -> Span | None:
     """The value on the x axis: a figure in per cent, or the cost for ``name=None``; None where there is no value."""
     if name is not None:
         return _span(row.figures[name])
+    # A cost has no interval, so both of its ends are the value.
     cost = row.cost.relative_seconds
     return None if cost is None else Span(cost, cost, cost)
 

@@ -40,16 +40,19 @@ LABELS: Mapping[str, str] = {
     "id": "ID",
     "f1_tu_id": "F1(TU,ID)",
 }
+"""What tables and plots call each figure."""
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "chair": ("chair_s", "chair_i", "recall", "f1", "length", "mentions"),
     "pope": ("accuracy", "precision", "recall", "f1", "yes_ratio"),
     "beaf": ("tu", "ig", "sb_plus", "sb_minus", "id", "f1_tu_id"),
 }
+"""The figures in the table of figures, by benchmark; the JSON output holds all figures."""
 CHANGED: Mapping[str, tuple[str, ...]] = {
     "chair": ("chair_s", "chair_i", "recall", "length"),
     "pope": ("accuracy", "recall", "f1", "yes_ratio"),
     "beaf": ("tu", "sb_plus", "id", "f1_tu_id"),
 }
+"""The figures in the table of differences. A difference with its interval is wide, so there are fewer of them."""
 LEGENDS: Mapping[str, str] = {
     "chair": "CHAIR_s: captions that invent an object. CHAIR_i: mentions that are invented. recall: objects in the pictures"
     " that are named. F1: of the objects named. words, mentions: of a caption, on average.",
@@ -210,6 +213,7 @@ def _differences(comparison: Comparison) -> Table:
     base, parts = comparison.rows[0].method, splits(comparison)
     rows = []
     for series, row in enumerate(comparison.rows):
+        # The baseline has no differences to itself.
         if row.differences is None:
             continue
         rows.append(
@@ -233,6 +237,7 @@ def _differences(comparison: Comparison) -> Table:
 def _costs(comparison: Comparison) -> Table:
     """The table of answers, failures and cost."""
     base = comparison.rows[0].method
+    # CHAIR reads no yes or no, so nothing can be unread.
     reads = comparison.bench != "chair"
     headings = (
         "answers",
@@ -282,6 +287,7 @@ def _figure(name: str, figure: Figure) -> Cell:
 def _change(change: Difference) -> Cell:
     """The cell of a difference, with the verdict on it."""
     text = difference(change)
+    # Without resamples there is no interval, and so no verdict.
     if change.value is None or change.low is None:
         return Cell(text)
     good = better(change)
@@ -315,6 +321,7 @@ def markdown(comparison: Comparison) -> str:
         head = f"| {table.title} | " + " | ".join(table.headings) + " |\n"
         rule = "|---|" + "---:|" * len(table.headings) + "\n"
         rows = "".join(
+            # Markdown drops leading spaces in a cell, so rows that belong to a method are indented by an entity.
             f"| {'&emsp;' + _escaped(row.name) if row.inner else _code(row.name)} | "
             + " | ".join(_flat(cell) for cell in row.cells)
             + " |\n"

@@ -76,6 +76,8 @@ def draw(result: Mapping[str, Any]) -> bytes:
 def _label(row: Mapping[str, Any], *, batch: bool) -> str:
     """What the figure calls a row; ``batch`` says whether the size of the batch is part of it."""
     parts = [
+        # The spec of a method may be long, such as that of VAR with its dimensions, and the figure has little room for
+        # names.
         row["method"].partition(":dims")[0][:38],
         BRANCH[row["way"]],
         f"batch {row['batch']}" if batch else "",
@@ -131,6 +133,7 @@ def _lines(axis: Any, rows: list[dict[str, Any]], part: str, length: str) -> Non
     axis.set_xscale("log", base=2)
     ticks = sorted({row[length] for row in rows})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    # A logarithmic axis has minor ticks of its own, which stand for no length that was measured.
     axis.minorticks_off()
     axis.set_xlabel(LENGTHS[length], fontsize=9)
     axis.set_ylim(bottom=0)

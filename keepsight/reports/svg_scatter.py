@@ -123,6 +123,7 @@ def _placed(point: Point, to_x: _Axis, to_y: _Axis) -> _Mark:
     """A point with its values mapped by the two axes."""
 
     def span(of: Span, axis: _Axis) -> Span:
+        """The span with its values mapped to places by one axis."""
         return Span(axis.place(of.value), axis.place(of.low), axis.place(of.high))
 
     control = point.control and (to_x.place(point.control[0].value), to_y.place(point.control[1].value))

@@ -109,6 +109,7 @@ def run(
         InputError: as ``check``.
     """
     check(source, settings)
+    # The number of threads is a setting of the whole process, so the caller gets its own back.
     with using_threads(settings.threads):
         rows: list[dict[str, Any]] = []
         # Each combination may add the same note: the keys of a dictionary keep the notes apart and in order.
@@ -121,6 +122,7 @@ def run(
         for count in lengths:
             here = replace(source, image_tokens=count)
             subject = build(here)
+            # The hardware is read inside the block, because it tells the number of threads that are used.
             machine = hardware(source.device)
             dtype = str(subject.model.dtype).removeprefix("torch.")
             for batch in settings.batch:

@@ -141,6 +141,7 @@ def build(source: Source) -> Subject:
         text_config=transformers.LlamaConfig(**source.shape["text"], max_position_embeddings=8192),
         image_token_index=IMAGE,
     )
+    # A fixed seed lets the process that measures memory build the very same model.
     torch.manual_seed(0)
     # The weights are made on the device and in their precision at once: 7B parameters in float32 on the CPU first would
     # need 28 GB.
@@ -166,6 +167,7 @@ def check_device(device: str) -> None:
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise InputError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
+        # A plain cuda has no index, and means the first device here.
         index = torch.device(device).index or 0
         if index >= torch.cuda.device_count():
             raise InputError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices only")
