@@ -1,1 +1,5 @@
-"""The command line: parse, print, exit codes. Heavy imports stay inside the commands."""
+"""The command line: parses arguments, calls the package and prints.
+
+Imports of torch, transformers and other large packages stay inside the commands, so that ``--help`` and refusals are
+quick.
+"""

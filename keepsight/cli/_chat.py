@@ -1,4 +1,4 @@
-"""The chat itself: what was said, the commands, and an interrupted answer that does not end the chat."""
+"""A chat in the terminal: its memory, its commands, and answers that can be interrupted without ending the chat."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class NoPicture(InputError):
 
 
 class NotText(InputError):
-    """The input is in another encoding than the locale's."""
+    """The input is in another encoding than that of the locale."""
 
 
 class UnknownCommand(InputError):
-    """A line begins with a slash and is no command."""
+    """A line begins with a slash, and names no command."""
 
 
 def knows(question: str) -> bool:
@@ -60,12 +60,21 @@ def knows(question: str) -> bool:
 
 @dataclass(kw_only=True)
 class Chat:
-    """One person's chat: the picture, the methods and what was said so far.
+    """One person's chat.
 
     Args:
-        alone: let each question stand alone.
-        threshold: object words with less support are flagged.
-        calibration: a file for those methods that read one.
+        name: the MODEL of the command line.
+        model, processor: the loaded model.
+        screen: where the chat writes.
+        generation: how answers are searched for.
+        threshold: object words whose grounding is below this are flagged, in nats.
+        alone: whether each question is asked without those before it.
+        calibration: a file for the methods that read one.
+        recipes: the methods that act together; none for the plain model.
+        picture: the picture that is talked about; None until one is shown.
+        present: the objects known to be in the picture; None if it is not known.
+        said: the questions and answers so far.
+        judged: the object words of the last answer with their grounding; None if they were not judged.
     """
 
     name: str
@@ -84,11 +93,13 @@ class Chat:
 
     @property
     def packaged(self) -> bool:
+        """Whether the model is the packaged demo model."""
         from keepsight.inference.loading import DEMO
 
         return self.name == DEMO
 
     def greet(self) -> None:
+        """Say what the chat is, and how words are flagged."""
         from keepsight import __version__
         from keepsight.cli.ground import nats
 
@@ -104,6 +115,7 @@ class Chat:
 
     @property
     def manner(self) -> str:
+        """The methods in use as people read them: their spec, or ``plain``."""
         from keepsight.cli._methods import label
 
         return label(self.recipes)
@@ -117,7 +129,7 @@ class Chat:
         self.recipes = list(recipes)
 
     def show(self, name: str) -> None:
-        """Take a picture, and forget what was said about another.
+        """Take a picture, and forget what was said about the one before.
 
         Raises:
             BadImage, WorldError: as ``read_picture``.
@@ -132,18 +144,17 @@ class Chat:
         """Answer a question on the screen.
 
         Raises:
-            NoPicture: there is none yet.
+            NoPicture: no picture was shown yet.
             NotText: the question holds bytes that are no letters.
-            Whatever the model or a method raises; the question is then not remembered.
+            Exception: whatever the model or a method raises; the question is then not remembered.
         """
         from keepsight.inference.streaming import stream_answer
         from keepsight.source.prompts import prepare_conversation
 
         if self.picture is None:
             raise NoPicture("no picture yet: /image PATH shows one, /image test-shifted:5 a drawn scene")
-        if any(
-            "\ud800" <= letter <= "\udfff" for letter in question
-        ):  # what Python makes of them in some locales
+        # In some locales Python reads bytes that are not UTF-8 as surrogates, which no tokenizer takes.
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
             raise NotText("the question holds bytes that are not UTF-8: convert the input")
         if self.packaged and not knows(question):
             self.screen.note("The demo model was not trained on this question: its answer means nothing.")
@@ -164,15 +175,18 @@ class Chat:
                     generation=self.generation,
                 )
         except BaseException:
+            # An interrupt is no Exception, and the line of half an answer has to be ended after one as well.
             self.screen.drop()
             raise
+        # The question is remembered only now that it has an answer: one that failed must not stand in the next prompt.
         self.said.append((question, written.text))
         why = self._judge(inputs, written.ids)
         self.screen.finish(written.text, self.judged or (), self.threshold)
         self.screen.note(self._told(written) + why)
 
     def _judge(self, inputs: Any, ids: Sequence[int]) -> str:
-        """Fills ``judged``; what cannot be judged is said, and the answer stays."""
+        """Fill ``judged``, and return a note on why words could not be judged; empty if they were. The answer stays in
+        either case."""
         from keepsight.grounding.teacher_forcing import judge
 
         if not ids:
@@ -186,6 +200,8 @@ class Chat:
         return ""
 
     def _told(self, written: Any) -> str:
+        """The line under an answer: method, length, time, flagged words, and words for what is known not to be in the
+        picture."""
         from keepsight.cli.ground import nats
 
         ending = ", stopped" if written.stopped else ", cut at --max-new-tokens" if written.full else ""
@@ -193,13 +209,15 @@ class Chat:
         words = self.judged or ()
         if flagged := [f"{one.word} {nats(one.support)}" for one in words if one.support < self.threshold]:
             told.append("flagged: " + ", ".join(flagged))
+        # The object of a yes-or-no answer is the one that the question named, which says nothing about what the model
+        # invents.
         if self.present is not None and words and not re.match(r"(yes|no)\b", written.text, re.IGNORECASE):
             absent = dict.fromkeys(one.word for one in words if one.object not in self.present)
             told.append("not in the picture: " + (", ".join(absent) or "none"))
         return "; ".join(told)
 
     def words(self) -> None:
-        """The table of the last answer's object words."""
+        """Print the table of the last answer's object words."""
         from keepsight.cli.ground import nats
 
         if not self.judged:
@@ -213,10 +231,11 @@ class Chat:
             self.screen.print(f"{word.word:{wide}}  {figures}{flag}")
 
     def command(self, line: str) -> bool:
-        """Follow a line that begins with a slash; false if the chat is to end.
+        """Follow a line that begins with a slash; False if the chat is to end.
 
         Raises:
-            UnknownCommand, and what the commands raise.
+            UnknownCommand: the line names no command.
+            KeepsightError: whatever the command raises.
         """
         from keepsight.cli._methods import read_methods
 
@@ -234,6 +253,7 @@ class Chat:
         elif name == "image":
             if not rest:
                 raise NoPicture("/image needs a path, or a drawn scene such as /image test-shifted:5")
+            # People quote paths with spaces as in a shell, so a pair of quotes around the path is taken off.
             self.show(rest[1:-1] if len(rest) > 1 and rest[0] == rest[-1] and rest[0] in "'\"" else rest)
         elif name == "method":
             if rest:
@@ -246,14 +266,17 @@ class Chat:
 
 @contextmanager
 def interruptible() -> Iterator[Event]:
-    """Ctrl-C sets the yielded event; a second one interrupts as usual."""
+    """Inside the block, Ctrl-C sets the yielded event, and a second Ctrl-C interrupts as usual."""
     stop = Event()
 
     def heard(*_: Any) -> None:
+        """Handle Ctrl-C."""
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
+    # The event ends the generation after the next token, so that what was written so far is kept. An exception in the
+    # middle of a forward pass would lose it.
     before = signal.signal(signal.SIGINT, heard)
     try:
         yield stop
@@ -262,8 +285,11 @@ def interruptible() -> Iterator[Event]:
 
 
 def converse(chat: Chat) -> None:
-    """Questions and commands until the input ends. Errors are told and the chat goes on, except from a pipe: there the
-    first one is raised, since nobody is there to mend the next line."""
+    """Take questions and commands until the input ends.
+
+    In a terminal errors are told and the chat goes on. From a pipe the first error is raised, since nobody is there to
+    mend the next line.
+    """
     screen = chat.screen
     while True:
         try:
@@ -288,7 +314,7 @@ def converse(chat: Chat) -> None:
 
 
 def _next_line(screen: Screen) -> str | None:
-    """The next line of the input, None at its end. Raises ``NotText``."""
+    """The next line of the input, or None at its end. Raises ``NotText``."""
     try:
         return _read_line(screen)
     except UnicodeDecodeError as error:
@@ -296,12 +322,15 @@ def _next_line(screen: Screen) -> str | None:
 
 
 def _read_line(screen: Screen) -> str | None:
+    """The next line from the terminal or the pipe, or None at its end."""
     if not screen.interactive:
+        # An empty line is a newline, so an empty text can only be the end of the input.
         return sys.stdin.readline() or None
     import contextlib
 
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (arrow keys and history for input)
+        # Importing readline gives input() arrow keys and a history. Windows has no such module.
+        import readline  # noqa: F401
     while True:
         try:
             return input("› ")
@@ -310,4 +339,5 @@ def _read_line(screen: Screen) -> str | None:
             return None
         except KeyboardInterrupt:
             print()
+            # Ctrl-C ends an answer and not the chat, also when it is pressed a moment too late.
             screen.note("Ctrl-D or /quit leaves.")

@@ -1,4 +1,4 @@
-"""What a chat writes: text as it comes, and the same text again with its flagged words once they are known."""
+"""What a chat writes: text as it comes, and the same text again with its flagged words once these are known."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from keepsight.errors import InputError
 if TYPE_CHECKING:
     from keepsight.grounding import WordGrounding
 
+# White space other than space and newline, control characters of both sets, and characters that change the direction of
+# writing.
 CONTROL = re.compile(r"[^\S \n]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def harmless(text: str) -> str:
-    """A model's text with all that moves a cursor, rings a bell or turns writing around replaced, letter by letter.
+    """A model's text in which characters that move the cursor, ring a bell or turn writing around are replaced.
+
+    Each is replaced by one character, so that spans of words stay valid.
 
     >>> harmless("a\\x1b[2Jb")
     'a�[2Jb'
@@ -39,18 +43,22 @@ def rows_of(text: str, width: int) -> int:
 
 
 class NoInput(InputError):
-    """There is nowhere to read questions from, or to write answers to."""
+    """There is nowhere to read questions from, or nowhere to write answers to."""
 
 
 class Screen:
     """A terminal, or a pipe in its place.
 
-    On a terminal text streams, and is written anew with its flagged words marked when the answer is done, where it is
-    no taller than the screen; else the flagged words are named below. Without colours marks are brackets. On a pipe
-    each answer is written once, marked.
+    On a terminal, text streams. When the answer is done, it is written anew with its flagged words marked, if it is no
+    taller than the screen; otherwise the flagged words are named below it. Without colours, marks are brackets. On a
+    pipe each answer is written once, marked.
+
+    Raises:
+        NoInput: standard input or output is closed.
     """
 
     def __init__(self) -> None:
+        # Python sets a stream to None if its file was closed before the process began.
         if sys.stdin is None or sys.stdout is None:
             raise NoInput("standard input or output is closed: chat in a terminal, or through a pipe")
         from rich.console import Console
@@ -63,35 +71,46 @@ class Screen:
 
     @property
     def colour(self) -> bool:
+        """Whether marks are colours; the environment variable ``NO_COLOR`` turns them off."""
         return self.console.color_system is not None and "NO_COLOR" not in os.environ
 
     def note(self, text: str, *, strong: bool = False) -> None:
-        """A remark of the program; none in a pipe."""
+        """Write a remark of the program; a pipe gets none."""
         if self.interactive:
             self.console.print(harmless(text), style="bold" if strong else "dim")
 
     def refuse(self, text: str) -> None:
+        """Write an error in one line on stderr, as the commands do."""
         print("error:", " ".join(harmless(text).split()), file=sys.stderr, flush=True)
 
     def print(self, text: str) -> None:
+        """Write a text in a line of its own."""
         print(text, flush=True)
 
     def begin(self) -> None:
+        """Begin an answer."""
         self._shown = ""
 
     def say(self, piece: str) -> None:
+        """Write a piece of the answer as it comes; on a pipe nothing is written yet."""
         if self.streams:
             piece = harmless(piece)
             self._shown += piece
             print(piece, end="", flush=True)
 
     def drop(self) -> None:
-        """An answer that was not finished stays as it stands."""
+        """End the line of an answer that was not finished; its text stays on the screen."""
         if self._shown:
             print(flush=True)
 
     def finish(self, text: str, words: Sequence[WordGrounding], threshold: float) -> None:
-        """The whole answer, flagged words marked."""
+        """End an answer, and mark its flagged words.
+
+        Args:
+            text: the whole answer.
+            words: its object words with their grounding.
+            threshold: words with less support are flagged.
+        """
         from keepsight.cli.ground import shade
 
         text = harmless(text)
@@ -101,7 +120,9 @@ class Screen:
             return
         size = shutil.get_terminal_size()
         rows = rows_of(self._shown, size.columns)
+        # The cursor cannot go back to rows that have scrolled off the screen, so a taller answer is left as it is.
         if self.rewrites and rows < size.lines:
+            # The cursor stands on the last row of the answer, so it goes up by one row less, and clears all below.
             up = f"\x1b[{rows - 1}A" if rows > 1 else ""
             print(f"{up}\r\x1b[J", end="")
             self.console.print(marked)

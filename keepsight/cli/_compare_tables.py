@@ -1,4 +1,4 @@
-"""A comparison in the terminal: made for 100 columns, and legible in 80."""
+"""Prints a comparison in the terminal. It is made for 100 columns, and legible in 80."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLES = {"": "", "good": "green", "bad": "red", "dim": "dim"}
 
 
 def show(console: Console, comparison: Comparison) -> None:
-    """Print the tables with how to read them, and last what must not be overlooked."""
+    """Print the tables, each with a note on how to read it, and last what must not be overlooked."""
     from rich.text import Text
 
     console.print(Text(title(comparison), style="bold"))
@@ -37,13 +37,14 @@ def show(console: Console, comparison: Comparison) -> None:
 
 
 def _table(shown: compare_tables.Table, *, wide: bool) -> Table:
+    """A table of texts as a table of rich; ``wide`` says whether the terminal has room for longer names and gaps."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))
     table.add_column(shown.title, justify="left", no_wrap=True)
     for heading in shown.headings:
-        # In a narrow terminal a figure is broken over two lines rather than cut
+        # In a narrow terminal a figure is broken over two lines rather than cut, since half a figure would mislead.
         table.add_column(heading, justify="right", overflow="fold")
     for row in shown.rows:
         name = "  " + row.name if row.inner else "\n".join(wrapped(row.name, 22 if wide else 16))
@@ -52,11 +53,12 @@ def _table(shown: compare_tables.Table, *, wide: bool) -> Table:
 
 
 def _cell(cell: compare_tables.Cell) -> Text:
+    """A cell with its detail below it."""
     from rich.text import Text
 
     found = Text(cell.text, style=_STYLES[cell.tone])
     if cell.detail:
-        # Four columns of differences stand side by side, and "no significant difference" is too wide for that
+        # Four columns of differences stand side by side, for which "no significant difference" is too wide.
         detail = cell.detail.replace("significant ", "significant\n")
         found.append("\n" + detail, style="" if cell.tone in ("good", "bad") else "dim")
     return found

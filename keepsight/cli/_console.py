@@ -1,4 +1,4 @@
-"""What the commands share in talking to a person: a progress bar, and captions with marked words."""
+"""What several commands print: a progress bar, and captions with marked words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ class Marked(Protocol):
 
 @contextmanager
 def progress(total: int, doing: str) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that the yielded function moves on; nothing at all where stderr is no terminal."""
+    """A progress bar on stderr, which the yielded function moves on by a number of steps. Where stderr is no terminal
+    there is none.
+
+    Args:
+        total: the number of steps.
+        doing: what is done, in a word or two.
+    """
     if not sys.stderr.isatty():
         yield lambda done: None
         return

@@ -1,4 +1,4 @@
-"""What ``--method`` means in every command: it is repeated for alternatives, and ``+`` joins methods that act together."""
+"""Reads ``--method`` alike in every command: it is repeated for alternatives, and ``+`` joins methods that act together."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from keepsight.method import Method
 
 PLAIN = "none"
-"""What names the plain model where a method is asked for."""
+"""The value of ``--method`` that stands for the plain model."""
 
 
 def read_alternatives(specs: Sequence[str] | None, *, plain_first: bool = False) -> list[tuple[Method, ...]]:
-    """What a command compares, each alternative as the recipes that act together in it; the plain model has none.
+    """The alternatives that a command compares, each as the methods that act together in it; the plain model has none.
 
     Args:
         specs: the values of ``--method``; ``none`` is the plain model.
@@ -25,8 +25,9 @@ def read_alternatives(specs: Sequence[str] | None, *, plain_first: bool = False)
             method is given.
 
     Raises:
-        UnknownMethod, UnknownParameter, InvalidParameter, ConflictingMethods: as ``parse_all``.
-        InvalidParameter: methods are joined with something else than ``+``, or an alternative is given twice.
+        UnknownMethod, UnknownParameter, ConflictingMethods: as ``parse_all``.
+        InvalidParameter: a parameter is out of its range, methods are joined with something else than ``+``, or an
+            alternative is given twice.
     """
     found: list[tuple[Method, ...]] = [()] if plain_first or not specs else []
     for spec in specs or ():
@@ -40,7 +41,7 @@ def read_alternatives(specs: Sequence[str] | None, *, plain_first: bool = False)
 
 
 def read_methods(spec: str) -> tuple[Method, ...]:
-    """The recipes that one value of ``--method`` joins with ``+``; none for ``none``. Raises as ``read_alternatives``."""
+    """The methods that one value of ``--method`` joins with ``+``; none for ``none``. Raises as ``read_alternatives``."""
     from keepsight.experiments.decoding_config import check_joiner
     from keepsight.registry import parse_all
 
@@ -51,9 +52,10 @@ def read_methods(spec: str) -> tuple[Method, ...]:
 
 
 def only_one(specs: Sequence[str] | None, command: str) -> str | None:
-    """The value of ``--method`` for a command that takes it once.
+    """The value of ``--method`` for a command that takes it once; None if it was not given.
 
     Args:
+        specs: the values of ``--method``.
         command: the command's name, for the message.
 
     Raises:
@@ -61,6 +63,7 @@ def only_one(specs: Sequence[str] | None, command: str) -> str | None:
     """
     if not specs:
         return None
+    # A plain option would keep the last of several values without a word. As a list, all of them arrive here.
     if len(specs) > 1:
         raise InvalidParameter(
             f"keepsight {command} takes --method once: methods that act together are joined with +,"
@@ -70,9 +73,10 @@ def only_one(specs: Sequence[str] | None, command: str) -> str | None:
 
 
 def one_recorded(specs: Sequence[str] | None, command: str) -> str | None:
-    """The value of ``--method`` for a command that scores what was recorded under one method.
+    """The value of ``--method`` for a command that scores what was recorded under one method; None if it was not given.
 
     Args:
+        specs: the values of ``--method``.
         command: the command's name, for the message.
 
     Raises:
@@ -87,23 +91,29 @@ def one_recorded(specs: Sequence[str] | None, command: str) -> str | None:
 
 
 def joined(recipes: Sequence[Method]) -> str:
-    """The recipes as one spec; empty for the plain model."""
+    """The methods as one spec; empty for the plain model."""
     return "+".join(recipe.spec for recipe in recipes)
 
 
 def label(recipes: Sequence[Method]) -> str:
-    """The recipes as people read them: their spec, or ``plain``."""
+    """The methods as people read them: their spec, or ``plain``."""
     return joined(recipes) or "plain"
 
 
 def with_calibration(alternatives: Sequence[tuple[Method, ...]], path: Path) -> list[tuple[Method, ...]]:
-    """The alternatives, the recipes that read a calibration and name none given this one.
+    """The alternatives, in which the methods that read a calibration and name none are given this one.
+
+    Args:
+        alternatives: the alternatives.
+        path: the calibration file.
 
     Raises:
-        InputError: none of the recipes reads one, or the file is no calibration.
+        InputError: none of the methods reads a calibration, or the file is none.
     """
     from keepsight.calibration.file import Calibration
 
+    # The methods read the file when they are put in place, which is after the model was loaded. Reading it here refuses a
+    # wrong file at once.
     Calibration.load(path)
     if not any(reads_calibration(recipe) for recipes in alternatives for recipe in recipes):
         chosen = ", ".join(recipe.name() for recipes in alternatives for recipe in recipes) or "none"
@@ -114,11 +124,12 @@ def with_calibration(alternatives: Sequence[tuple[Method, ...]], path: Path) -> 
 
 
 def reads_calibration(recipe: Method) -> bool:
-    """Whether a recipe has a parameter for a calibration file."""
+    """Whether a method has a parameter for a calibration file."""
     return any(item.name == "calibration" for item in recipe.parameters())
 
 
 def _calibrated(recipe: Method, path: Path) -> Method:
+    """The method with this calibration file, unless it reads none or names one itself."""
     if not reads_calibration(recipe):
         return recipe
     settings = asdict(recipe)

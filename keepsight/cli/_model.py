@@ -1,4 +1,4 @@
-"""Loads a model for a command, quietly."""
+"""Loads a model for a command, without messages between the command's own lines."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from keepsight.errors import InputError
 
 
 def device_map(device: str) -> str | None:
-    """What transformers calls ``--device``: None leaves a checkpoint on the CPU, without a hook for every module."""
+    """The ``device_map`` of transformers for ``--device``. None leaves a checkpoint on the CPU, without a hook for every
+    module."""
     return None if device == "cpu" else device
 
 
 def quiet(model: str) -> None:
-    """Keep transformers from writing between a command's lines, and give the demo model the one thread it is best with."""
+    """Keep transformers from writing between a command's lines, and give the demo model one thread."""
     from keepsight.inference.loading import DEMO, quiet_transformers, use_one_thread
 
     quiet_transformers(bars=model != DEMO)
     if model == DEMO:
+        # The demo model's tensors are so small that a second thread makes it slower.
         use_one_thread()
 
 
@@ -36,6 +38,10 @@ def open_model(model: str, device: str, dtype: str) -> tuple[Any, Any]:
 
 def check_model_first(model: str, command: str) -> None:
     """Refuse a picture that stands where the model belongs.
+
+    Args:
+        model: the value of MODEL.
+        command: the command's name, for the message.
 
     Raises:
         InputError: MODEL is a file.

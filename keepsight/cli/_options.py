@@ -1,6 +1,6 @@
-"""Options that several commands share. Each is defined once, so that it reads and works alike everywhere.
+"""The options that several commands share. Each is defined once, so that it reads and works alike everywhere.
 
-A default is not part of an option here: a command gives it in its own signature.
+An option here has no default: a command gives it in its own signature.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 DECODING, OWN = "Decoding", "Your own pictures"
-"""Headings under which ``--help`` of the longer commands groups options."""
+"""The headings under which ``--help`` of the longer commands groups options."""
 
 # What is loaded
 
@@ -60,7 +60,9 @@ def method_option(default: str) -> Any:
 
 
 def one_method_option(default: str) -> Any:
-    """``--method`` of the commands that take it once. The list lets them refuse a second one by name.
+    """``--method`` of the commands that take it once.
+
+    The option is a list all the same, so that a command can refuse a second one by name, see ``only_one``.
 
     Args:
         default: what happens without the option, in words.

@@ -1,4 +1,4 @@
-"""Pictures as they are named on the command line: files, folders, and drawn scenes of the demo world."""
+"""Reads pictures as the command line names them: files, folders, and drawn scenes of the demo world."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 
 def read_picture(name: str) -> tuple[Image, frozenset[str] | None]:
-    """The picture of that name, and what is in it where that is known: in a drawn scene, named ``SPLIT:INDEX``.
+    """The picture of a name, and the objects in it; None where these are not known.
+
+    They are known in a drawn scene, which is named ``SPLIT:INDEX``.
 
     Raises:
-        BadImage: no such picture.
-        WorldError: no such split or scene.
+        BadImage: there is no such picture, or it cannot be read.
+        WorldError: there is no such split or scene.
     """
     from keepsight.source.images import open_picture
 
@@ -31,19 +33,21 @@ def read_picture(name: str) -> tuple[Image, frozenset[str] | None]:
 
 
 def picture_id(name: str) -> int | str:
-    """The image id that scorers know: the number in a COCO file name, else the file's name; a drawn scene's own name."""
+    """The image id that scorers know: the number in a COCO file name, else the file's name without its ending, or a
+    scene's name."""
     from keepsight.eval.image_ids import image_id
 
     return image_id(Path(name).stem) if _drawn(name) is None else name
 
 
 def _drawn(name: str) -> re.Match[str] | None:
-    # A file wins over a scene of the same name, since a user can see the one and may not know of the other
+    """The split and the index of a drawn scene; None if the name is not that of one."""
+    # A file wins over a scene of the same name, since users see their files and may not know of scenes.
     return None if Path(name).exists() else re.fullmatch(r"([a-z-]+):(\d+)", name)
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The pictures that lie in a folder itself, sorted by name.
+    """The pictures that lie in a folder itself and not in folders below it, sorted by name.
 
     Raises:
         InputError: there is no such folder, or no picture in it.

@@ -1,4 +1,4 @@
-"""What ``keepsight run`` says: how far it is while it runs, and what came of it."""
+"""Prints what ``keepsight run`` says: its progress, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from keepsight.experiments.store import Run
 
 EVERY = 30.0
-"""Seconds between two lines on progress where stderr is no terminal."""
+"""The seconds between two lines on progress where stderr is no terminal."""
 
 
 @contextmanager
 def shown(processes: int, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Progress on stderr: a bar with the time left in a terminal, else a line now and then; yields what to call.
+    """Show progress on stderr: in a terminal as a bar with the time left, elsewhere as a line now and then.
 
-    Of several processes the first shows its own share.
+    Yields the function that is called with the progress.
+
+    Args:
+        processes: how many processes share the run. The first of them shows its own share.
+        quiet: whether nothing is shown.
     """
     if quiet:
         yield lambda progress: None
@@ -35,6 +39,7 @@ def shown(processes: int, *, quiet: bool) -> Iterator[Callable[[Progress], None]
 
 @contextmanager
 def _bar(processes: int) -> Iterator[Callable[[Progress], None]]:
+    """The bar; yields the function that moves it on."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -68,17 +73,20 @@ def _bar(processes: int) -> Iterator[Callable[[Progress], None]]:
 
 
 def describe(progress: Progress, processes: int) -> str:
-    """What stands before the bar."""
+    """The text before the bar."""
     share = f", the first of {processes} processes" if processes > 1 else ""
     return "answering" + share + (f", {progress.failed} failed" if progress.failed else "")
 
 
 def _lines(processes: int) -> Callable[[Progress], None]:
+    """A function that prints a line on progress now and then."""
     begun = last = time.monotonic()
 
     def tell(progress: Progress) -> None:
+        """Print a line, if the last one is long enough ago and answers are left."""
         nonlocal begun, last
         now = time.monotonic()
+        # The first call comes after the warm-up, which therefore does not count for the time that is left.
         if not progress.done:
             begun = now
         if progress.done and progress.done < progress.total and now - last >= EVERY:
@@ -96,6 +104,7 @@ def _lines(processes: int) -> Callable[[Progress], None]:
 
 
 def _span(seconds: float) -> str:
+    """A time span in seconds, minutes or hours, whichever reads best."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -143,6 +152,6 @@ def summarise(console: Console, finished: Run) -> None:
 
 
 def _seconds(finished: Run, method: str) -> float:
-    """Of an answer on average."""
+    """The mean seconds of an answer of ``method``."""
     taken = [answer.seconds for answer in finished.answers(method) if answer.seconds is not None]
     return sum(taken) / len(taken)

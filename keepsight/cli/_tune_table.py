@@ -1,4 +1,4 @@
-"""A tuning in the terminal: the whole curve, what the floors refused, and the choice."""
+"""Prints a tuning: the whole curve, what the floors refused, and the choice."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def show(console: Console, tuning: Tuning) -> None:
     from rich.text import Text
 
     base = tuning.comparison.rows[0]
+    # Recall stands beside the goal in any case, because a setting can win by saying less.
     figures = list(dict.fromkeys([tuning.goal, "recall"]))
     console.print(Text(title(tuning.comparison), style="bold"))
     console.print(Text(facts(tuning.comparison), style="dim"))
@@ -54,17 +55,19 @@ def show(console: Console, tuning: Tuning) -> None:
     console.print(
         Text(_doubt(tuning), style="yellow") if _doubt(tuning) else "", end="\n" if _doubt(tuning) else ""
     )
+    # The first remarks, one for each leak, say that settings were chosen on these questions, which is what this command is
+    # for.
     for remark in remarks(tuning.comparison)[len(tuning.comparison.leaks) :]:
         console.print(Text.assemble(("! ", "bold red"), remark))
 
 
 def broken(tuning: Tuning) -> str:
-    """Why nothing passed, in words."""
+    """The reason why no setting was chosen, in words."""
     return f"every setting breaks a floor ({', '.join(map(_spoken, tuning.floors))})"
 
 
 def _fate(tuning: Tuning, point: Point | None) -> Text:
-    """What stands under a setting's name: that it was chosen, or why it was refused."""
+    """The text under a setting's name: that it was chosen, or why it was refused; empty for neither."""
     from rich.text import Text
 
     if point is None:
@@ -77,6 +80,7 @@ def _fate(tuning: Tuning, point: Point | None) -> Text:
 
 
 def _why(floor: Floor, change: Difference) -> str:
+    """The change of the figure whose floor a setting broke."""
     if change.value is None:
         return f"no {floor.figure}"
     value = f"{change.value:+.1f}" if floor.figure in COUNTED else points(change.value)
@@ -84,6 +88,7 @@ def _why(floor: Floor, change: Difference) -> str:
 
 
 def _spoken(floor: Floor) -> str:
+    """A floor in words."""
     name = LABELS.get(floor.figure, floor.figure)
     many = abs(floor.change) * (1 if floor.figure in COUNTED else 100)
     unit = "" if floor.figure in COUNTED else (" point" if many == 1 else " points")
@@ -93,7 +98,7 @@ def _spoken(floor: Floor) -> str:
 
 
 def _doubt(tuning: Tuning) -> str:
-    """What keeps the choice from being a success, if anything does."""
+    """What keeps the choice from being a success, in a sentence; empty if nothing does."""
     if tuning.chosen is None or tuning.chosen.row.differences is None:
         return ""
     change = tuning.chosen.row.differences[tuning.goal]
@@ -106,16 +111,20 @@ def _doubt(tuning: Tuning) -> str:
 
 
 def _pair(row: Row, name: str) -> tuple[str, str]:
+    """The cells of a figure and of its difference to the baseline."""
     change = None if row.differences is None else row.differences[name]
     return _value(row, name), "" if change is None else _change(change)
 
 
 def _change(change: Difference) -> str:
+    """A difference with its interval, escaped for rich."""
     bounds = "" if change.low is None else f" [{points(change.low)}, {points(change.high)}]"
+    # rich would read the bracket of an interval as the start of a style.
     return (points(change.value) + bounds).replace("[", "\\[")
 
 
 def _value(row: Row, name: str) -> str:
+    """A figure as text."""
     value = row.figures[name].value
     if name in COUNTED:
         return "–" if value is None else f"{value:.1f}"

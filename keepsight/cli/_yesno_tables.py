@@ -1,4 +1,4 @@
-"""Tables of yes-or-no scores in the terminal."""
+"""Prints tables of yes-or-no scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNREAD_SHOWN = 3
 def show_score(
     console: Console, reports: Mapping[str, YesNoReport], over_splits: MeanReport, joined: Joined
 ) -> None:
-    """A line of figures and a line of intervals for each split, their mean, and what could not be scored."""
+    """Print figures and intervals for each split, their mean, and what could not be scored."""
     some = next(iter(reports.values()))
     table = plain_table("", *_HEADINGS, "n", "unparsed")
     lines: list[tuple[str, YesNoReport | MeanReport, int]] = [
@@ -49,6 +49,7 @@ def show_score(
 
 
 def _show_unread(console: Console, reports: Mapping[str, YesNoReport]) -> None:
+    """Print the first answers that could not be read as yes or no."""
     from rich.text import Text
 
     unread = [
@@ -62,13 +63,13 @@ def _show_unread(console: Console, reports: Mapping[str, YesNoReport]) -> None:
     cut = f", the first {UNREAD_SHOWN}" if len(unread) > UNREAD_SHOWN else ""
     console.print(f"{_many(len(unread), 'answer')} could not be read{cut}:", style="yellow")
     for split, reply in unread[:UNREAD_SHOWN]:
-        # Control characters in an answer must not reach the terminal
+        # Control characters in an answer must not reach the terminal, so it is printed as Python writes it.
         shown = repr(reply.answer if len(reply.answer) <= 80 else reply.answer[:79] + "…")
         console.print(Text(f"  {_printable(f'{split} {reply.question_id}')}: {shown}"), soft_wrap=True)
 
 
 def show_parsers(console: Console, rows: Sequence[ParserRow], splits: int) -> None:
-    """Every rule's figures for the same answers."""
+    """Print the figures that every parser gives for the same answers."""
     table = plain_table("parser", "accuracy", "F1", "says yes", "unparsed", "≠ strict")
     for row in rows:
         table.add_row(
@@ -85,7 +86,7 @@ def show_parsers(console: Console, rows: Sequence[ParserRow], splits: int) -> No
 
 
 def show_differences(console: Console, changes: Sequence[Mapping[str, Any]]) -> None:
-    """Each figure's paired difference to the baseline."""
+    """Print each figure's paired difference to the baseline."""
     table = plain_table("", "change", "95 %")
     for heading, change in zip(_HEADINGS, changes, strict=True):
         bounds = change["ci"]
@@ -97,7 +98,7 @@ def show_differences(console: Console, changes: Sequence[Mapping[str, Any]]) -> 
 
 
 def plain_table(*headings: str) -> Table:
-    """A table without lines, numbers to the right."""
+    """A table without lines, with figures to the right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -107,21 +108,23 @@ def plain_table(*headings: str) -> Table:
 
 
 def with_interval(value: float | None, bounds: Interval | None, scale: float = 100) -> str:
-    """A figure, and under it its interval."""
+    """A figure times ``scale``, and its interval below it."""
     text = "–" if value is None else f"{scale * value:.1f}"
     return text if bounds is None else f"{text}\n[dim]{scale * bounds[0]:.1f}–{scale * bounds[1]:.1f}[/dim]"
 
 
 def _many(number: int, what: str) -> str:
+    """A number with its noun."""
     return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def safe(name: str) -> str:
-    """A name from a file without what a terminal or rich would obey."""
+    """A name from a file, without what a terminal or rich would take for a command."""
     from rich.markup import escape
 
     return escape(_printable(name))
 
 
 def _printable(name: str) -> str:
+    """A name in which characters that cannot be printed are replaced."""
     return "".join(char if char.isprintable() else "�" for char in name)

@@ -94,6 +94,7 @@ def score(
     from keepsight.eval.amber.similarity import similarity as named
     from keepsight.files import as_json
 
+    # Whatever can be refused by name is checked before files are read and a language model is loaded.
     check_convention(convention)
     rule(parser, convention)
     alike = named(similarity)
@@ -115,7 +116,7 @@ def score(
         _show(Console(highlight=False), report)
 
 
-# Name in the report, name in print, meaning
+# Each figure's name in the report, its name in print, and its meaning.
 _DESCRIBED = (
     ("chair", "CHAIR", "object nouns that are not in the picture"),
     ("cover", "Cover", "annotated objects that are named; better high"),
@@ -125,6 +126,7 @@ _DESCRIBED = (
 
 
 def _show(console: Console, report: AmberReport) -> None:
+    """Print the report."""
     console.print(f"[bold]AMBER[/bold], convention {report.convention}, similarity {report.similarity}")
     if report.generative is not None:
         _show_descriptions(console, report.generative, report.total[0])
@@ -152,6 +154,7 @@ def _show(console: Console, report: AmberReport) -> None:
 
 
 def _show_descriptions(console: Console, figures: Part, total: int) -> None:
+    """Print the figures of descriptions; ``total`` is how many descriptions AMBER asks for."""
     from rich.table import Table
 
     console.print(f"\nDescriptions, {figures.n} of {total}")
@@ -170,6 +173,7 @@ def _show_descriptions(console: Console, figures: Part, total: int) -> None:
 
 
 def _show_answers(console: Console, report: AmberReport) -> None:
+    """Print the figures of answers, and the first answers that could not be read."""
     from rich.text import Text
 
     from keepsight.cli._yesno_tables import plain_table, with_interval
@@ -191,9 +195,10 @@ def _show_answers(console: Console, report: AmberReport) -> None:
             style="yellow",
         )
     for one in unread[:SHOWN]:
-        # repr: control characters in an answer must not reach the terminal
+        # Control characters in an answer must not reach the terminal, so it is printed as Python writes it.
         console.print(Text(f"  {one.id}: {one.answer[:80]!r}"), soft_wrap=True)
 
 
 def _between(bounds: Interval | None) -> str:
+    """An interval in per cent with a space before it; empty for none."""
     return "" if bounds is None else f" [dim]{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}[/dim]"

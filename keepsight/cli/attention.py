@@ -1,4 +1,4 @@
-"""``keepsight attention``: one picture in, a figure of where the model looks for every object word out."""
+"""``keepsight attention``: draws where the model looks for every object word that it says about a picture."""
 
 from __future__ import annotations
 
@@ -101,6 +101,7 @@ def attention(
     alternatives = read_alternatives(method, plain_first=True)
     known = None if calibration is None else Calibration.load(calibration)
     every = [recipe for recipes in alternatives for recipe in recipes]
+    # The calibration may be given for the rings alone, so it is no error if no method reads it.
     if calibration is not None and any(map(reads_calibration, every)):
         alternatives = with_calibration(alternatives, calibration)
         every = [recipe for recipes in alternatives for recipe in recipes]
@@ -112,12 +113,13 @@ def attention(
         present = read_objects(objects)
     if out.suffix.lower() != ".png":
         raise InputError(f"the figure is a PNG: name {out.with_suffix('.png')} instead of {out}")
+    # All that can be refused is refused before the model is loaded, which may take minutes.
     check_outputs([out, json_file], [Path(image)])
 
     loaded, processor = open_model(model, device, dtype)
     box = seen_box(processor.image_processor, *picture.size)
     inputs = prepare(processor, [picture], prompt, raw=raw_prompt).to(loaded.device, dtype=loaded.dtype)
-    # One rule for all rows, so that rings can be compared: that of the first method that knows sinks
+    # One rule finds the sinks of all rows, so that their rings can be compared: that of the first method that knows sinks.
     rule = sink_rule(Target(loaded, inputs), every, known)
     maps = [
         look(loaded, processor, inputs, *recipes, layers=chosen, generation=generation, sinks=rule)
@@ -153,10 +155,10 @@ def attention(
 
 
 def read_layers(text: str | None) -> tuple[int, ...] | None:
-    """``2/3`` as numbers.
+    """Layers such as ``2/3`` as numbers in ascending order, each once; None for None.
 
     Raises:
-        InvalidParameter: it is something else.
+        InvalidParameter: the text is written otherwise.
     """
     if text is None:
         return None
@@ -169,10 +171,10 @@ def read_layers(text: str | None) -> tuple[int, ...] | None:
 
 
 def read_objects(text: str) -> frozenset[str]:
-    """``dog, sofa`` as the names that CHAIR gives these objects.
+    """Objects such as ``dog, sofa`` by the names that CHAIR gives them.
 
     Raises:
-        UnknownObject: a word names none.
+        UnknownObject: a word names no object of COCO.
     """
     from keepsight.eval.chair.vocabulary import COCO
 
@@ -180,6 +182,7 @@ def read_objects(text: str) -> frozenset[str]:
 
 
 def _object(word: str, vocabulary: Vocabulary) -> str:
+    """The name that CHAIR gives an object. Raises ``UnknownObject``."""
     from keepsight.eval.errors import UnknownObject
 
     found = vocabulary.words.get(word.lower())
@@ -189,14 +192,19 @@ def _object(word: str, vocabulary: Vocabulary) -> str:
 
 
 def named_layers(chosen: Sequence[int] | None, count: int) -> str:
-    """``all 6 layers``, ``layer 2``, ``layers 2, 3``."""
+    """The layers in words, such as ``all 6 layers``, ``layer 2`` or ``layers 2, 3``; ``count`` is how many there are."""
     if chosen is None or len(chosen) == count:
         return f"all {count} layers"
     return f"layer{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"
 
 
 def remarks(box: tuple[float, float, float, float], width: int, height: int) -> list[str]:
-    """What the figure says where the model did not see exactly the picture."""
+    """What the figure says if the model did not see exactly the picture.
+
+    Args:
+        box: left, top, right and bottom of what it saw, in pixels of the picture.
+        width, height: those of the picture.
+    """
     if box == (0, 0, width, height):
         return []
     across, down = round(box[2] - box[0]), round(box[3] - box[1])
@@ -206,9 +214,15 @@ def remarks(box: tuple[float, float, float, float], width: int, height: int) -> 
 
 
 def save_png(figure: Image, path: Path) -> None:
-    """Write ``figure`` so that whoever opens ``path`` sees the old file or the whole new one."""
+    """Write a figure so that whoever opens ``path`` sees the old file or the whole new one.
+
+    Raises:
+        CannotWrite: the file cannot be written.
+    """
     from keepsight.files import CannotWrite
 
+    # Replacing a file in one step needs both on one disk, so the new one is made beside the old. The process id keeps two
+    # commands apart.
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         figure.save(part, format="PNG", optimize=True)
@@ -220,12 +234,13 @@ def save_png(figure: Image, path: Path) -> None:
 
 
 def as_numbers(one: AttentionMap, present: frozenset[str] | None) -> dict[str, Any]:
-    """One map as plain data."""
+    """One map as the dictionary that JSON output holds."""
     from keepsight.cli._dominance import figures_json
     from keepsight.eval.modality_dominance.score import PARTS, by_layer
     from keepsight.eval.modality_dominance.summary import summary
 
     assert one.masses is not None
+    # The masses are sums over the generated tokens of each head, so this is the mean over heads and tokens.
     attention = one.masses.attention.mean(1) / one.masses.rows
     return {
         "method": one.method,
@@ -258,6 +273,7 @@ def as_numbers(one: AttentionMap, present: frozenset[str] | None) -> dict[str, A
 
 
 def _print(maps: Sequence[AttentionMap], present: frozenset[str] | None, out: Path) -> None:
+    """Print captions, shares and text dominance."""
     import sys
 
     from rich.console import Console

@@ -99,7 +99,7 @@ def score(
         _show(Console(highlight=False), report)
 
 
-# Name in the report, name in print, meaning
+# Each figure's name in the report, its name in print, and its meaning.
 _FIGURES = (
     ("tu", "TU", "removed pairs: yes, then no; seen"),
     ("ig", "IG", "removed pairs: no, then yes"),
@@ -116,6 +116,7 @@ _FIGURES = (
 
 
 def _show(console: Console, report: BeafReport) -> None:
+    """Print the report."""
     from rich.table import Table
 
     console.print(
@@ -156,14 +157,17 @@ def _show(console: Console, report: BeafReport) -> None:
 
 
 def _many(number: int, what: str) -> str:
+    """A number with its noun."""
     return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _name(parser: str) -> str:
+    """The parser as the command's help calls it."""
     return "official (that of BEAF's script)" if parser == "beaf" else parser
 
 
 def _show_unread(console: Console, report: BeafReport) -> None:
+    """Print the first answers that could not be read as yes or no."""
     from rich.text import Text
 
     unread = [reply for reply in report.replies if reply.decision is None]
@@ -174,6 +178,6 @@ def _show_unread(console: Console, report: BeafReport) -> None:
         style="yellow",
     )
     for reply in unread[:SHOWN]:
-        # repr: control characters in an answer must not reach the terminal
+        # Control characters in an answer must not reach the terminal, so it is printed as Python writes it.
         shown = repr(reply.answer if len(reply.answer) <= 80 else reply.answer[:79] + "…")
         console.print(Text(f"  {reply.question_id}: {shown}"), soft_wrap=True)

@@ -142,12 +142,14 @@ def bench(
     counts = {
         "new_tokens": whole("--new-tokens", new_tokens),
         "batch": whole("--batch", batch),
+        # The option has no default of its own, so that giving it together with a checkpoint can be refused above.
         "image_tokens": whole("--image-tokens", image_tokens or "576"),
     }
     check_outputs([json_file, markdown_file, plot])
     if plot is not None:
         check_plots()
 
+    # These modules import torch, which takes seconds: all that needs no torch has been checked by now.
     from keepsight.experiments.latency.run import Settings, check, run
     from keepsight.experiments.latency.variants import METHODS
 
@@ -178,7 +180,11 @@ def bench(
 
 
 def whole(option: str, text: str) -> tuple[int, ...]:
-    """The numbers of ``1,8``.
+    """The numbers of a list such as ``1,8``.
+
+    Args:
+        option: the option's name, for the message.
+        text: the list.
 
     Raises:
         InputError: the text is written otherwise.
@@ -208,6 +214,7 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_column(heading, justify="left" if at < 2 else "right")
     for row in result["rows"]:
         table.add_row(*(escape(cell) for cell in cells(row, "{}")))
+    # A file or a pipe has no width, and rich assumes 80 columns, which would break every row of this table.
     console = Console(highlight=False, width=None if Console().is_terminal else 160)
     console.print(table)
     console.print(escape(facts(result)), style="dim")
@@ -221,7 +228,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def save(picture: bytes, path: Path) -> None:
-    """Write the plot so that whoever opens ``path`` sees the old file or the whole new one."""
+    """Write the plot so that whoever opens ``path`` sees the old file or the whole new one. Raises ``CannotWrite``."""
     import io
 
     from PIL import Image

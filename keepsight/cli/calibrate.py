@@ -1,4 +1,4 @@
-"""``keepsight calibrate``: find a checkpoint's own constants, and write them down."""
+"""``keepsight calibrate``: finds a checkpoint's own constants, and writes them to a file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from keepsight.calibration.file import Calibration
 
 FEW = 16
+"""Figures from fewer pictures than this are called rough."""
 HEADS_SHOWN = 8
+"""How many heads are printed."""
 BAR = 30
+"""The width of a full bar in characters."""
 
 
 def calibrate(
@@ -52,6 +55,8 @@ def calibrate(
 
     if images is not None:
         paths = find_pictures(images)[:limit]
+        # Every picture is opened once before the model is loaded, so that a broken file costs no time. They are not kept,
+        # since many large pictures would fill the memory.
         for path in paths:
             open_picture(path)
         shown = (open_picture(path) for path in paths)
@@ -80,7 +85,7 @@ def calibrate(
 
 
 def show(found: Calibration, out: Path) -> None:
-    """Print a calibration for a reader who has not seen one."""
+    """Print a calibration for a reader who has not seen one before."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -99,6 +104,7 @@ def show(found: Calibration, out: Path) -> None:
 
 
 def _show_sinks(console: Console, found: Calibration) -> None:
+    """Print whether the model has attention sinks, and where."""
     console.print(
         "\n[bold]Attention sinks[/bold]: tokens that draw attention whatever is asked; VAR needs them"
     )
@@ -130,6 +136,7 @@ def _show_sinks(console: Console, found: Calibration) -> None:
 
 
 def _show_heads(console: Console, found: Calibration) -> None:
+    """Print the heads whose output moves most when the picture is taken away."""
     from rich.padding import Padding
     from rich.table import Table
 
@@ -158,6 +165,7 @@ def _show_heads(console: Console, found: Calibration) -> None:
 
 
 def _show_layers(console: Console, found: Calibration) -> None:
+    """Print how much of the question's attention goes to the picture, layer by layer."""
     first, last = found.window
     console.print("\n[bold]Attention of the question to the picture[/bold], by layer")
     for layer, mass in enumerate(found.visual_mass):

@@ -1,4 +1,4 @@
-"""``keepsight caption``: pictures in, mitigated captions out, one model for all of them."""
+"""``keepsight caption``: describes pictures with and without methods, with one model for all of them."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def caption(
     )
     check_model_first(model, "caption")
     check_outputs([json_file], [Path(name) for name in images])
+    # The pictures are read here to refuse a wrong path before the model is loaded. They are not kept, since many large
+    # pictures would fill the memory.
     for name in images:
         read_picture(name)
 

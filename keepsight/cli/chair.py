@@ -1,4 +1,4 @@
-"""``keepsight chair``: a file of captions and what is in the pictures in, figures with intervals out."""
+"""``keepsight chair``: scores a file of captions against what is in the pictures, with intervals."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from keepsight.eval.chair.report import PerCaption, Report
 
 WORST = 3
+"""How many captions with hallucinations are printed by default."""
 LETTERS = 4000
-"""Of a caption that are printed."""
+"""How many letters of a caption are printed."""
 
 
 def chair(
@@ -83,6 +84,7 @@ def chair(
     truth = load_truth(sources, [caption.image_id for caption in said], family, vocabulary=vocabulary)
     report = score(said, truth, family=family, vocabulary=vocabulary, resamples=resamples, seed=seed)
     alone = bool(annotations) and not references and not ground_truth
+    # The page is made before the first file is written, so that a fault in it leaves no half of the results.
     html = None if html_file is None else page(report, source=captions.name)
     if json_file is not None:
         write(json_file, as_json(report.to_json()))
@@ -102,6 +104,7 @@ def chair(
 
 
 def _print_figures(console: Console, report: Report) -> None:
+    """Print the table of figures."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -131,7 +134,7 @@ def _print_figures(console: Console, report: Report) -> None:
 
 
 def _print_captions(console: Console, report: Report, most: int | None) -> None:
-    """The captions with hallucinations: all in the file's order, or those with the most of them."""
+    """Print captions with hallucinations: the ``most`` with the most of them, or for None all in the file's order."""
     from rich.markup import escape
     from rich.text import Text
 
@@ -149,6 +152,7 @@ def _print_captions(console: Console, report: Report, most: int | None) -> None:
         named = ", ".join(dict.fromkeys(mention.object for mention in row.hallucinated))
         console.print(f"\n[bold]{escape(str(row.image_id))}[/bold]  {named}")
         shown_part = row.caption[:LETTERS]
+        # A word that the cut goes through is not marked.
         marked = [mention for mention in row.hallucinated if mention.span[1] <= LETTERS]
         console.print(Text.from_ansi(mark(shown_part, marked, colour=colour)))
         if more := len(row.caption) - len(shown_part):

@@ -88,7 +88,9 @@ def chat(
         max_new_tokens=max_new_tokens, sample=sample, temperature=temperature, top_p=top_p, seed=seed
     )
     if image is not None:
+        # The first picture is read here to refuse a wrong path before the model is loaded.
         read_picture(image)
+    # The screen is opened before the model is loaded, since it refuses a closed input or output.
     screen = Screen()
     loaded, processor = open_model(model, device, dtype)
     talk = Chat(

@@ -91,6 +91,7 @@ def compare(
     if sources := [*(annotations or ()), *(references or ()), *(ground_truth or ())]:
         from keepsight.eval.annotations import load_truth
 
+        # COCO's files know tens of thousands of pictures, of which only those of the runs are needed.
         asked = dict.fromkeys(item.image_id for run in runs for item in run.items)
         scorer = Scorer(family=family, parser=parser, truth=load_truth(sources, asked, family or "pattern"))
     found = measure(
@@ -104,7 +105,7 @@ def compare(
     )
     if not silent(*outputs):
         show(Console(highlight=False), found)
-    # Each text is made before the first is written, so that a fault in one leaves no half of the results
+    # Each text is made before the first is written, so that a fault in one leaves no half of the results.
     texts = [
         (json_file, as_json(found.to_json()) if json_file is not None else ""),
         (markdown_file, markdown(found) if markdown_file is not None else ""),

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from keepsight.experiments.compare import Comparison
 
 LONGEST = 64
-"""Longest caption in tokens. The demo model's captions are shorter; it was trained to end them."""
+"""The longest caption in tokens. The demo model was trained to end its captions, which are shorter."""
 EXAMPLES = 3
-"""Pictures whose captions are printed."""
+"""How many pictures have their captions printed."""
 
 
 def demo(
@@ -100,7 +100,7 @@ def demo(
             run = execute(plan, model, processor, folder, weights=digest, on_progress=tell)
         comparison = compare([run])
     drawn = scenes(split, limit, seed)
-    # The path of a folder that is gone would only mislead
+    # A temporary folder is gone by now, and its path would only mislead.
     kept = out is not None
     if json_file is not None:
         write(json_file, as_json(comparison.to_json(folders=kept)))
@@ -112,7 +112,7 @@ def demo(
         return
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        # A file or a pipe has no width, and rich assumes one that is too narrow for the tables
+        # A file or a pipe has no width, and rich assumes one that is too narrow for the tables.
         console.width = 110
     show_examples(console, comparison, drawn, EXAMPLES)
     show(console, comparison)
@@ -124,10 +124,13 @@ def demo(
 
 
 def show_examples(console: Console, comparison: Comparison, drawn: Sequence[Scene], most: int) -> None:
-    """Print the captions of the first ``most`` pictures on which the methods differ, unsupported words marked.
+    """Print the captions of the first ``most`` pictures on which the methods differ, with unsupported words marked.
 
     Args:
+        console: where to print.
+        comparison: the comparison of the run.
         drawn: the scenes in the order of the run's questions.
+        most: how many pictures are shown.
     """
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,5 @@
-"""``keepsight dominance``: does a model attend to the text more than to the picture, and what do methods change?"""
+"""``keepsight dominance``: measures whether a model attends to the text more than to the picture, and what methods
+change."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from keepsight.eval.modality_dominance.score import Masses, Reading
 
 RESAMPLES = 1000
+"""Bootstrap resamples of the pictures for the intervals."""
 SPLIT = "test"
+"""The split of the demo world that is taken by default."""
 
 
 def dominance(
@@ -109,6 +112,7 @@ def dominance(
 
     loaded, processor = open_model(model, device, dtype)
     answers: list[list[Masses]] = [[] for _ in alternatives]
+    # Each picture is shown under all alternatives before the next one is opened, so that one is in memory at a time.
     with progress(count * len(alternatives), "answering") as advance:
         for picture in shown:
             for recipes, found in zip(alternatives, answers, strict=True):
@@ -135,11 +139,14 @@ def dominance(
 def find_shown(
     model: str, images: Path | None, split: str | None, limit: int
 ) -> tuple[int, Iterator[Image], dict[str, Any]]:
-    """How many pictures, the pictures, and where they are from. All files are read once before a model is loaded.
+    """How many pictures are shown to the model, the pictures, and where they are from, as entries of the JSON output.
+
+    Files are all read once before a model is loaded, and again one by one when they are shown.
 
     Raises:
-        InputError: no folder for a model that has no pictures of its own, or a split of a folder.
-        UnknownSplit, BadImage.
+        InputError: a model other than the demo has no folder of pictures, or a split is named beside a folder.
+        UnknownSplit: there is no such split.
+        BadImage: a picture cannot be read.
     """
     from keepsight.cli._pictures import find_pictures
     from keepsight.inference.loading import DEMO
@@ -165,8 +172,9 @@ def as_numbers(names: Sequence[str], answers: Sequence[Sequence[Masses]], readin
     """Everything measured as plain data: under ``reading`` by group with intervals and by layer, under others by group.
 
     Args:
-        names: the specs of the alternatives, the plain model's empty and first.
-        answers: those of each alternative, to the same pictures.
+        names: the specs of the alternatives; that of the plain model is empty and comes first.
+        answers: for each alternative what was measured on its answers, to the same pictures.
+        reading: what counts as text, and how figures are averaged.
     """
     from keepsight.cli._dominance import figures_json
     from keepsight.eval.modality_dominance.score import groups
@@ -214,6 +222,7 @@ def as_numbers(names: Sequence[str], answers: Sequence[Sequence[Masses]], readin
 def _draw(
     path: Path, names: Sequence[str], answers: Sequence[Sequence[Masses]], *, model: str, prompt: str
 ) -> None:
+    """Draw the picture's share of attention token by token into a PNG."""
     from keepsight.cli.attention import save_png
     from keepsight.eval.modality_dominance.summary import share_curve
     from keepsight.reports.attention_figure import tint
@@ -222,6 +231,8 @@ def _draw(
     curves = []
     for at, (name, found) in enumerate(zip(names, answers, strict=True)):
         points = share_curve(found)
+        # Late tokens exist only in the longest answers. Where fewer than half of the answers are so long, the line is
+        # pale.
         most = sum(2 * point["n"] >= len(found) for point in points)
         shares = [float(point["image_share"]) for point in points]
         curves.append(Curve(name or "plain", tint(at), shares, solid=most))
@@ -233,6 +244,7 @@ def _draw(
 
 
 def _show(names: Sequence[str], answers: Sequence[Sequence[Masses]], reading: Reading, model: str) -> None:
+    """Print figures, changes, other readings, and the picture's share token by token."""
     from rich.console import Console
 
     from keepsight.cli import _dominance as terminal
@@ -250,6 +262,7 @@ def _show(names: Sequence[str], answers: Sequence[Sequence[Masses]], reading: Re
     console.print(f"{model}, {compared}, n = {n} pictures{intervals}.", style="dim", markup=False)
     console.print(terminal.tell_reading(reading, *answers), style="dim")
     console.print(terminal.LEGEND, style="dim")
+    # An answer without any token of a part has no figure for it, and is left out of its mean.
     lacking = {one.n for found in summaries for figures in found.values() for one in figures.values()} - {n}
     if lacking:
         console.print(

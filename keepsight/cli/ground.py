@@ -1,4 +1,4 @@
-"""``keepsight ground``: how much of each object word of a caption the model owes to the picture."""
+"""``keepsight ground``: measures how much of each object word of a caption the model owes to the picture."""
 
 from __future__ import annotations
 
@@ -109,6 +109,7 @@ def ground(
     check_choice("aggregate", aggregate, AGGREGATES)
     if threshold is not None and not math.isfinite(threshold):
         raise InvalidParameter(f"--threshold {threshold} must be a finite number")
+    # The default threshold was chosen for the default score, and means nothing for another.
     if threshold is None and (score, aggregate) == (SCORE, AGGREGATE):
         threshold = THRESHOLD
     if caption is not None and (len(images) > 1 or method):
@@ -121,6 +122,7 @@ def ground(
     generation = Generation(max_new_tokens=max_new_tokens)
     check_model_first(model, "ground")
     check_outputs([json_file], [Path(name) for name in images])
+    # The pictures are read here to refuse a wrong path before the model is loaded, and again one by one below.
     for name in images:
         read_picture(name)
 
@@ -129,7 +131,8 @@ def ground(
     for name in images:
         picture, present = read_picture(name)
         if nouns is not None:
-            present = None  # what is in a drawn scene is known by COCO's names
+            # What is in a drawn scene is known by COCO's names, with which the user's own nouns cannot be compared.
+            present = None
         for recipes in alternatives:
             found = look(loaded, processor, picture, prompt, recipes, caption, raw_prompt, generation)
             judged = found.words(nouns, score=score, aggregate=aggregate)
@@ -166,7 +169,17 @@ def look(
     raw: bool,
     generation: Any,
 ) -> Grounding:
-    """The grounding of a given caption, or of the one that the model writes under methods."""
+    """The grounding of a given caption, or of the one that the model writes under methods.
+
+    Args:
+        model, processor: the loaded model.
+        picture: the picture that the caption is about.
+        prompt: the question.
+        recipes: the methods that act together while the caption is written.
+        caption: the caption to judge; None lets the model write one.
+        raw: whether the prompt is used as it is, without the chat template.
+        generation: how the caption is searched for.
+    """
     from keepsight.grounding import ground as judge
     from keepsight.grounding import teacher_force
     from keepsight.grounding.scores import joined
@@ -176,13 +189,14 @@ def look(
     if caption is not None:
         return judge(model, processor, picture, prompt, caption, raw=raw)
     inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
+    # The very ids that the model wrote are judged: encoding the text again could split it into other tokens.
     [ids] = generate(model, inputs, recipes, generation=generation).tokens
     [[figures]] = teacher_force(model, inputs, [ids])
     return joined(processor.tokenizer, ids, figures)
 
 
 def read_nouns(text: str | None) -> Nouns | None:
-    """``dog, fire truck`` as nouns, or those of a file of that name, one on each line.
+    """The nouns of a list such as ``dog, fire truck``, or of a file of that name with one on each line; None for None.
 
     Raises:
         BadNoun: there is none, or one is not a word.
@@ -193,6 +207,7 @@ def read_nouns(text: str | None) -> Nouns | None:
     if text is None:
         return None
     path = Path(text)
+    # A list of nouns has commas, and a single noun is seldom the name of a file.
     if "," in text or not path.is_file():
         return Nouns.of(text.split(","))
     try:
@@ -208,7 +223,14 @@ def as_numbers(
     threshold: float | None,
     present: frozenset[str] | None,
 ) -> dict[str, Any]:
-    """Tokens and words as plain data, in nats; an infinite figure is null."""
+    """Tokens and words as plain data, in nats; an infinite figure is null.
+
+    Args:
+        found: the grounding of the caption's tokens.
+        judged: its object words.
+        threshold: words with less support are flagged; None flags none, and the JSON says null.
+        present: the objects known to be in the picture; None if it is not known.
+    """
     from keepsight.files import finite_or_none
 
     return {
@@ -257,6 +279,7 @@ def _print(
     threshold: float | None,
     present: frozenset[str] | None,
 ) -> None:
+    """Print the caption with its flagged words, and the table of its object words."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -309,11 +332,12 @@ def shade(console: Console, text: str, judged: Sequence[WordGrounding], threshol
 
 
 def nats(value: float, *, sign: bool = False) -> str:
-    """A figure with two decimals."""
+    """A figure in nats with two decimals and a typographic minus; a plus too if ``sign`` is set."""
     return f"{value:{'+' if sign else ''}.2f}".replace("-", MINUS)
 
 
 def _explain(score: str, threshold: float | None) -> None:
+    """Print what the columns mean, and by which threshold words were flagged."""
     from rich.console import Console
 
     from keepsight.grounding import THRESHOLD

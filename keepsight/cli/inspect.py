@@ -1,4 +1,4 @@
-"""``keepsight inspect``: what Keepsight sees in a model, and which methods run on it."""
+"""``keepsight inspect``: says what Keepsight sees in a model, and which methods run on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from keepsight.analysis.inspect import Inspection
 
 SIZES = ("336x336", "1024x768")
+"""The sizes of pictures whose tokens are counted by default."""
 LARGEST = 8192
+"""The longest side of a picture whose tokens are counted, in pixels."""
 
 
 def inspect(
@@ -65,10 +67,10 @@ def inspect(
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """Width and height of ``640x480``.
+    """The width and the height of a size such as ``640x480``.
 
     Raises:
-        InputError: it is written otherwise, or a side is not from 1 to 8192.
+        InputError: the text is written otherwise, or a side is not from 1 to 8192.
     """
     matched = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     sides = tuple(map(int, matched.groups())) if matched else (0, 0)
@@ -98,10 +100,12 @@ def show(model: str, found: Inspection) -> None:
 
 
 def _show_methods(console: Console, model: str, found: Inspection) -> None:
+    """Print which methods run, and why others do not."""
     from rich.markup import escape
     from rich.table import Table
 
     reasons = {trial.why_not for trial in found.trials}
+    # If no method runs, all for the same reason, it is said once instead of in every row.
     if len(reasons) == 1 and None not in reasons:
         console.print(f"[red]No method runs[/red]: {escape(str(*reasons))}")
         return
@@ -126,10 +130,14 @@ def _show_methods(console: Console, model: str, found: Inspection) -> None:
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:
+    """The facts about the model as names and texts."""
+
     def known(value: Any) -> str:
+        """A fact as text; a model whose decoder was not found has few facts."""
         return "unknown" if value is None else str(value)
 
     def tokens(named: tuple[tuple[int, str], ...]) -> str:
+        """Tokens as text, each with its id."""
         return ", ".join(f"{text} ({token})" for token, text in named)
 
     grouped = "" if found.heads == found.kv_heads else f", sharing {found.kv_heads} keys and values"

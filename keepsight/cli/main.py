@@ -43,7 +43,7 @@ EXIT_CODES = (
 
 
 class OneLineErrors(TyperGroup):
-    """A group whose errors are one line on stderr, usage errors included."""
+    """A group of commands whose errors are one line on stderr, usage errors included."""
 
     def main(
         self,
@@ -54,14 +54,18 @@ class OneLineErrors(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
+        """Run a command, and leave the process with its exit code."""
         try:
+            # In its standalone mode, Click prints errors in several lines and leaves the process by itself, so it is
+            # turned off.
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
         except KeepsightError as error:
             sys.exit(_refuse(str(error), REFUSED))
         except Exception as error:
-            # Newer Typers carry their own copy of Click, so the base of its usage errors has no fixed address
+            # Newer versions of Typer carry their own copy of Click, so the base class of usage errors has no fixed address.
+            # These errors are known by a method that only they have.
             if not hasattr(error, "format_message"):
                 raise
             context = getattr(error, "ctx", None)
@@ -69,10 +73,13 @@ class OneLineErrors(TyperGroup):
             sys.exit(_refuse(error.format_message().rstrip(".") + where, REFUSED))
         if code == INTERRUPTED:
             _refuse("interrupted", code)
+        # Outside its standalone mode, Click returns the exit code of a command that raised Exit, and else what the
+        # command returned.
         sys.exit(code if isinstance(code, int) else OK)
 
 
 def _refuse(message: str, code: int) -> int:
+    """Print a message in one line on stderr, and return the exit code."""
     print("error:", " ".join(message.split()), file=sys.stderr)
     return code
 
@@ -90,6 +97,7 @@ app = typer.Typer(
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and leave, if the option was given."""
     if wanted:
         print(f"keepsight {keepsight.__version__}")
         raise typer.Exit
@@ -121,7 +129,8 @@ PANELS: dict[str, dict[str, Any]] = {
 def help_text(docstring: str | None) -> str:
     """A command's docstring as ``--help`` shows it: prose in lines as wide as the terminal, then the examples.
 
-    Typer keeps the line breaks of all paragraphs but the first, and takes the indentation from the second.
+    Typer keeps the line breaks of all paragraphs but the first, and takes the indentation from the second. Prose is
+    therefore joined into one line for each paragraph, and the indented examples come last.
     """
     paragraphs = cleandoc(docstring or "").split("\n\n")
     examples = [text for text in paragraphs if text.startswith(" ")]
@@ -140,5 +149,5 @@ for panel, commands in PANELS.items():
 
 
 def run() -> None:
-    """The console script."""
+    """Run the command line; this is the entry point of the console script."""
     app()

@@ -1,4 +1,4 @@
-"""``keepsight methods``: what can be chosen, read from the classes themselves."""
+"""``keepsight methods``: lists the methods, as their own classes describe them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRAMMAR = (
     "A class of your own, a concrete subclass of keepsight.Method, is written as package.module:Class, for example"
     " [bold]mypackage.mymodule:MyMethod:alpha=1[/bold].",
 )
-"""How methods are written, under the list."""
+"""The paragraphs under the list, which say how methods are written."""
 
 
 def methods(
@@ -67,7 +67,7 @@ def describe(method: type[Method]) -> dict[str, Any]:
 
 
 def markdown(described: list[dict[str, Any]]) -> str:
-    """A table of the methods and one of each method's parameters."""
+    """A table of the methods as Markdown, and a table of each method's parameters."""
     lines = ["| Method | Paper | What it does | Cost |", "|---|---|---|---|"]
     for one in described:
         paper = f"[{one['paper']}](https://arxiv.org/abs/{one['paper']}), {one['year']}"
@@ -83,6 +83,7 @@ def markdown(described: list[dict[str, Any]]) -> str:
 
 
 def _print(described: list[dict[str, Any]]) -> None:
+    """Print the methods, and how they are written."""
     from rich.console import Console
     from rich.markup import escape
     from rich.padding import Padding
@@ -121,7 +122,8 @@ def _range(item: Field[Any]) -> str:
 
 
 def _written(value: Any) -> str:
+    """A default as a spec string has it."""
     if isinstance(value, tuple):
-        # As a spec string has it: + joins methods, / the numbers of a tuple
+        # In a spec string + joins methods, so the numbers of a tuple are joined with /.
         return "/".join(map(str, value)) or "empty"
     return "none" if value is None else str(value)

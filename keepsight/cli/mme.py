@@ -1,4 +1,4 @@
-"""``keepsight mme``: MME's score for tasks with two questions for each picture."""
+"""``keepsight mme``: scores MME's tasks with two questions for each picture."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ def build(
     from keepsight.eval.pope.object_lists import read_pictures
     from keepsight.files import CannotWrite, check_writable, write_whole
 
+    # A name with a folder in it would write the files elsewhere than in --out.
     if not name or Path(name).name != name:
         raise CannotWrite(
             f"--name {name!r} cannot begin a file's name: leave out folders, they belong to --out"
@@ -194,6 +195,7 @@ def score(
 
 
 def _reports(joined: Joined, parser: str, resamples: int, seed: int) -> dict[str, YesNoReport]:
+    """The score of each split."""
     from keepsight.eval.pope.score import score as judge
 
     return {
@@ -203,10 +205,17 @@ def _reports(joined: Joined, parser: str, resamples: int, seed: int) -> dict[str
 
 
 def _changes(before: Joined, after: Joined, parser: str, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Paired differences of every figure's mean over splits, on the questions that both answered."""
+    """Paired differences of every figure's mean over splits, on the questions that both answered.
+
+    Args:
+        before, after: the answers of the baseline, and those compared with it.
+        parser: the rule that reads yes or no.
+        resamples, seed: those of the bootstrap.
+    """
     from keepsight.eval.pope.pairing import shared_questions
     from keepsight.eval.pope.score import METRICS, paired
 
+    # The scores need no intervals of their own here, since the pairs are resampled below.
     first, second = (_reports(side, parser, 0, seed) for side in shared_questions(before, after))
     n = sum(report.n for report in first.values())
     found = [paired(first, second, metric, resamples=resamples, seed=seed) for metric in METRICS]
@@ -222,6 +231,7 @@ def _changes(before: Joined, after: Joined, parser: str, resamples: int, seed: i
 
 
 def _split_json(split: str, report: YesNoReport, joined: Joined) -> dict[str, Any]:
+    """The score of a split as the dictionary that JSON output holds, with every answer."""
     from keepsight.eval.pope.official_output import published
 
     figures = published(report)

@@ -1,4 +1,5 @@
-"""``keepsight run``: asks a model a benchmark under several methods, into a folder of answers that survives a stop."""
+"""``keepsight run``: asks a model a benchmark under several methods, and keeps the answers in a folder that survives a
+stop."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from keepsight.experiments.benchmark import Benchmark
 
 DEMO_PICTURES = 500
+"""How many scenes of the demo world are asked about by default."""
 
 
 def run(
@@ -161,6 +163,7 @@ def run(
             images,
             questions=questions or [],
             truth=truth,
+            # The family says how captions are read. Other annotations name the objects themselves.
             family=family if references else None,
             split=split or "test",
             limit=limit,
@@ -178,6 +181,8 @@ def run(
     quiet(model)
     group = init_process_group(processes)
     try:
+        # One process reads the weights for all: they may be tens of gigabytes. The folder is checked before the model is
+        # loaded, so that another run in it is refused at once.
         digest = group.on_main_process(lambda: weights(model))
         group.on_main_process(lambda: check_folder(out, config, digest))
         loaded, processor = load(
@@ -199,6 +204,7 @@ def run(
                 on_progress=tell,
             )
     except MainProcessFailed:
+        # The main process prints the error, and the others leave with the same exit code without a word.
         raise typer.Exit(2) from None
     finally:
         group.destroy()
@@ -226,10 +232,10 @@ def build(
 
 
 def device_of(device: str, processes: int) -> str:
-    """``device`` itself.
+    """Check a device for the number of processes, and return it.
 
     Raises:
-        InputError: one of several processes would spread its model over the GPUs of all.
+        InputError: each of several processes would spread its model over the GPUs of all.
     """
     if processes > 1 and device in ("auto", "balanced", "balanced_low_0", "sequential"):
         raise InputError(

@@ -1,4 +1,4 @@
-"""``keepsight serve``: one model behind the OpenAI protocol, with each method as a model name."""
+"""``keepsight serve``: serves one model over the OpenAI protocol, with each method as a model name."""
 
 from __future__ import annotations
 
@@ -124,6 +124,7 @@ def serve(
 
     if api_key is not None and not api_key.strip():
         raise InvalidParameter("--api-key is empty: give a key, or leave it out")
+    # A key travels in an HTTP header, where only such characters are safe.
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
         raise InvalidParameter(
             "--api-key must be made of letters, digits and signs of ASCII, without a space"
@@ -149,10 +150,12 @@ def serve(
 
         Calibration.load(calibration)
     for spec in method or ():
-        # Its message shows the right joiner; a server that offers the plain model anyway has no use for none
+        # This reading refuses a wrong joiner with a message that shows the right one. ``none`` is refused as well, because
+        # the plain model is offered in any case.
         if not read_methods(spec):
             raise InvalidParameter("--method none: the plain model is always offered, leave it out")
     models = ModelRegistry.from_specs(base, method or (), found)
+    # The port is taken before the model is loaded, so that one that is in use is refused at once.
     bound = listen(host, port)
     with bound:
         loaded, processor = open_model(model, device, dtype)
@@ -172,6 +175,7 @@ def serve(
             host=host,
             origins=origins,
         )
+        # An IPv6 address stands in brackets in a URL, or its colons would be taken for that of the port.
         where = f"[{host}]" if ":" in host else host
         address = f"http://{where}:{bound.getsockname()[1]}/v1"
         if api_key is None and not handler.loopback:
@@ -180,12 +184,14 @@ def serve(
             )
         print(f"models: {', '.join(models.names)}", flush=True)
         server = Server(handler, grace=grace, ready=lambda: print(f"serving at {address}", flush=True))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ends are the same, and no failure
+        # SIGTERM, with which service managers end a server, is handled like Ctrl-C, and neither is a failure.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[bound])
 
 
 def _check_extra() -> None:
+    """Check that the packages of the extra ``serve`` are installed. Raises ``MissingExtra``."""
     from keepsight.serve.errors import MissingExtra
 
     try:
@@ -199,6 +205,7 @@ def _check_extra() -> None:
 
 
 def _origin(text: str) -> str:
+    """An origin as browsers send it. Raises ``InvalidParameter``."""
     if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]+)?", text):
         raise InvalidParameter(
             f"--allow-origin {text!r} is no origin: write it as browsers do, such as http://localhost:3000"
@@ -207,6 +214,7 @@ def _origin(text: str) -> str:
 
 
 def _whole(option: str, value: float, unit: int) -> int:
+    """A limit in whole units, 1 or more. Raises ``InvalidParameter`` for a number that is not above 0."""
     if not 0 < value < 1e9:
         raise InvalidParameter(f"{option} {value} must be a number above 0")
     return max(int(value * unit), 1)

@@ -1,4 +1,4 @@
-"""``keepsight truth``: what is in the images, gathered once from COCO's annotations and kept in a small file."""
+"""``keepsight truth``: gathers what is in the images from COCO's annotations once, and keeps it in a small file."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ from keepsight.cli._options import (
 from keepsight.errors import InputError
 
 CHOSEN, CURVE = "chosen.txt", "tuning.json"
+"""The files that a tuning adds to the folder of its run."""
 PICTURES = {"chair": 500, "pope": 100}
+"""How many scenes of the demo world are taken by default."""
 
 
 def tune(
@@ -162,6 +164,7 @@ def tune(
         )
     if images is not None and split is not None:
         raise InputError("--split belongs to the demo world: leave it out beside --images")
+    # A run can be scored with annotations later, but settings are chosen at once.
     if images is not None and bench == "chair" and not truth:
         raise InputError(
             "CHAIR needs what is in your pictures: --annotations, --references or --ground-truth"
@@ -183,6 +186,7 @@ def tune(
     folder = out or Path("runs") / f"tune-{names}-{bench}-{chosen_on.split}"
     config = RunConfig(
         bench=chosen_on,
+        # The plain model decodes as the settings do, so that a difference to it is the method's alone.
         ways=(DecodingConfig(points[0].strategy), *points),
         model=model,
         dtype=dtype,
@@ -200,9 +204,11 @@ def tune(
         execute(config, loaded, processor, folder, weights=digest, on_progress=tell)
     run = store.open_run(folder)
     found = pick(
+        # A tuning that is repeated compares a run that is marked as one, which is right here and nowhere else.
         compare([run], scorer=Scorer(family=family, parser=parser), resamples=resamples, allow_tuned=True),
         floors,
     )
+    # The mark in the manifest lets ``keepsight compare`` refuse to report this run.
     store.write_manifest(folder, mark(run.manifest, found, spec, grid))
     curve = as_json(found.to_json())
     write_whole(folder / CURVE, curve)
@@ -212,6 +218,7 @@ def tune(
     if not silent(json_file):
         show(console, found)
     if found.chosen is None:
+        # An earlier tuning in this folder, under other floors, may have left a choice that no longer holds.
         (folder / CHOSEN).unlink(missing_ok=True)
         raise NothingPasses(
             f"{broken(found)}: the curve is in {folder / CURVE}; add weaker settings to the grid, or lower the floor"

@@ -1,4 +1,4 @@
-"""``keepsight ui``: a page on which two settings answer side by side."""
+"""``keepsight ui``: opens a page on which two settings answer side by side."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def ui(
         from keepsight.serve.page.app import create_page
         from keepsight.serve.page.server import run
     except ModuleNotFoundError as error:
+        # Another module that is missing is a fault of the package, which a hint about the extra would hide.
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise MissingExtra(
@@ -55,6 +56,7 @@ def ui(
 
     if calibration is not None:
         Calibration.load(calibration)
+    # The port is taken before the model is loaded, so that one that is in use is refused at once.
     with listen(host, port) as opened:
         loaded, processor = open_model(model, device, dtype)
         service = PageService(

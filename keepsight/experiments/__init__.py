@@ -1,1 +1,1 @@
-"""Runs: several ways of decoding answer the questions of a benchmark, and every answer is kept in a folder."""
+"""Experiments: several decoding configurations answer the questions of a benchmark, and a folder keeps every answer."""

@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 Name = Literal["chair", "pope", "beaf"]
 NAMES: tuple[Name, ...] = get_args(Name)
 DESCRIBE = "Describe this image."
-"""What a CHAIR benchmark asks about every picture."""
+"""The question that a CHAIR benchmark asks about every picture."""
 USER = "user"
-"""The split of a benchmark that is made of the user's files."""
+"""The name of the split of every benchmark that is made of the user's own files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemRecord:
-    """One question about one picture, without the picture, as the folder of a run keeps it.
+    """One question about one picture, without the picture itself, as the folder of a run keeps it.
 
     Args:
-        id: unique within the bench.
-        image_id: the picture; several questions may share it.
-        question: what the model is asked.
-        truth: chair ``{"objects": [names] or None}``, None where the objects are not known; pope ``{"label": "yes" or "no",
-            "split": "random", "popular", "adversarial" or a file's name, "object": name or None}``; beaf, as in the official
-            file, ``{"label", "image": file name, "orig_img": bool, "removed_q": bool}``.
+        id: the id of the question, unique within the benchmark.
+        image_id: the id of the picture; several questions may be about one picture.
+        question: the question that the model is asked.
+        truth: the right answer. For chair it is ``{"objects": [names] or None}``, with None where the objects are not known.
+            For pope it is ``{"label": "yes" or "no", "split": "random", "popular", "adversarial" or a file's name,
+            "object": name or None}``. For beaf it is, as in the official file, ``{"label", "image": file name,
+            "orig_img": bool, "removed_q": bool}``.
     """
 
     id: str
@@ -44,6 +45,7 @@ class ItemRecord:
     truth: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
+        """The question as the dictionary that becomes a line of ``items.jsonl``."""
         return {
             "id": self.id,
             "image_id": self.image_id,
@@ -54,24 +56,30 @@ class ItemRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Item(ItemRecord):
-    """A question with its picture, opened on demand: RGB, the same pixels on every call."""
+    """A question together with its picture.
 
+    Args:
+        picture: opens the picture when it is called: an RGB image, with the same pixels on every call.
+    """
+
+    # A benchmark of thousands of pictures would not fit into memory, so each picture is opened when it is needed. A
+    # function has no useful equality or text, so it stays out of both.
     picture: Callable[[], Image] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Questions about pictures in a fixed order, questions about one picture side by side.
+    """Questions about pictures in a fixed order, with all questions about one picture next to each other.
 
     Args:
         name: which scorer the answers are for.
-        split: of the demo world, or ``user``.
-        source: where it comes from, for people.
-        items: at least one.
-        family: the CHAIR family in which reference captions were read for ``truth``; None where none were.
+        split: a split of the demo world, or ``user``.
+        source: where the questions come from, in words.
+        items: the questions, at least one.
+        family: the CHAIR family in which reference captions were read for ``truth``; None where there were no captions.
 
     Raises:
-        BadBenchmark: no items, or an id that occurs twice.
+        BadBenchmark: there is no question, or an id occurs twice.
     """
 
     name: Name
@@ -83,6 +91,8 @@ class Benchmark:
     def __post_init__(self) -> None:
         if not self.items:
             raise BadBenchmark(f"the {self.name} bench from {self.source} asks nothing")
+        # Answers are found by the ids of their questions, so that a question with the id of another would never be
+        # asked.
         twice = [one for one, times in Counter(item.id for item in self.items).items() if times > 1]
         if twice:
             raise BadBenchmark(
@@ -91,11 +101,11 @@ class Benchmark:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over ids, pictures' ids, questions and truths, in order; the pixels are not in it."""
+        """The digest of the questions, see the function ``digest``."""
         return digest(self.items)
 
     def head(self) -> dict[str, Any]:
-        """What a manifest records of the benchmark."""
+        """The facts about the benchmark that a manifest records, as JSON."""
         return {
             "name": self.name,
             "split": self.split,
@@ -107,16 +117,25 @@ class Benchmark:
 
 
 def digest(items: Iterable[ItemRecord]) -> str:
-    """SHA-256 over ids, pictures' ids, questions and truths, in their order."""
+    """The SHA-256, in hexadecimal, over ids, ids of pictures, questions and truths in their order.
+
+    Pixels are not part of it: two benchmarks with equal ids and other pictures have the same digest.
+    """
     found = hashlib.sha256()
     for item in items:
+        # The same digest is taken of a benchmark in memory and of the lines in a run's folder, so sorted keys and plain
+        # ASCII make the text independent of how the truth was put together.
         line = [item.id, item.image_id, item.question, dict(item.truth)]
         found.update(json.dumps(line, sort_keys=True, ensure_ascii=True).encode() + b"\n")
     return found.hexdigest()
 
 
 def check_name(name: str) -> Name:
-    """``name`` itself. Raises ``BadBenchmark`` with the nearest for any other than chair, pope and beaf."""
+    """Check the name of a benchmark and return it.
+
+    Raises:
+        BadBenchmark: the name is not chair, pope or beaf; the message suggests the nearest.
+    """
     if name not in NAMES:
         raise BadBenchmark(f"no bench {name!r}: {did_you_mean(name, NAMES)}")
     return name

@@ -1,4 +1,4 @@
-"""The demo world's benches: scenes to describe, questions about them, and pictures with one object taken out."""
+"""The demo world's benchmarks: scenes to describe, questions about them, and pictures with one object taken out."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 POPE_OBJECTS = 3
-"""Objects that a picture must show for POPE to ask about it, and questions of each answer for each kind."""
+"""How many objects a picture must show for POPE to ask about it, and how many questions of each answer and kind it gets."""
 REMOVED, ABSENT = 2, 4
-"""Most objects that BEAF takes out of one picture, one at a time, and how many absent ones it asks about."""
+"""The most objects that BEAF takes out of one picture, one at a time, and how many absent objects it asks about."""
 
 
 def chair(split: str, n: int, seed: int) -> Iterator[Item]:
-    """One question about each of the first ``n`` scenes."""
+    """One question about each of the first ``n`` scenes of a split."""
     for one in (scene(split, index, seed) for index in range(n)):
         yield Item(
             id=one.seed,
@@ -46,6 +46,7 @@ def pope(split: str, n: int, seed: int) -> Iterator[Item]:
     for one in _with_objects(split, n, seed, POPE_OBJECTS):
         for kind in get_args(Negatives):
             for number, (question, label) in enumerate(questions(one, kind, POPE_OBJECTS), start=1):
+                # The world gives the text of a question alone, so its object is found by asking about each.
                 name = next(name for name in NAMES if ask(name) == question)
                 yield Item(
                     id=f"{one.seed}/{kind}/{number}",
@@ -57,11 +58,14 @@ def pope(split: str, n: int, seed: int) -> Iterator[Item]:
 
 
 def beaf(split: str, n: int, seed: int) -> Iterator[Item]:
-    """The first ``n`` scenes that show two objects, whole and without one of up to two objects.
+    """Questions about the first ``n`` scenes that show two objects or more, whole and without one of up to two of
+    their objects.
 
-    Pictures are named as in the official file: an edited one by its original's name and two digits.
+    Pictures are named as in the official file: an edited picture has its original's name and two digits.
     """
     for one in _with_objects(split, n, seed, 2):
+        # Each scene has random numbers of its own, so that its questions do not depend on how many scenes are asked
+        # about.
         rng = random.Random(f"beaf/{one.seed}")
         removed = rng.sample(one.names, min(REMOVED, len(one.names)))
         absent = rng.sample([name for name in NAMES if name not in one.names], ABSENT)
@@ -86,20 +90,26 @@ def beaf(split: str, n: int, seed: int) -> Iterator[Item]:
 
 
 def without(one: Scene, name: str | None) -> Image:
-    """The picture of a scene with one object left undrawn, with its shadow and what hides it.
+    """The picture of a scene with one object left undrawn, together with the object's shadow and with what hides the
+    object.
 
-    Everything else is where it was and as it was, noise included; with ``name=None`` it is ``one.image()``, bit for bit.
+    Everything else is where it was and as it was, noise included. With ``name=None`` the picture equals
+    ``one.image()``, bit for bit.
     """
+    # The picture is cached, and a caller that draws on it must not change what later callers get.
     return _edited(one, name).copy()
 
 
+# Every edited picture is asked about all objects of its scene, one question after the other, and is drawn once for all
+# of them.
 @lru_cache(maxsize=64)
 def _edited(one: Scene, name: str | None) -> Image:
+    """The picture that ``without`` copies."""
     import numpy as np
     from PIL import Image, ImageChops
 
-    # The world draws whole scenes only. This goes the same way through the same draws of chance, and leaves one spot out;
-    # the files of the world stay as they are, since their digests stand in the weights' log.
+    # The world draws whole scenes only. This function takes the same random numbers in the same order, and leaves one spot
+    # out. The files of the world stay as they are, since the training log of the weights holds their digests.
     from keepsight.demo.art import _draw, _fill
     from keepsight.demo.backdrops import MOODS, SIZE, paint
     from keepsight.demo.layout import arrange
@@ -121,9 +131,10 @@ def _edited(one: Scene, name: str | None) -> Image:
 
 
 def _with_objects(split: str, n: int, seed: int, least: int) -> Iterator[Scene]:
-    """The first ``n`` scenes that show ``least`` kinds of objects or more."""
+    """The first ``n`` scenes that show at least ``least`` kinds of objects; fewer where the split has no more."""
     found = 0
     for index in count():
+        # A split has so many scenes and no more.
         if found == n or index == IDS_PER_SPLIT:
             return
         one = scene(split, index, seed)

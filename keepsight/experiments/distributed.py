@@ -1,4 +1,4 @@
-"""The processes that share a run: as many as ``torchrun`` or ``accelerate launch`` started, joined through accelerate."""
+"""The processes that share a run: those that ``torchrun`` or ``accelerate launch`` started, joined through accelerate."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from keepsight.experiments.errors import ProcessCountMismatch
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
-"""How long one process waits for the others at the end, since its share may be done long before theirs."""
+"""How long a process waits for the others at a barrier, since its share of a run may be done long before theirs."""
+# The variables that torchrun and accelerate, Open MPI, Intel MPI and MVAPICH2 set, which are those that accelerate
+# reads as well.
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def _accelerate() -> Any:
+    """The package accelerate, imported only when several processes share a run."""
     import accelerate.utils  # type: ignore[import-untyped]
 
     return accelerate
@@ -42,14 +45,15 @@ class ProcessGroup:
     local_rank: int = 0
 
     def on_main_process(self, work: Callable[[], T]) -> T:
-        """Call ``work`` in the main process alone and give its result to all processes.
+        """Call ``work`` in the main process alone and return its result in all processes.
 
         Raises:
             KeepsightError: the error that ``work`` raised; only in the main process.
-            MainProcessFailed: in the other processes, when ``work`` raised an error.
+            MainProcessFailed: ``work`` raised an error; in the other processes.
         """
         if self.world_size == 1:
             return work()
+        # ``broadcast_object_list`` sends the elements of a list in place, so that each value stands in a list of one.
         found: list[T | None] = [None]
         failure: list[KeepsightError | None] = [None]
         if self.rank == 0:
@@ -58,6 +62,8 @@ class ProcessGroup:
             except KeepsightError as error:
                 failure[0] = error
         broadcast = _accelerate().utils.broadcast_object_list
+        # The error is sent before the result, and every process takes part, so that a failure ends all processes
+        # instead of leaving the others waiting for a result that never comes.
         broadcast(failure)
         if failure[0] is not None:
             raise MainProcessFailed(str(failure[0])) if self.rank else failure[0]
@@ -76,20 +82,21 @@ class ProcessGroup:
 
 
 def launched_processes(environment: Mapping[str, str] | None = None) -> int:
-    """How many processes the launcher started, as it says in the environment; 1 where there is no launcher."""
+    """How many processes the launcher started according to the environment; 1 without a launcher."""
     environment = os.environ if environment is None else environment
     sizes = (environment.get(name, "") for name in _SIZES)
     return next((int(size) for size in sizes if size.isdecimal()), 1)
 
 
 def check_launch(expected: int | None, environment: Mapping[str, str] | None = None) -> None:
-    """Refuse a run with fewer processes than was meant.
+    """Refuse a run with another number of processes than was meant.
 
-    ``accelerate launch --cpu --num_processes 2`` starts one process and says nothing. It is told by what it leaves in the
-    environment: an address to meet at, which it gives only for several, and no number of processes.
+    ``accelerate launch --cpu --num_processes 2`` starts one process and says nothing. Its environment gives it away:
+    it has an address to meet at, which accelerate sets only for several processes, and no number of processes.
 
     Args:
-        expected: how many were meant; None if nobody said.
+        expected: how many processes were meant; None if nobody said.
+        environment: the environment variables; None takes those of this process.
 
     Raises:
         ProcessCountMismatch: another number of processes was started than was meant.
@@ -112,11 +119,20 @@ def check_launch(expected: int | None, environment: Mapping[str, str] | None = N
 
 
 def init_process_group(expected: int | None = None) -> ProcessGroup:
-    """This process's place among those that the launcher started. Raises ``ProcessCountMismatch``."""
+    """Join the processes that the launcher started, and return this process's place among them.
+
+    Args:
+        expected: how many processes were meant; None if nobody said.
+
+    Raises:
+        ProcessCountMismatch: another number of processes was started or joined than was meant.
+    """
     check_launch(expected)
+    # A single process needs no group, so accelerate is not even imported.
     if launched_processes() == 1:
         return ProcessGroup()
-    # The processes exchange small objects and no tensors. gloo can do that beside any device and with a timeout of days
+    # The processes exchange small objects and no tensors. The backend gloo, which accelerate takes with cpu=True, does
+    # that beside any device and with a timeout of days.
     state = _accelerate().PartialState(cpu=True, timeout=PATIENCE)
     if state.num_processes != launched_processes():
         raise ProcessCountMismatch(

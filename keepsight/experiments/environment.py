@@ -24,7 +24,12 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: object) -> dict[str, Any]:
-    """The processor, its cores and threads, and the device a model is on, with the names of the GPUs there are."""
+    """The processor with its cores and torch's threads, the device that a model is on, and the names of all GPUs of
+    the machine.
+
+    Args:
+        device: a ``torch.device`` or its name.
+    """
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -38,13 +43,17 @@ def hardware(device: object) -> dict[str, Any]:
 
 
 def weights(name: str) -> dict[str, str | None]:
-    """What tells one checkpoint from another: its files' SHA-256, or its commit on the Hugging Face Hub.
+    """What tells one checkpoint from another: the SHA-256 of its files, or its commit on the Hugging Face Hub.
 
     Args:
         name: a folder, a Hugging Face id, or ``demo``.
 
+    Returns:
+        ``sha256`` and ``revision``, of which one is None. ``revision`` is None as well where transformers does not know
+            the commit.
+
     Raises:
-        ModelNotLoaded: no such checkpoint.
+        ModelNotLoaded: there is no such checkpoint.
         WeightsMissing: the package has no demo checkpoint.
     """
     from keepsight.demo.model import checkpoint
@@ -61,6 +70,8 @@ def weights(name: str) -> dict[str, str | None]:
         raise ModelNotLoaded(
             f"cannot load {name} (a folder with a checkpoint, a Hugging Face id, or {DEMO}): {first_line(error)}"
         ) from error
+    # transformers notes the commit of what it downloads in this private attribute of the configuration, and has no
+    # public way to ask for it.
     return {"sha256": None, "revision": getattr(config, "_commit_hash", None)}
 
 
@@ -69,6 +80,7 @@ def file_digest(path: Path) -> str:
     found = hashlib.sha256()
     try:
         with path.open("rb") as file:
+            # A file of weights may be larger than the memory, so it is read in blocks of 1 MiB.
             while block := file.read(1 << 20):
                 found.update(block)
     except OSError as error:
@@ -77,14 +89,17 @@ def file_digest(path: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """The digest of the file of weights, or, of several files, the digest of their digests in the order of their names."""
+    """The SHA-256 of a folder's file of weights or, if there are several, of their digests in the order of their names."""
     files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
     digests = [file_digest(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _cpu() -> str:
+    """The name of the processor."""
     try:
+        # On Linux ``platform.processor()`` is often empty or gives only the architecture, so the kernel's own list is
+        # read first.
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

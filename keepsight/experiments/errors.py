@@ -26,7 +26,7 @@ class BadBenchmark(InputError):
 
 
 class ProcessCountMismatch(InputError):
-    """The launcher started another number of processes than was asked for."""
+    """The launcher started a different number of processes than was asked for."""
 
 
 class EverythingFails(KeepsightError, RuntimeError):

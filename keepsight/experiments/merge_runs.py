@@ -1,4 +1,4 @@
-"""Several run folders as one: checked to be about the same questions to the same model, and who answered what."""
+"""Merges several run folders: checks that they asked the same model the same questions, and says whose answers are used."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from keepsight.experiments.scores import texts
 from keepsight.experiments.store import Run
 
 TUNING = "tuning"
-"""The manifest's key that says what was chosen on a run's questions."""
+"""The key of a manifest that says which settings were chosen on the questions of the run."""
+# The batch and the seed may differ: neither is what was asked. ``compare`` remarks on baselines that differ for such
+# reasons.
 _SAME = ("prompt", "raw_prompt", "max_new_tokens", "dtype")
 
 
 class Incomparable(InputError):
-    """Runs that differ in more than the method; the message names what."""
+    """The runs differ in more than the method; the message names what differs."""
 
 
 class NoBaseline(InputError):
-    """Nothing to compare with, or no such method in the runs."""
+    """The runs hold no baseline, different baselines, or not the method that was named as one."""
 
 
 class TunedOnReported(InputError):
@@ -31,7 +33,7 @@ class TunedOnReported(InputError):
 
 @dataclass(frozen=True)
 class MethodAnswers:
-    """A method and the run whose answers stand for it."""
+    """A method, and the run whose answers are used for it."""
 
     method: str
     run: Run
@@ -39,10 +41,13 @@ class MethodAnswers:
 
 @dataclass(frozen=True)
 class MergedRuns:
-    """What is compared: runs in an order of their own, methods with the baseline first, and the questions all answered.
+    """The runs that are compared.
 
     Attributes:
-        notes: what a reader should know of how the runs were put together.
+        runs: the runs, the one that was begun first in front, whatever order they were given in.
+        sources: each method with the run whose answers are used, the baseline first.
+        ids: the ids of the questions that all methods answered, in the order of the benchmark.
+        notes: what a reader should know of how the runs were put together, a sentence each.
     """
 
     runs: tuple[Run, ...]
@@ -52,22 +57,24 @@ class MergedRuns:
 
     @property
     def baseline(self) -> MethodAnswers:
+        """The method that the others are compared with."""
         return self.sources[0]
 
 
 def merge_runs(runs: Sequence[Run], baseline: str | None = None) -> MergedRuns:
     """Put runs side by side.
 
-    Where several runs hold the same baseline, the answers of the one that was begun first stand for it. The order in
-    which the runs are given does not matter.
+    Where several runs hold the same baseline, the answers of the run that was begun first are used. The order in which
+    the runs are given does not matter.
 
     Args:
-        baseline: the method that the others are compared with; None is the runs' own.
+        runs: one run or more.
+        baseline: the method that the others are compared with; None takes the one that the runs themselves name.
 
     Raises:
-        Incomparable: other questions, another model or other settings; a method that two runs answered differently;
-            a folder given twice.
-        NoBaseline: the runs have none, or different ones, or not the one named.
+        Incomparable: the runs have other questions, another model or other settings; two runs answered one method
+            differently; a folder is given twice; or no question was answered by all methods.
+        NoBaseline: the runs have no baseline, different ones, or not the one that was named.
     """
     if not runs:
         raise Incomparable("there is no run to compare: name a folder that keepsight run --out made")
@@ -78,6 +85,7 @@ def merge_runs(runs: Sequence[Run], baseline: str | None = None) -> MergedRuns:
     for other in ordered[1:]:
         check_same(ordered[0], other)
     first = _baseline(ordered, baseline)
+    # A dictionary keeps its order, so that the entry made here puts the baseline in front of the methods of every run.
     holders: dict[str, list[Run]] = {first: []}
     for run in ordered:
         for method in run.methods:
@@ -94,7 +102,12 @@ def merge_runs(runs: Sequence[Run], baseline: str | None = None) -> MergedRuns:
 
 
 def check_same(one: Run, other: Run) -> None:
-    """Raises ``Incomparable`` unless two runs asked the same model the same, methods aside."""
+    """Check that two runs asked the same model the same questions, methods aside.
+
+    Raises:
+        Incomparable: they did not; the message names up to three differences.
+    """
+    # The two runs are passed in both orders, because which facts can be compared depends on what both manifests hold.
     before, after = dict(_facts(one, other)), dict(_facts(other, one))
     differ = [name for name in before if before[name] != after[name]]
     if differ:
@@ -106,16 +119,19 @@ def check_same(one: Run, other: Run) -> None:
 
 
 def check_not_tuned_on(merged: MergedRuns, tunings: Sequence[Run]) -> tuple[str, ...]:
-    """What leaked: one sentence for each run that settings were chosen on and that shares questions with the report.
+    """What leaked: one sentence for each run on which settings were chosen and that shares questions with what is
+    reported.
 
     Args:
-        tunings: folders of ``keepsight tune`` that chose settings used here, besides those compared.
+        merged: the runs that are reported.
+        tunings: runs of ``keepsight tune`` that chose settings used here, besides those among the reported runs.
     """
     found = []
     for run in merged.runs:
         if (tuned := run.manifest.get(TUNING)) is not None:
             found.append(f"{run.folder} is the run on which {_chosen(tuned)} chosen")
     for run in tunings:
+        # A tuning that is itself among the reported runs was named by the loop above.
         if run.folder.resolve() in {one.folder.resolve() for one in merged.runs}:
             continue
         if shared := overlap(merged.runs[0], run):
@@ -126,17 +142,21 @@ def check_not_tuned_on(merged: MergedRuns, tunings: Sequence[Run]) -> tuple[str,
 
 
 def overlap(one: Run, other: Run) -> str:
-    """What two runs share, in words; empty for nothing."""
+    """What two runs share, in words; empty if they share nothing."""
     splits = one.manifest["bench"]["split"], other.manifest["bench"]["split"]
     return shared(splits[0], one.items, splits[1], other.items)
 
 
 def shared(split: str, items: Sequence[ItemRecord], other_split: str, others: Sequence[ItemRecord]) -> str:
-    """What two benches share, in words: questions of the demo world's, pictures of the user's; empty for nothing.
+    """What two benchmarks share, in words: questions of the demo world, or pictures of the user; empty if they share
+    nothing.
 
-    Other questions about the same picture are no new data either. The demo world's pictures are told by the questions'
-    ids, since another seed of the world gives the same image ids to other pictures.
+    Args:
+        split, items: the split and the questions of one benchmark.
+        other_split, others: those of the other benchmark.
     """
+    # Of the user's pictures, the pictures are counted, since another question about the same picture is no new data. In
+    # the demo world another seed gives the same image ids to other pictures, while the ids of questions hold the seed.
     if USER in (split, other_split):
         found = len({item.image_id for item in items} & {item.image_id for item in others})
         return _many(found, "picture")
@@ -145,15 +165,18 @@ def shared(split: str, items: Sequence[ItemRecord], other_split: str, others: Se
 
 
 def _many(found: int, what: str) -> str:
+    """A count with its noun, such as ``2 pictures``; empty for none."""
     return f"{found} {what}{'' if found == 1 else 's'}" if found else ""
 
 
 def _chosen(tuned: Mapping[str, Any] | None) -> str:
+    """The subject and verb of a sentence about what a tuning chose, such as ``m3id was``."""
     spec = (tuned or {}).get("chosen")
     return f"{spec} was" if spec else "settings were"
 
 
 def _baseline(runs: Sequence[Run], wanted: str | None) -> str:
+    """The method that is the baseline. Raises ``NoBaseline``."""
     known = list(dict.fromkeys(method for run in runs for method in run.methods))
     if wanted is not None:
         if wanted not in known:
@@ -167,6 +190,7 @@ def _baseline(runs: Sequence[Run], wanted: str | None) -> str:
 
 
 def _facts(run: Run, other: Run) -> Iterator[tuple[str, Any]]:
+    """What must be equal in two runs for their methods to be comparable: names of facts, and their values in ``run``."""
     bench = run.manifest["bench"]
     yield "bench", bench["name"]
     yield "split", bench["split"]
@@ -174,7 +198,8 @@ def _facts(run: Run, other: Run) -> Iterator[tuple[str, Any]]:
     yield "family", bench.get("family")
     mine, theirs = (one.manifest.get("weights") or {} for one in (run, other))
     known = [name for name in ("sha256", "revision") if mine.get(name) and theirs.get(name)]
-    if known:  # one checkpoint may lie in two folders
+    # One checkpoint may lie in two folders, so its digest or commit decides where both runs know it, and its name does not.
+    if known:
         yield "weights", mine[known[0]]
     else:
         yield "model", run.manifest.get("model")
@@ -184,12 +209,18 @@ def _facts(run: Run, other: Run) -> Iterator[tuple[str, Any]]:
 
 
 def _repeated(method: str, runs: Sequence[Run], baseline: bool) -> Iterator[str]:
-    """What to say of a method that several runs hold. Raises ``Incomparable`` where it is not the same."""
+    """The remarks on a method that several runs hold.
+
+    Raises:
+        Incomparable: runs hold other answers of a method that is not the baseline.
+    """
     first = texts(runs[0], method)
     for other in runs[1:]:
         again = texts(other, method)
         both = first.keys() & again.keys()
         differ = sum(first[one] != again[one] for one in both)
+        # The baseline is run again beside every new method, and its answers may differ by rounding on another machine, so
+        # that a difference there is remarked on and not refused.
         if differ and not baseline:
             raise Incomparable(
                 f"{runs[0].folder} and {other.folder} both hold {method}, with other answers to {differ} of {len(both)}"
@@ -203,6 +234,7 @@ def _repeated(method: str, runs: Sequence[Run], baseline: bool) -> Iterator[str]
 
 
 def _machines(runs: Sequence[Run]) -> Iterator[str]:
+    """One remark for each run whose sessions ran on different hardware, since its cost then is a mixture."""
     for run in runs:
         sessions = run.manifest.get("sessions") or ()
         kinds = {json.dumps(one.get("hardware"), sort_keys=True) for one in sessions}
@@ -211,5 +243,6 @@ def _machines(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
+    """A value as JSON of at most about 70 characters, for a message of one line."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 70 else text[:67] + "…"

@@ -1,4 +1,4 @@
-"""Opens a benchmark by name: of the demo world, or of the user's own files."""
+"""Opens a benchmark by its name, over the demo world or over the user's own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keepsight.experiments.errors import BadBenchmark
 
 
 def demo_benchmark(name: str, split: str = "test", n: int = 500, seed: int = 0) -> Benchmark:
-    """A bench over pictures of the demo world.
+    """A benchmark over pictures of the demo world.
 
     - chair: the first ``n`` scenes, "Describe this image.".
     - pope: the first ``n`` scenes that show three objects or more, as in the paper; six questions for each of the kinds
@@ -19,13 +19,14 @@ def demo_benchmark(name: str, split: str = "test", n: int = 500, seed: int = 0) 
       without this one object. Every picture of a scene is asked about all objects of the scene and four absent ones.
 
     Args:
+        name: chair, pope or beaf.
         split: val, val-shifted, test or test-shifted.
-        n: scenes, 1 or more.
-        seed: of the world, 0 or more: another seed is another set of pictures from the same distribution.
+        n: the number of scenes, 1 or more.
+        seed: the seed of the world, 0 or more; another seed gives other pictures from the same distribution.
 
     Raises:
-        BadBenchmark: no such bench, or n or seed out of range.
-        UnknownSplit: with the nearest name.
+        BadBenchmark: there is no such benchmark, or n or seed is out of its range.
+        UnknownSplit: there is no such split; the message suggests the nearest name.
     """
     from keepsight.demo.splits import check_split
     from keepsight.experiments import demo_items
@@ -48,7 +49,7 @@ def user_benchmark(
     family: str | None = None,
     limit: int | None = None,
 ) -> Benchmark:
-    """A bench over the user's pictures.
+    """A benchmark over the user's pictures.
 
     - chair: every picture in the folder ``images``, in the order of their names. ``truth``, where given, says what is in
       them, in any form that ``annotations.load_truth`` reads; without it the answers can be scored later.
@@ -57,13 +58,18 @@ def user_benchmark(
     - beaf: one file of questions, as ``eval.beaf.files.read_questions`` reads it.
 
     Args:
+        name: chair, pope or beaf.
         images: the folder with the pictures.
+        questions: the files of questions; for pope and beaf only.
+        truth: files that say what is in the pictures; for chair only.
         family: the CHAIR family in which reference captions among ``truth`` are read.
-        limit: keep the first so many pictures only (beaf: originals), with all questions about them and their edits.
+        limit: how many pictures are kept (of beaf: originals), with all questions about them and their edits; None
+            keeps all.
 
     Raises:
-        BadBenchmark: no pictures, a picture that a question names is not there, an option that this bench does not take.
-        MalformedFile, EmptyFile: of a file of questions or truth, with the line.
+        BadBenchmark: there are no pictures, a question is about a picture that does not exist, or an option does not
+            belong to this benchmark.
+        MalformedFile, EmptyFile: a file of questions or truth is not in its form; the message names the line.
         UnknownImage: ``truth`` does not know a picture.
     """
     from keepsight.experiments import user_items
@@ -75,6 +81,7 @@ def user_benchmark(
         raise BadBenchmark(f"no folder of pictures: {images}")
     if limit is not None and limit < 1:
         raise BadBenchmark(f"limit={limit} must be 1 or more")
+    # CHAIR needs no questions, and the others need them: both mistakes are caught by one condition.
     if (name == "chair") == bool(questions):
         raise BadBenchmark(
             "a chair bench asks one question about every picture: leave --questions out"

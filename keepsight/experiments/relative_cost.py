@@ -1,4 +1,8 @@
-"""What a method costs, relative to the baseline of the same run: the same machine, the same batches, interleaved."""
+"""The cost of a method, relative to the baseline of the same run.
+
+Within a run both used the same machine and the same batches, and took turns batch by batch, so that other work on the
+machine slowed both alike.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ from keepsight.experiments.store import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a method took, over the questions that it and the run's baseline answered.
+    """What a method took, over the questions that both the method and the run's baseline answered.
 
     Attributes:
-        seconds: of an answer, on average.
-        tokens: of an answer, on average.
+        seconds: the mean wall time of an answer.
+        tokens: the mean number of tokens of an answer.
         speed: tokens per second.
-        relative_seconds: `seconds` over those of the baseline in the same run; None where the run lacks it.
-        relative_speed: `speed` over that of the baseline in the same run.
+        relative_seconds: ``seconds`` over those of the baseline in the same run; None where the run lacks the baseline.
+        relative_speed: ``speed`` over that of the baseline in the same run; None where the run lacks the baseline.
     """
 
     seconds: float | None
@@ -27,15 +31,25 @@ class Cost:
 
 
 def cost_of(run: Run, method: str, baseline: str) -> Cost:
-    """What ``method`` took in ``run``, beside the baseline in the same run; only questions that both answered count."""
+    """What ``method`` took in ``run``, compared with the baseline in the same run. Only questions that both answered
+    count.
+
+    Args:
+        run: the run that holds the method's answers.
+        method: a method of the run.
+        baseline: the method to compare with; the run may lack it, and the relative figures then are None.
+    """
     timed = {
         one: {
             answer.id: (answer.seconds, answer.tokens)
             for answer in run.answers(one)
             if answer.seconds is not None and answer.tokens is not None
         }
+        # The baseline may have been answered in another run. Times of other runs are never used, since they may come from
+        # another machine.
         for one in {method, baseline} & set(run.methods)
     }
+    # An answer to a hard question takes longer whoever gives it, so both must have answered the same questions.
     both = [asked for asked in timed[method] if all(asked in known for known in timed.values())]
     spent = {
         one: (sum(known[asked][0] for asked in both), sum(known[asked][1] for asked in both))

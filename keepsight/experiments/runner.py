@@ -1,4 +1,5 @@
-"""Carries out a run: every way of decoding answers the same questions, batch by batch, and each answer is kept at once."""
+"""Carries out a run: every decoding configuration answers the same questions, batch by batch, and each answer is kept at
+once."""
 
 from __future__ import annotations
 
@@ -27,18 +28,24 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STREAK = 20
-"""After so many failures of one way of decoding in a row the run stops, since more than a single question is wrong.
+"""After so many failures of one decoding configuration in a row the run stops, since more than one question is wrong.
 
-Unreadable pictures are not counted."""
+Pictures that cannot be read are not counted."""
 WARM_UP = 2
-"""The number of tokens that each way of decoding generates before anything is timed."""
+"""The number of tokens that each decoding configuration generates before anything is timed."""
 _OF_THE_SAMPLE = (BadImage, BadPrompt, NoImageTokens)
-"""Errors about a single question. Any other KeepsightError ends the run: it is about method, model or settings."""
+"""Errors that are about a single question. Any other KeepsightError is about method, model or settings, and ends the run."""
 
 
 @dataclass
 class Progress:
-    """How far a process is with its share of the answers: all of them, those that are done, and the failures among these."""
+    """How far a process is with its share of the answers.
+
+    Attributes:
+        total: how many answers the process has to make in this start of the run.
+        done: how many it has made, failed ones included.
+        failed: how many of these failed.
+    """
 
     total: int = 0
     done: int = 0
@@ -56,35 +63,42 @@ def execute(
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Run ``config`` into ``folder``, or go on where an earlier process stopped, and give back the finished run.
+    """Run ``config`` into ``folder``, or go on where an earlier process stopped, and return the finished run.
 
-    Batches are the same however often a run was resumed and however many processes share it, and sampling draws by
-    question (see ``RowSampler``), so the answers are those of one undisturbed process, up to rounding in padded batches.
-    Before anything is timed, every way begins to answer the first batch.
+    The batches are the same however often a run was resumed and however many processes share it, and sampling draws by
+    question (see ``RowSampler``). The answers therefore are those of one undisturbed process, up to rounding in padded
+    batches. Before anything is timed, every configuration begins to answer the first batch.
 
     Args:
+        config: the settings of the run.
+        model, processor: the loaded model of ``config.model``.
+        folder: the folder of the run, which is made if it does not exist.
         weights: what ``environment.weights`` says of the model.
         group: the processes that share the run; None is this process alone.
-        retry_failed: ask again what failed before.
-        on_progress: called after every batch of one way of decoding.
+        retry_failed: whether questions that failed before are asked again.
+        on_progress: called once at the start, and then after every batch of one configuration, with the progress of
+            this process.
 
     Raises:
-        RunMismatch, RunInUse, NotARun, DamagedRun: before anything is changed.
+        RunMismatch, RunInUse, NotARun, DamagedRun: the folder cannot take this run; nothing was changed.
         UnsupportedModel, NeedsCalibration, …: a method cannot run on this model; nothing was begun.
-        EverythingFails: a way fails time after time, or always. What is recorded stays, and can be retried.
+        EverythingFails: a configuration failed time after time, or always. What is recorded stays, and can be retried.
         CannotRecord: the folder cannot be written.
     """
     group = group or ProcessGroup()
     worker = _Worker(config, model, processor, group.rank, versions(), on_progress)
+    # The folder is checked before the warm-up, which takes a while, and claimed after it, so that a method that cannot
+    # run leaves no folder behind.
     group.on_main_process(lambda: check_folder(folder, config, weights))
     worker.warm_up()
     with ExitStack() as claims:
 
         def begin() -> None:
+            """Claim the folder, and write the manifest of a new run or one more session into that of an old one."""
             store.make_folder(folder)
             claims.enter_context(claim_rank(folder, 0))
             session = new_session(group.world_size, hardware(model.device))
-            # Checked once more, because another process may have begun the run before this one held the claim
+            # The folder is checked once more, because another process may have begun a run before this one held the claim.
             if check_folder(folder, config, weights):
                 manifest = store.read_manifest(folder)
                 store.write_manifest(folder, {**manifest, "sessions": [*manifest["sessions"], session]})
@@ -99,9 +113,12 @@ def execute(
                 )
             claims.enter_context(claim_rank(folder, group.rank))
         batches = _to_do(config, open_run(folder), retry_failed)
-        group.barrier()  # all have read the same before anyone writes
+        # Each process works out the batches that are left from the folder, so all must have read it before anyone writes:
+        # otherwise two processes could disagree on which batches there are.
+        group.barrier()
         with AnswerLog(store.shard(folder, group.rank, group.world_size)) as log:
             worker.work(batches[group.rank :: group.world_size], log)
+        # The shards can be merged only once every process has closed its own.
         group.barrier()
         group.on_main_process(lambda: store.merge(open_run(folder)))
         run = open_run(folder)
@@ -116,12 +133,12 @@ def execute(
 
 
 def check_folder(folder: Path, config: RunConfig, weights: Mapping[str, str | None]) -> bool:
-    """Whether ``folder`` holds this very run, to be resumed; False where it can begin there. Changes nothing.
+    """Whether ``folder`` holds this very run, to be resumed; False where the run can begin there. Nothing is changed.
 
     Raises:
-        RunMismatch: a run with other settings.
-        NotARun, DamagedRun: something else.
-        BadCalibration: a method names a file that is none.
+        RunMismatch: the folder holds a run with other settings.
+        NotARun, DamagedRun: the folder holds something else.
+        BadCalibration: a method names a file that is not a calibration.
     """
     settings = config.settings(weights)
     if not store.holds_run(folder):
@@ -131,17 +148,19 @@ def check_folder(folder: Path, config: RunConfig, weights: Mapping[str, str | No
 
 
 _Batch = tuple[Sequence[Item], Mapping[DecodingConfig, Sequence[Item]]]
-"""The questions of one batch, and those that each way has yet to answer."""
+"""The questions of one batch, and for each configuration those that it has yet to answer."""
 
 
 def _to_do(config: RunConfig, run: Run, retry_failed: bool) -> list[_Batch]:
-    """The batches in which something is left to do."""
+    """The batches in which some configuration has a question left to answer."""
     done = {
         way: {answer.id for answer in run.answers(way.name) if not (retry_failed and answer.failed)}
         for way in config.ways
     }
     found: list[_Batch] = []
     items = config.bench.items
+    # Batches are cut from all questions and not from those that are left, so that a resumed run puts the same questions
+    # together.
     for start in range(0, len(items), config.batch):
         batch = items[start : start + config.batch]
         left = {way: [item for item in batch if item.id not in done[way]] for way in config.ways}
@@ -152,7 +171,7 @@ def _to_do(config: RunConfig, run: Run, retry_failed: bool) -> list[_Batch]:
 
 @dataclass
 class _Worker:
-    """One process at its share of the batches."""
+    """One process, which answers its share of the batches."""
 
     config: RunConfig
     model: Any
@@ -162,13 +181,20 @@ class _Worker:
     on_progress: Callable[[Progress], None]
 
     def work(self, batches: Sequence[_Batch], log: AnswerLog) -> None:
+        """Answer the batches and record each answer.
+
+        Raises:
+            EverythingFails: a configuration failed `STREAK` times in a row.
+            CannotRecord: the answers cannot be written.
+        """
         progress = Progress(sum(len(asked) for _, left in batches for asked in left.values()))
         self.on_progress(progress)
         streaks = dict.fromkeys(self.config.ways, 0)
         for number, (batch, left) in enumerate(batches):
+            # Pictures are opened outside what is timed, and once for all configurations.
             pictures = _open(batch)
             ways = list(left)
-            # Whichever way comes first finds caches cold, so that each comes first in its turn
+            # Whichever configuration comes first in a batch finds caches cold, so each comes first in its turn.
             turn = number % len(ways)
             for way in ways[turn:] + ways[:turn]:
                 asked = left[way]
@@ -178,6 +204,8 @@ class _Worker:
                 progress.failed += sum(answer.failed for answer in answers)
                 self.on_progress(progress)
                 for answer in answers:
+                    # A folder of broken pictures says nothing about a configuration, which the count of failures in a row
+                    # is about.
                     if not isinstance(pictures[answer.id], BadImage):
                         streaks[way] = streaks[way] + 1 if answer.failed else 0
                     if streaks[way] >= STREAK and answer.failed:
@@ -187,7 +215,7 @@ class _Worker:
                         )
 
     def warm_up(self) -> None:
-        """Generate a few tokens in every way of decoding, so that the slow first pass counts as no way's cost.
+        """Generate a few tokens under every configuration, so that the slow first pass counts as nobody's cost.
 
         A method that cannot run on this model fails here, before anything is written.
 
@@ -203,12 +231,13 @@ class _Worker:
             except Exception as error:
                 if _ends_the_run(error):
                     raise
-                _free(error)  # the same error comes again when the question is asked, and is recorded then
+                # The same error comes again when the question is asked, and is recorded then.
+                _free(error)
 
     def _answer_all(
         self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
     ) -> list[Answer]:
-        """One answer for each question. A batch that fails, for lack of memory for example, is asked one by one."""
+        """One answer for each question, in their order; a question with an unreadable picture gets a failed one."""
         shown = [item for item in asked if not isinstance(pictures[item.id], BadImage)]
         answered = {answer.id: answer for answer in self._try(way, shown, pictures)}
         return [
@@ -219,6 +248,8 @@ class _Worker:
     def _try(
         self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Image | BadImage]
     ) -> list[Answer]:
+        """Answers to questions with readable pictures. A batch that fails, for lack of memory for example, is asked one
+        by one."""
         if not asked:
             return []
         try:
@@ -228,6 +259,7 @@ class _Worker:
                 raise
             if len(asked) == 1:
                 return [self._failure(way, asked[0], error)]
+            # Python deletes the name ``error`` at the end of the handler, so the error is kept under another one.
             failure = error
         else:
             return [
@@ -237,20 +269,24 @@ class _Worker:
                     answer=said.texts[row],
                     prompt_tokens=said.prompt_lengths[row],
                     tokens=said.lengths[row],
+                    # A batch is generated as a whole, so each answer is charged an equal share of its time.
                     seconds=said.seconds / len(asked),
                     batch=len(asked),
                 )
                 for row, item in enumerate(asked)
             ]
-        # Outside the handler: the traceback would keep the failed batch's tensors in memory
+        # This stands outside the handler, because inside it the traceback would keep the failed batch's tensors in memory.
         _free(failure)
         return [answer for item in asked for answer in self._try(way, [item], pictures)]
 
     def _generate(
         self, way: DecodingConfig, asked: Sequence[Item], pictures: Mapping[str, Any], longest: int
     ) -> Answers:
+        """What the model says under a configuration about some questions, in at most ``longest`` tokens each."""
         decoding = way.strategy
         last = []
+        # The sampler comes after all methods and leaves one token, so that ``generate`` itself always searches greedily
+        # or with beams.
         if decoding.kind == "sample":
             keys = [f"{self.config.seed}/{item.id}" for item in asked]
             last = [RowSampler(keys, temperature=decoding.temperature, top_p=decoding.top_p)]
@@ -268,10 +304,13 @@ class _Worker:
         )
 
     def _failure(self, way: DecodingConfig, item: Item, error: object) -> Answer:
+        """A failed answer with the kind of the error and the first line of its message."""
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         return self._answer(way, item, error=f"{type(error).__name__}: {reason}")
 
     def _answer(self, way: DecodingConfig, item: Item, *, batch: int = 1, **facts: Any) -> Answer:
+        """An answer of this run. ``facts`` are the fields that differ between successes and failures; the others become
+        None."""
         nothing = dict.fromkeys(("answer", "error", "prompt_tokens", "tokens", "seconds"))
         return Answer(
             id=item.id,
@@ -288,7 +327,7 @@ class _Worker:
 
 
 def _open(batch: Sequence[Item]) -> dict[str, Image | BadImage]:
-    """The batch's pictures by question; where one cannot be read, what is wrong with it."""
+    """The pictures of a batch by the ids of their questions; for a picture that cannot be read, the error that says why."""
     found: dict[str, Image | BadImage] = {}
     for item in batch:
         try:
@@ -299,16 +338,20 @@ def _open(batch: Sequence[Item]) -> dict[str, Image | BadImage]:
 
 
 def _ends_the_run(error: Exception) -> bool:
+    """Whether an error is about method, model or settings, and would come again with every question."""
     return isinstance(error, KeepsightError) and not isinstance(error, _OF_THE_SAMPLE)
 
 
 def _free(error: BaseException) -> None:
-    """Let go of what a failed batch held, so that its questions find room one by one."""
+    """Let go of the tensors that a failed batch held, so that its questions find room in memory one by one."""
     import gc
 
     import torch
 
+    # The traceback refers to the frames of the failed call, and these to its tensors.
     error.__traceback__ = None
     if torch.cuda.is_available():
+        # The allocator can return only blocks whose tensors are gone, and tensors in cycles of references go when the
+        # collector runs.
         gc.collect()
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
-"""The scores of a run's answers, and the sums behind them: what the bootstrap of a comparison draws again and again.
+"""The scores of a run's answers, and the sums behind them, which the bootstrap of a comparison draws again and again.
 
-Only what was answered is scored. A failed or missing answer is counted, and never an empty answer.
+Only what was answered is scored. A failed or missing answer is counted as such, and never scored as an empty answer.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from keepsight.experiments.store import Run
 Truth = Mapping[ImageId, Collection[str]]
 Matrix = NDArray[np.float64]
 Score = Report | Mapping[str, binary.YesNoReport] | beaf.BeafReport
-"""What a bench's scorer says: CHAIR's report, POPE's by split, or BEAF's."""
+"""What the scorer of a benchmark says: CHAIR's report, POPE's reports by split, or BEAF's report."""
 
 MEAN = "mean"
-"""The plain mean over POPE's splits."""
+"""The name of the plain mean over POPE's splits."""
 
 
 class NotScorable(InputError):
-    """The answers of a run cannot be scored: nothing was answered, or nobody said what is true."""
+    """The answers of a run cannot be scored: there is no answer, or it is not known what is in the pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,10 @@ class Scorer:
     """The rules by which answers are scored.
 
     Args:
-        family: the CHAIR family. None is the one in which the run's truth was read, else ``pattern``.
-        parser: the rule that reads yes or no, for POPE and BEAF.
-        truth: the objects of each picture, for a CHAIR run that does not know them; it goes before what the run knows.
+        family: the CHAIR family. None takes the one in which the run's truth was read, or else ``pattern``.
+        parser: the rule that reads yes or no out of an answer, for POPE and BEAF.
+        truth: the objects of each picture, for a CHAIR run that does not know them; it takes precedence over what the
+            run knows.
     """
 
     family: str | None = None
@@ -68,8 +69,8 @@ class Sums:
     """A score as ratios of sums over pictures.
 
     Attributes:
-        images: the pictures, sorted by their names; BEAF's are originals.
-        columns: the ratios' names.
+        images: the pictures, sorted by their names; of BEAF the originals.
+        columns: the names of the ratios.
         top, bottom: numerators and denominators, (images, columns).
     """
 
@@ -80,14 +81,14 @@ class Sums:
 
 
 def count_answers(run: Run, method: str) -> Counts:
-    """How far a method is in a run."""
+    """How many questions of a run a method has answered, has failed on, and has yet to answer."""
     answers = run.answers(method)
     failed = sum(answer.failed for answer in answers)
     return Counts(answered=len(answers) - failed, failed=failed, missing=len(run.items) - len(answers))
 
 
 def texts(run: Run, method: str) -> dict[str, str]:
-    """The answers of a method by question; failed and missing ones are not among them."""
+    """The answers of a method by the ids of their questions, without failed and missing ones."""
     return {answer.id: answer.answer for answer in run.answers(method) if answer.answer is not None}
 
 
@@ -95,9 +96,11 @@ def family_of(run: Run, scorer: Scorer) -> str:
     """The CHAIR family that a run is scored in.
 
     Raises:
-        NotScorable: another than the one in which the run's truth was read.
-        UnknownFamily: there is none of this name.
+        NotScorable: the scorer names another family than the one in which the run's truth was read.
+        UnknownFamily: there is no family of this name.
     """
+    # The family decides which objects were read out of reference captions, so a truth that was read in one family cannot
+    # judge captions in another. Annotations that are given anew are not bound by that.
     fixed = None if scorer.truth is not None else run.manifest["bench"].get("family")
     family = scorer.family or fixed or "pattern"
     chair.check_family(family)
@@ -121,12 +124,15 @@ def score(
     """Score what a method answered.
 
     Args:
-        ids: only these questions; a question without an answer is left out.
-        resamples, seed: of the bootstrap over pictures.
+        run: the run.
+        method: a method of the run.
+        scorer: the rules; None takes the defaults of ``Scorer``.
+        ids: the questions to score; None scores all. A question without an answer is left out.
+        resamples, seed: those of the bootstrap over pictures.
 
     Raises:
-        NotScorable: there is no answer, or nobody said what is in the pictures.
-        UnknownFamily, UnknownParser: no such rule.
+        NotScorable: there is no answer, or it is not known what is in the pictures.
+        UnknownFamily, UnknownParser: there is no such rule.
     """
     answers = texts(run, method)
     wanted = answers.keys() if ids is None else answers.keys() & set(ids)
@@ -138,7 +144,18 @@ def score(
 def score_texts(
     run: Run, answers: Mapping[str, str], scorer: Scorer, who: str, *, resamples: int = 0, seed: int = 0
 ) -> Score:
-    """Score answers to a run's questions, whoever gave them; ``who`` is named in errors. Raises as ``score``."""
+    """Score answers to a run's questions, whoever gave them.
+
+    Args:
+        run: the run that holds the questions.
+        answers: texts by the ids of their questions.
+        scorer: the rules.
+        who: who answered, for messages.
+        resamples, seed: those of the bootstrap over pictures; the default, 0 resamples, gives no intervals.
+
+    Raises:
+        NotScorable, UnknownFamily, UnknownParser: as ``score``.
+    """
     items = [item for item in run.items if item.id in answers]
     if not items:
         raise NotScorable(f"{run.folder}: {who} has no answer that could be scored")
@@ -163,13 +180,16 @@ def score_texts(
             )
             for split in splits
         }
+    # BEAF compares answers before and after an object is taken out, so its scorer gets all questions and finds out itself
+    # which pairs lack an answer.
     asked = [beaf_question(item) for item in run.items]
+    # A dictionary of texts is no dictionary of optional texts to mypy, so it is copied.
     given: dict[ImageId, str | None] = {one: text for one, text in answers.items()}  # noqa: C416
     return beaf.score(asked, given, scorer.parser, resamples=resamples, seed=seed)
 
 
 def sums(run: Run, score: Score) -> Sums:
-    """The sums over pictures behind a score."""
+    """The sums over pictures behind a score of ``run``."""
     if isinstance(score, Report):
         return _chair_sums(score)
     if isinstance(score, beaf.BeafReport):
@@ -178,26 +198,37 @@ def sums(run: Run, score: Score) -> Sums:
 
 
 def figures(columns: Sequence[str], ratios: Matrix) -> dict[str, Matrix]:
-    """The figures that follow from ratios, (draws, columns) -> (draws,) each; NaN where there is nothing to count.
+    """The figures that follow from ratios.
 
-    CHAIR's are the ratios themselves. POPE's are those of each split (``random.f1``) and under the bare name the plain
-    mean over splits. BEAF's harmonic mean of TU and 1 - ID comes after ID.
+    CHAIR's figures are the ratios themselves. POPE's are those of each split, such as ``random.f1``, and under the bare
+    name the plain mean over splits. BEAF's include the harmonic mean of TU and 1 - ID.
+
+    Args:
+        columns: the names of the ratios.
+        ratios: their values, (draws, columns).
+
+    Returns:
+        The values of each figure, (draws,); NaN where there is nothing to count.
     """
     found = {name: ratios[:, at] for at, name in enumerate(columns)}
     if "id" in found:
         tu, firm = found["tu"], 1 - found["id"]
+        # The mean of two ratios is no ratio of sums, so it is computed from the ratios of each draw. Where both are 0 the
+        # harmonic mean is 0 by definition, and the division that numpy tries anyway would warn.
         with np.errstate(invalid="ignore", divide="ignore"):
             harmonic = np.where(tu + firm == 0, 0.0, 2 * tu * firm / (tu + firm))
         return {name: {**found, "f1_tu_id": harmonic}[name] for name in beaf.METRICS}
     splits = list(dict.fromkeys(name.rpartition(".")[0] for name in columns))
+    # CHAIR's columns have no prefix: there is one group, and nothing to average over.
     if splits == [""]:
         return found
     means = {name: np.mean([found[f"{split}.{name}"] for split in splits], axis=0) for name in binary.METRICS}
+    # With a single split its figures are the means, and would stand there twice.
     return means if len(splits) == 1 else means | found
 
 
 def unparsed(score: Score) -> int | None:
-    """How many answers could not be read as yes or no; None for CHAIR, which reads none."""
+    """How many answers could not be read as yes or no; None for CHAIR, which reads no yes or no."""
     if isinstance(score, Report):
         return None
     if isinstance(score, beaf.BeafReport):
@@ -206,10 +237,15 @@ def unparsed(score: Score) -> int | None:
 
 
 def truth_of(run: Run, items: Sequence[ItemRecord], scorer: Scorer) -> Truth:
-    """What is in the pictures of some questions. Raises ``NotScorable`` where nobody said it."""
+    """The objects in the pictures of some questions.
+
+    Raises:
+        NotScorable: it is not known what is in a picture.
+    """
     found: dict[ImageId, Collection[str]] = {}
     for item in items:
         known = item.truth["objects"]
+        # Annotations that the user gives take precedence over what the run knows.
         if scorer.truth is not None:
             known = scorer.truth.get(item.image_id)
         if known is None:
@@ -223,8 +259,9 @@ def truth_of(run: Run, items: Sequence[ItemRecord], scorer: Scorer) -> Truth:
 
 
 def beaf_question(item: ItemRecord) -> Question:
-    """An item of a BEAF run as BEAF's scorer takes it."""
+    """A question of a BEAF run as BEAF's scorer takes it."""
     image: str = item.truth["image"]
+    # An edited picture is called like its original, with _ and two digits before the ending.
     stem = image.rpartition(".")[0]
     edited = not item.truth["orig_img"]
     return Question(
@@ -240,6 +277,7 @@ def beaf_question(item: ItemRecord) -> Question:
 
 
 def _reply(item: ItemRecord, answers: Mapping[str, str]) -> binary.Reply:
+    """A question and its answer as the scorer of yes-or-no questions takes them."""
     return binary.Reply(
         question_id=item.id,
         image=item.image_id,
@@ -249,21 +287,30 @@ def _reply(item: ItemRecord, answers: Mapping[str, str]) -> binary.Reply:
 
 
 def _chair_sums(report: Report) -> Sums:
+    """The sums behind a CHAIR report. A picture with several captions has one row, to which all of them add."""
     rows = report.captions
     place = _places(row.image_id for row in rows)
     at = [place[row.image_id] for row in rows]
     top, bottom = np.zeros((len(place), len(CHAIR))), np.zeros((len(place), len(CHAIR)))
     for column, (numerator, denominator) in enumerate(CHAIR.values()):
+        # Plain indexing would keep only the last of several captions of one picture.
         np.add.at(top[:, column], at, [numerator(row) for row in rows])
         np.add.at(bottom[:, column], at, [denominator(row) for row in rows])
     return Sums(tuple(place), tuple(CHAIR), top, bottom)
 
 
 def _binary_sums(groups: Mapping[str, Sequence[binary.Judged]], metrics: Collection[str]) -> Sums:
-    """One column for each group and figure, named by the group's prefix."""
+    """The sums behind yes-or-no figures, with a column for each group and figure.
+
+    Args:
+        groups: judged answers by the prefix of their group's columns.
+        metrics: the figures, keys of ``binary.METRICS``.
+    """
     place = _places(reply.image for replies in groups.values() for reply in replies)
     columns = [f"{prefix}{name}" for prefix in groups for name in metrics]
     top, bottom = np.zeros((len(place), len(columns))), np.zeros((len(place), len(columns)))
+    # What one answer adds to the sums depends only on its label and on how it was read, so that it is worked out once for
+    # each of these few combinations.
     share: dict[tuple[Any, Any], Matrix] = {}
     for number, replies in enumerate(groups.values()):
         part = slice(number * len(metrics), (number + 1) * len(metrics))
@@ -279,9 +326,11 @@ def _binary_sums(groups: Mapping[str, Sequence[binary.Judged]], metrics: Collect
 
 
 def _beaf_sums(run: Run, report: beaf.BeafReport) -> Sums:
-    """BEAF's own scorer, original by original, on what the answers were read as."""
+    """The sums behind a BEAF report: BEAF's own scorer judges one original at a time."""
     names = [name for name in beaf.METRICS if name in binary.METRICS]
     over_all = _binary_sums({"": report.replies}, names)
+    # The scorer is given what the answers were read as, so that the parser of the report decides and not the default one.
+    # An unreadable answer becomes the word None, which is not read as yes or no either.
     read = {reply.question_id: str(reply.decision) for reply in report.replies}
     asked: dict[str, list[Question]] = {}
     for question in map(beaf_question, run.items):
@@ -292,6 +341,8 @@ def _beaf_sums(run: Run, report: beaf.BeafReport) -> Sums:
         questions = asked[str(original)]
         answers: dict[ImageId, str | None] = {one.id: read[one.id] for one in questions if one.id in read}
         alone = beaf.score(questions, answers, resamples=0)
+        # The report holds rates. A rate times its denominator is a whole number, and rounding takes away what the
+        # division left of it.
         bottom[at] = [alone.removed_pairs] * len(beaf.CHANGES) + [alone.other_pairs]
         top[at] = [
             round((alone.values[name] or 0) * below) for name, below in zip(columns, bottom[at], strict=True)
@@ -305,7 +356,8 @@ def _beaf_sums(run: Run, report: beaf.BeafReport) -> Sums:
 
 
 def _places(images: Any) -> dict[ImageId, int]:
-    # The order decides which resample draws which picture, so that it must not depend on the order of the answers
+    """The row of each picture in the sums."""
+    # The order decides which resample draws which picture, so it must not depend on the order of the answers.
     return {
         image: at for at, image in enumerate(sorted(set(images), key=lambda one: (str(one), str(type(one)))))
     }

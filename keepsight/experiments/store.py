@@ -1,7 +1,9 @@
-"""The folder of a run: a manifest, the questions, and one line per answer; read while it grows and after it was killed.
+"""The folder of a run: a manifest, the questions, and one line for each answer. It can be read while it grows and after
+a crash.
 
-``manifest.json`` says what was run, ``items.jsonl`` what was asked and what is true, ``answers.jsonl`` what was answered.
-Several processes write ``answers.rank0of2.jsonl`` and so on, which the last step merges into ``answers.jsonl``.
+``manifest.json`` says what was run, ``items.jsonl`` what was asked and what is true, and ``answers.jsonl`` what was
+answered. Several processes write to ``answers.rank0of2.jsonl`` and so on, which the last step merges into
+``answers.jsonl``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from keepsight.experiments.benchmark import ItemRecord, digest
 from keepsight.experiments.errors import CannotRecord, DamagedRun, NotARun
 
 FORMAT = 1
+"""The number of the form that a run's folder has; a reader refuses any other."""
 MANIFEST, ITEMS, ANSWERS = "manifest.json", "items.jsonl", "answers.jsonl"
 _SHARD = re.compile(r"answers\.rank\d+of\d+\.jsonl")
 
@@ -30,16 +33,19 @@ class Answer:
     """One line of ``answers.jsonl``.
 
     Args:
-        method: the way of decoding, one of the manifest's ``methods``.
-        model, seed, prompt: what was run; ``prompt`` is what was asked, before the chat template.
-        answer: the text; None when the sample failed.
-        error: why it failed; None when it did not. Exactly one of the two is None.
-        prompt_tokens: of the prompt, the picture's included and padding not; None when it failed before.
-        tokens: generated, the end mark included; None when it failed.
-        seconds: this answer's share of the wall time of its batch's ``generate``; None when it failed.
+        id: the id of the question.
+        image_id: the id of the picture.
+        method: the decoding configuration, one of the manifest's ``methods``.
+        model, seed: those of the run.
+        prompt: what was asked, before the chat template was applied.
+        answer: the text; None if the question failed.
+        error: why it failed; None if it did not. Exactly one of ``answer`` and ``error`` is None.
+        prompt_tokens: the number of tokens of the prompt, with those of the picture and without padding; None if it failed.
+        tokens: the number of generated tokens, with the end mark; None if it failed.
+        seconds: this answer's share of the wall time of its batch's ``generate``; None if it failed.
         batch: how many questions were answered together with this one, itself included.
-        rank: of the process that wrote it.
-        versions: of Python, Keepsight, torch and transformers.
+        rank: the number of the process that wrote the line.
+        versions: those of Python, Keepsight, torch and transformers.
     """
 
     id: str
@@ -59,9 +65,11 @@ class Answer:
 
     @property
     def failed(self) -> bool:
+        """Whether the question failed."""
         return self.error is not None
 
     def to_line(self) -> str:
+        """The answer as a line of JSON with its newline. Raises ``ValueError`` for NaN, which JSON does not have."""
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -69,9 +77,12 @@ class Answer:
 class Run:
     """A run as its folder holds it now.
 
-    ``manifest`` is the JSON of ``manifest.json``; ``items`` are the questions in the bench's order; ``found`` maps a method
-    to its answers by question. Where a question was answered twice, a success beats a failure, the first success any later
-    one, and the last failure any earlier one.
+    Args:
+        folder: the folder.
+        manifest: the JSON of ``manifest.json``.
+        items: the questions in the order of the benchmark.
+        found: for each method its answers by the ids of their questions. Where a question was answered twice, a success
+            wins over a failure, the first success over any later one, and the last failure over any earlier one.
     """
 
     folder: Path
@@ -81,17 +92,18 @@ class Run:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """The ways of decoding as spec strings, baselines first."""
+        """The decoding configurations as spec strings, the baseline first."""
         return tuple(self.manifest["methods"])
 
     @property
     def baseline(self) -> str | None:
-        """The way that the others are compared with; None in a run without one."""
+        """The method that the others are compared with; None in a run without one."""
         baseline: str | None = self.manifest["baseline"]
         return baseline
 
     @property
     def seed(self) -> int:
+        """The seed of sampling."""
         return int(self.manifest["seed"])
 
     def answers(self, method: str) -> tuple[Answer, ...]:
@@ -100,7 +112,7 @@ class Run:
         return tuple(known[item.id] for item in self.items if item.id in known)
 
     def failed(self, method: str) -> tuple[Answer, ...]:
-        """The answers of ``method`` that failed: they are no empty answers, and not to be scored as such."""
+        """The answers of ``method`` that failed. A failed answer is not an empty answer, and must not be scored as one."""
         return tuple(answer for answer in self.answers(method) if answer.failed)
 
     def missing(self, method: str) -> tuple[str, ...]:
@@ -109,27 +121,29 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether every question has a line, or a failure, for every method."""
+        """Whether every method has an answer or a failure for every question."""
         return not any(self.missing(method) for method in self.methods)
 
 
 def open_run(folder: Path | str) -> Run:
-    """The run in ``folder``, finished or not, its shards merged in memory; nothing is changed on disk.
+    """The run in ``folder``, finished or not. Shards are merged in memory, and nothing is changed on disk.
 
     A last line without its newline was cut while it was written, and does not count.
 
     Raises:
-        NotARun: no such folder, or no manifest in it.
-        DamagedRun: a file is not in the documented form, or a newer Keepsight's; with file and line.
+        NotARun: there is no such folder, or no manifest in it.
+        DamagedRun: a file is not in the documented form, or a newer Keepsight wrote it; the message names file and line.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     items = tuple(_read_items(folder / ITEMS))
+    # Answers are judged by the truths in this file, so it must be the one that the run was begun with.
     if len(items) != manifest["bench"]["n"] or digest(items) != manifest["bench"]["digest"]:
         raise DamagedRun(
             f"{folder / ITEMS}: does not hold the questions of {folder / MANIFEST}: the digests differ"
         )
     ids = {item.id for item in items}
+    # A method without a single answer has an entry as well, so that readers need no special case.
     found: dict[str, dict[str, Answer]] = {method: {} for method in manifest["methods"]}
     for path in answer_files(folder):
         for where, answer in _read_answers(path):
@@ -137,6 +151,8 @@ def open_run(folder: Path | str) -> Run:
                 raise DamagedRun(f"{where}: the run has no method {answer.method!r}")
             if answer.id not in ids:
                 raise DamagedRun(f"{where}: the run has no question {answer.id!r}")
+            # A merge that was interrupted leaves an answer both in the merged file and in its shard, and a retry adds a
+            # second line for a question, so that a question may come up more than once.
             before = found[answer.method].get(answer.id)
             if before is None or before.failed:
                 found[answer.method][answer.id] = answer
@@ -144,13 +160,19 @@ def open_run(folder: Path | str) -> Run:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the run in ``folder``. Raises ``NotARun`` or ``DamagedRun``."""
+    """The manifest of the run in ``folder``.
+
+    Raises:
+        NotARun: there is no manifest.
+        DamagedRun: the manifest is not in the documented form.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         what = f"holds no {MANIFEST}" if folder.is_dir() else "is no folder"
         raise NotARun(f"{folder} {what}: name the folder that keepsight run --out made")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+    # JSON that is nested too deeply raises RecursionError.
     except (ValueError, RecursionError, OSError) as error:
         raise DamagedRun(f"{path}: cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
@@ -164,22 +186,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DamagedRun(f"{path}: 'bench' is missing or lacks name, split, n or digest")
     if not (isinstance(methods, list) and methods and all(isinstance(one, str) for one in methods)):
         raise DamagedRun(f"{path}: 'methods' must be a list of specs")
+    # A baseline of None is valid, so another value stands for one that is missing.
     if manifest.get("baseline", 0) not in (None, *methods) or not isinstance(manifest.get("seed"), int):
         raise DamagedRun(f"{path}: 'baseline' must be null or one of 'methods', and 'seed' a whole number")
     return manifest
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether there is a run in ``folder``; False where one can begin.
+    """Whether there is a run in ``folder``; False where a run can begin.
 
     Raises:
-        NotARun: the folder is a file, or holds other things.
+        NotARun: ``folder`` is a file, or a folder that holds other things.
     """
     if (folder / MANIFEST).is_file():
         return True
     if folder.exists() and not folder.is_dir():
         raise NotARun(f"{folder} is a file: name a folder")
-    # Hidden files are our locks, and questions without a manifest a beginning that was cut short
+    # Hidden files are Keepsight's own locks. Questions without a manifest are what is left of a run that was stopped while
+    # it was being set up.
     others = [path.name for path in folder.glob("*") if path.name != ITEMS and not path.name.startswith(".")]
     if others:
         raise NotARun(f"{folder} holds {min(others)} and no run: name a new folder")
@@ -187,7 +211,11 @@ def holds_run(folder: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Raises ``CannotRecord`` where it cannot be made."""
+    """Make a folder and those above it, unless they exist.
+
+    Raises:
+        CannotRecord: the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -195,7 +223,10 @@ def make_folder(folder: Path) -> None:
 
 
 def create(folder: Path, manifest: Mapping[str, Any], items: Iterable[ItemRecord]) -> None:
-    """Begin a run in ``folder``. The manifest is written last: with it there is a run.
+    """Begin a run in ``folder``.
+
+    The manifest is written last, since a folder with a manifest is a run: a process that dies before leaves no run
+    behind.
 
     Raises:
         CannotRecord: the folder cannot be written.
@@ -206,13 +237,14 @@ def create(folder: Path, manifest: Mapping[str, Any], items: Iterable[ItemRecord
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write or replace the manifest of the run in ``folder``. Raises ``CannotRecord``."""
     write_durably(
         folder / MANIFEST, [json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False), "\n"]
     )
 
 
 def answer_files(folder: Path) -> list[Path]:
-    """The files of answers: the merged one first, then the shards in the order of their names."""
+    """The files that hold answers: the merged one first, then the shards in the order of their names."""
     shards = sorted(path for path in folder.iterdir() if _SHARD.fullmatch(path.name))
     whole = folder / ANSWERS
     return [whole, *shards] if whole.is_file() else shards
@@ -220,13 +252,18 @@ def answer_files(folder: Path) -> list[Path]:
 
 def shard(folder: Path, rank: int, world_size: int) -> Path:
     """The file that process ``rank`` of ``world_size`` processes writes its answers to."""
+    # A single process writes to the merged file at once, so that there is nothing to merge in the end.
     return folder / (ANSWERS if world_size == 1 else f"answers.rank{rank}of{world_size}.jsonl")
 
 
 def merge(run: Run) -> None:
     """Bring all answers of ``run`` into one ``answers.jsonl``, question by question, and remove the shards.
 
-    Whoever opens the folder meanwhile, or after a crash, finds every answer. Where one tidy file stands, nothing is done.
+    Whoever opens the folder meanwhile, or after a crash, finds every answer. If there is one tidy file already, nothing
+    is done.
+
+    Raises:
+        CannotRecord: the folder cannot be written.
     """
     files = answer_files(run.folder)
     ordered = [
@@ -236,16 +273,18 @@ def merge(run: Run) -> None:
         if item.id in run.found[method]
     ]
     whole = run.folder / ANSWERS
+    # A file with more lines than answers holds retries of failed questions, and is written anew with one line for each.
     if files == [whole] and sum(1 for _ in _read_answers(whole)) == len(ordered):
         return
     write_durably(whole, (answer.to_line() for answer in ordered))
+    # The shards go only when their answers are on disk in the merged file; until then readers drop the double lines.
     for path in files:
         if path != whole:
             path.unlink()
 
 
 def write_durably(path: Path, pieces: Iterable[str]) -> None:
-    """Replace ``path`` in one step that a crash of the machine does not undo by half.
+    """Replace ``path`` in one step, so that after a crash of the machine it holds the old content or the whole new one.
 
     Raises:
         CannotRecord: the disk is full, for example.
@@ -256,8 +295,11 @@ def write_durably(path: Path, pieces: Iterable[str]) -> None:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.writelines(pieces)
                 file.flush()
+                # Without this the new name could reach the disk before the content, and a crash would leave an empty
+                # file.
                 os.fsync(file.fileno())
-            # mkstemp gives the file to its owner alone; a result is as public as any other new file
+            # mkstemp makes a file that only its owner can read, while a result should be as public as any other new file.
+            # Python can read the mask of permissions only by setting it.
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(temporary, 0o666 & ~mask)
@@ -270,9 +312,10 @@ def write_durably(path: Path, pieces: Iterable[str]) -> None:
 
 
 def whole_lines(data: bytes) -> int:
-    """How many bytes of a file of answers can be trusted: up to the last newline whose line is JSON.
+    """How many bytes of a file of answers can be trusted: those up to the last newline whose line is JSON.
 
-    A process killed while it wrote leaves half a line; a machine that lost its power may leave a last line of zeros.
+    A process that was killed while it wrote leaves half a line, and a machine that lost its power may leave a last line
+    of zeros.
     """
     end = data.rfind(b"\n") + 1
     while end:
@@ -286,7 +329,9 @@ def whole_lines(data: bytes) -> int:
 
 
 def _read_items(path: Path) -> Iterator[ItemRecord]:
+    """The questions of ``items.jsonl``. Raises ``DamagedRun`` with the line."""
     try:
+        # ``splitlines`` would also break at characters such as U+2028, which stand unescaped in the JSON of a question.
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, ValueError) as error:
         raise DamagedRun(f"{path}: cannot be read ({error})") from error
@@ -307,7 +352,7 @@ _NAMES = {item.name for item in fields(Answer)}
 
 
 def _read_answers(path: Path) -> Iterator[tuple[str, Answer]]:
-    """Every whole line with its place."""
+    """Every whole line of a file of answers, with its place as ``FILE:LINE``. Raises ``DamagedRun``."""
     data = path.read_bytes()
     for number, line in enumerate(data[: whole_lines(data)].split(b"\n")[:-1], start=1):
         where = f"{path}:{number}"
@@ -320,4 +365,5 @@ def _read_answers(path: Path) -> Iterator[tuple[str, Answer]]:
             raise DamagedRun(f"{where}: lacks {', '.join(lacking)}")
         if (entry["answer"] is None) == (entry["error"] is None):
             raise DamagedRun(f"{where}: exactly one of 'answer' and 'error' must be null")
+        # Keys that this version does not know are left out.
         yield where, Answer(**{name: entry[name] for name in _NAMES})

@@ -1,4 +1,4 @@
-"""Benches from the user's files: a folder of pictures, POPE's questions, BEAF's questions."""
+"""Benchmarks from the user's own files: a folder of pictures, POPE's questions, or BEAF's questions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Endings of files that count as pictures in a folder."""
+"""The endings of the files in a folder that count as pictures."""
 
 
 def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | None) -> list[Item]:
-    """One question about every picture in a folder, in the order of their names."""
+    """One question about every picture in a folder, in the order of their names.
+
+    Args:
+        folder: the folder with the pictures.
+        truth: files that say what is in the pictures; may be empty.
+        family: the CHAIR family in which reference captions among them are read; None is ``pattern``.
+        limit: how many pictures are kept; None keeps all.
+
+    Raises:
+        BadBenchmark: there is no picture, a name is not UTF-8, or two files have the same image id.
+        UnknownImage: ``truth`` does not know a picture.
+    """
+    # A folder lists its files in no fixed order, and a resumed run must ask the same questions in the same order.
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())[
         :limit
     ]
@@ -31,8 +43,11 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
         raise BadBenchmark(
             f"{folder} holds no picture: its files end in none of {', '.join(sorted(PICTURES))}"
         )
+    # Linux allows any bytes in a name. The ids of questions come from the names and are written as UTF-8, where such
+    # bytes have no place.
     if odd := next((path for path in paths if "\ufffd" in os.fsencode(path).decode(errors="replace")), None):
         raise BadBenchmark(f"{odd!r} has a name that is not UTF-8: rename it")
+    # An image id is the number in a COCO file name, so that two files such as 7.jpg and 7.png have the same one.
     named = {path: image_id(path.stem) for path in paths}
     first: dict[Any, Path] = {}
     for path, name in named.items():
@@ -49,6 +64,7 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
                 raise UnknownImage(
                     f"{path} is image {name}, of which {where} knows nothing: leave the picture out"
                 )
+            # A set has no fixed order, and the truth is part of the digest of the benchmark.
             objects[name] = sorted(known[name])
     return [
         Item(
@@ -63,13 +79,16 @@ def chair(folder: Path, truth: Sequence[Path], family: str | None, limit: int | 
 
 
 def pope(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
-    """The questions of POPE's files, file by file, those about one picture side by side."""
+    """The questions of POPE's files, file by file, with those about one picture next to each other. Raises as
+    ``user_benchmark``."""
     from keepsight.eval.pope.files import read_questions, split_names
 
     found = []
     for file, split in zip(files, split_names(files), strict=True):
+        # The reader of questions turns a picture's file name into an image id, so the names are read once more beside it.
         images = [_name(entry, where) for where, entry in read_entries(read_text(file), file)]
         for question, image in zip(read_questions(file, split), images, strict=True):
+            # POPE numbers the questions of each file from 1, so only the split makes an id unique.
             name = f"{question.split}/{question.question_id}"
             facts = {"label": question.label, "split": question.split, "object": _object(question.text)}
             found.append(_Row(question.where, image, image, name, question.text, facts))
@@ -77,7 +96,8 @@ def pope(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
 
 
 def beaf(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
-    """The questions of BEAF's file; ``limit`` counts originals, each with its edited pictures."""
+    """The questions of BEAF's file; ``limit`` counts originals, each with its edited pictures. Raises as
+    ``user_benchmark``."""
     from keepsight.eval.beaf.files import read_questions
 
     if len(files) != 1:
@@ -98,7 +118,14 @@ def beaf(folder: Path, files: Sequence[Path], limit: int | None) -> list[Item]:
 
 
 class _Row(NamedTuple):
-    """A question of a file: its place, what belongs together, the picture's file, and what the item says."""
+    """A question of a file.
+
+    Attributes:
+        where: its place in the file, for messages.
+        group: what is kept or left out as a whole: the picture, of BEAF the original with its edits.
+        image: the file name of the picture.
+        id, question, truth: those of the item.
+    """
 
     where: str
     group: str
@@ -109,17 +136,20 @@ class _Row(NamedTuple):
 
 
 def _items(folder: Path, rows: Sequence[_Row], limit: int | None) -> list[Item]:
-    """The rows of the first ``limit`` groups, those about one picture side by side, so that a batch opens few."""
+    """The questions of the first ``limit`` groups, with those about one picture next to each other, so that a batch
+    opens few files."""
     groups: dict[str, dict[str, list[_Row]]] = {}
     first: dict[str, str] = {}
     for row in rows:
         groups.setdefault(row.group, {}).setdefault(row.image, []).append(row)
+        # The message names both places, which the check of the benchmark itself could not.
         if first.setdefault(row.id, row.where) != row.where:
             raise MalformedFile(f"{row.where}: question {row.id} stands in {first[row.id]} already: keep one")
     found = []
     for pictures in list(groups.values())[:limit]:
         for image, asked in pictures.items():
             path = folder / image
+            # A picture that does not exist is found here, before a model is loaded and the first question asked.
             if not path.is_file():
                 raise BadBenchmark(
                     f"{asked[0].where}: there is no picture {path}: is {folder} the right folder?"
@@ -138,7 +168,7 @@ def _items(folder: Path, rows: Sequence[_Row], limit: int | None) -> list[Item]:
 
 
 def _name(entry: Any, where: str) -> str:
-    """The picture's file, which POPE's reader brings to an image id."""
+    """The file name of a question's picture, from which POPE's reader keeps only the image id."""
     image = require(entry, "image", where)
     if not isinstance(image, str):
         raise MalformedFile(f"{where}: 'image' must be the name of a file, not {image!r}")
@@ -146,18 +176,19 @@ def _name(entry: Any, where: str) -> str:
 
 
 def _opener(path: Path) -> Callable[[], Image]:
+    """A function that opens a picture."""
     return partial(_open, path)
 
 
 @lru_cache(maxsize=4)
 def _open(path: Path) -> Image:
-    """The picture of a few questions in a row is read once."""
+    """The picture of a file. Questions about one picture stand side by side, so a small cache saves most readings."""
     from keepsight.source.images import open_picture
 
     return open_picture(path)
 
 
 def _object(question: str) -> str | None:
-    """What POPE's question asks about, in its official wording or the one with the known misspelling."""
+    """The object that a question of POPE asks about, in the official wording or in the one with the known misspelling."""
     found = re.fullmatch(r"Is there an? (.+) in the im(?:an)?age\?", question.strip())
     return found.group(1) if found else None

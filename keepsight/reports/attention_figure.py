@@ -1,4 +1,4 @@
-"""Draws attention maps: for each object word of a caption a heat map over the picture, before and after the methods."""
+"""Draws attention maps: for each object word of a caption a heat map over the picture, before and after methods act."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from keepsight.analysis.attention_maps import AttentionMap, Sink, WordMap
 
 Key = tuple[str, int]
-"""An object, and which of its mentions in a caption is meant, from 0. Words with the same key share a column."""
+"""An object, and the number of the mention in the caption, from 0. Words with the same key share a column."""
 
 HEAT = ("#150b37", "#5b1a78", "#b8325f", "#f07c3a", "#fde98c")
 """Colours of a map from zero to its largest value. Lightness rises all the way, so that the order survives in grey."""
 MARGIN, GAP, PANEL = 56, 24, 216
 FEWEST, PER_BAND = 4, 6
-"""Panels side by side: as many as there are words, within these bounds. Fewer panels are larger."""
+"""The bounds of how many panels stand side by side: as many as there are words, within these. Fewer panels are larger."""
 WIDTH = 2 * MARGIN + PER_BAND * PANEL + (PER_BAND - 1) * GAP
 OVER, UNDER = 34, 96
 """Pixels above a row of panels for its name, and below it for words, bars and shares."""
@@ -58,19 +58,23 @@ def draw(
     present: Collection[str] | None = None,
     remarks: Sequence[str] = (),
 ) -> Image.Image:
-    """The whole figure, RGB.
+    """The whole figure, an RGB image `WIDTH` pixels wide.
 
     Args:
-        picture: what the model saw of the picture, and nothing more: the maps are laid over all of it.
-        maps: the plain model's, and then one for each alternative.
-        averaged: which layers the maps are the mean of, in words.
-        present: objects known to be in the picture; words for others are struck. None: not known.
-        remarks: more notes for the foot.
+        picture: the part of the picture that the model saw, and nothing more, because the maps are laid over all of it.
+        maps: the map of the plain model, and then one for each alternative.
+        model, prompt: what stands under the title.
+        averaged: the layers that the maps are the mean of, in words.
+        present: the objects known to be in the picture; words for other objects are struck. None: it is not known.
+        remarks: further notes for the foot of the figure.
     """
     picture = picture.convert("RGB")
+    # The height of the canvas depends on all texts after they are broken into lines, so everything is measured first and
+    # drawn afterwards.
     columns = columns_of(maps)
     bands = [columns[at : at + PER_BAND] for at in range(0, len(columns), PER_BAND)]
     across = min(max(len(columns), FEWEST), PER_BAND)
+    # A caption with few words would leave most of the figure empty, so its panels are made larger.
     wide = (WIDTH - 2 * MARGIN - (across - 1) * GAP) // across
     tall, small = height_of(picture, wide), height_of(picture, PANEL)
     left = MARGIN + PANEL + 2 * GAP
@@ -89,7 +93,7 @@ def draw(
     notes = [line for note in told for line in wrap(plain_pieces(note), WIDTH - 2 * MARGIN, 17)]
     header = max(small, 122 + sum(30 * len(lines) + 14 for lines in captions))
     found = [keyed(one) for one in maps]
-    # A row in which none of a band's words is said would be placeholders only
+    # A row in which no caption holds any of a band's words would consist of placeholders alone, so it is left out.
     shown = [[row for row, words in enumerate(found) if words.keys() & set(keys)] for keys in bands]
     body = sum(len(rows) * (OVER + tall + UNDER) + 20 for rows in shown)
     curves = curves_of(maps, present)
@@ -97,6 +101,7 @@ def draw(
     canvas = Image.new("RGB", (WIDTH, 2 * MARGIN + header + 36 + body + plot + 24 * len(notes)), PAPER)
     pen = ImageDraw.Draw(canvas)
 
+    # The header: the picture, the captions beside it, and the legend.
     paste_rounded(canvas, picture.resize((PANEL, small), Image.Resampling.LANCZOS), (MARGIN, MARGIN))
     write(pen, (left, MARGIN - 8), "Where the model looks", 40)
     write(pen, (left, MARGIN + 50), shorten(f"{model}   ·   {prompt}", WIDTH - MARGIN - left, 19), 19, SOFT)
@@ -108,6 +113,7 @@ def draw(
         y += 14
     legend(canvas, (WIDTH - MARGIN - 300, MARGIN - 2), rings=any(one.sinks for one in maps))
 
+    # The bands of panels, one row for each alternative in each band.
     y = MARGIN + header + 36
     for keys, rows in zip(bands, shown, strict=True):
         pen.line([(MARGIN, y - 10), (WIDTH - MARGIN, y - 10)], fill=LINE)
@@ -123,6 +129,7 @@ def draw(
                 paste_rounded(canvas, heat(picture, word, (wide, tall), maps[row].sinks), at)
                 rings(canvas, maps[row], at, (wide, tall))
                 absent = present is not None and key[0] not in present
+                # A change can only be given where the plain model's caption has the word as well.
                 before = found[0][key].share if row and key in found[0] else None
                 under(pen, (at[0], at[1] + tall), wide, word, before, absent=absent, colour=tint(row))
             y += OVER + tall + UNDER
@@ -160,7 +167,7 @@ def curves_of(maps: Sequence[AttentionMap], present: Collection[str] | None) -> 
 
 
 def height_of(picture: Image.Image, wide: int) -> int:
-    """How tall the picture is when drawn ``wide``, at least a third and at most three times of that."""
+    """The height in pixels of a picture drawn ``wide`` pixels wide, kept between a third and three times the width."""
     return min(max(round(wide * picture.height / picture.width), wide // 3), 3 * wide)
 
 
@@ -170,7 +177,7 @@ def columns_of(maps: Sequence[AttentionMap]) -> list[Key]:
 
 
 def keyed(one: AttentionMap) -> dict[Key, WordMap]:
-    """The words of a map by their keys."""
+    """The words of a map by their keys, in the order of the caption."""
     met: Counter[str] = Counter()
     found = {}
     for word in one.words:
@@ -182,19 +189,30 @@ def keyed(one: AttentionMap) -> dict[Key, WordMap]:
 def heat(
     picture: Image.Image, word: WordMap, size: tuple[int, int], sinks: Collection[Sink] = ()
 ) -> Image.Image:
-    """The picture in pale colours under the word's map, which is interpolated between the centres of the tokens.
+    """The picture in pale colours under the map of a word, which is interpolated between the centres of the tokens.
 
-    The brightest colour stands for the largest value that is not at a sink. A sink gets so much attention that all else
-    would look dark beside it.
+    The brightest colour stands for the largest value that is not at a sink. A sink gets so much attention that all other
+    tokens would look dark beside it.
+
+    Args:
+        picture: the part of the picture that the model saw, RGB.
+        word: the word with its attention, (rows, columns).
+        size: width and height of the result in pixels.
+        sinks: the sinks among the tokens.
     """
     values = np.asarray(word.attention, dtype=np.float32)
     clear = np.ones(values.shape, dtype=bool)
     for sink in sinks:
         clear[sink.row, sink.column] = False
+    # Where every token is a sink, there is no other value to be the largest.
     largest = float(values[clear].max()) if clear.any() else float(values.max())
+    # The bound keeps a map without any attention from dividing by zero, and the cut is for the sinks, which lie above the
+    # largest value.
     values = (values / max(largest, 1e-30)).clip(0, 1)
     strength = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))[..., None]
     shown = picture.resize(size, Image.Resampling.LANCZOS)
+    # A picture with little colour leaves the colours of the map legible, and a map that is never opaque leaves the
+    # picture visible under it.
     base = np.asarray(Image.blend(shown, shown.convert("L").convert("RGB"), 0.75), dtype=np.float32)
     opacity = 0.34 + 0.46 * strength
     mixed = base * (1 - opacity) + colours(strength[..., 0]) * opacity
@@ -202,7 +220,7 @@ def heat(
 
 
 def colours(strength: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The colours of the heat map: any shape of values in [0, 1] to that shape and 3 channels in [0, 255]."""
+    """The colours of the heat map, (..., 3) in [0, 255], for values in [0, 1] of any shape."""
     stops = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in HEAT], dtype=np.float32)
     at = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(strength, at, stops[:, i]) for i in range(3)], axis=-1).astype(np.float32)
@@ -219,7 +237,9 @@ def rings(canvas: Image.Image, one: AttentionMap, at: tuple[int, int], size: tup
 
 
 def ring(canvas: Image.Image, centre: tuple[float, float], radius: float) -> None:
+    """Draw a white ring with a dark edge, so that it shows on bright and on dark ground."""
     side = int(2 * radius) + 8
+    # Pillow draws curves with hard edges, so the ring is drawn larger as a mask and shrunk.
     mask = Image.new("L", (side * SMOOTH, side * SMOOTH), 0)
     shade = mask.copy()
     middle, outer = side * SMOOTH / 2, radius * SMOOTH
@@ -245,7 +265,18 @@ def under(
     absent: bool,
     colour: str,
 ) -> None:
-    """Draw what stands below a panel: the word, its share of attention as a bar and in per cent, and the change of it."""
+    """Draw what stands below a panel: the word, its share of attention as a bar and in per cent, and the change of the
+    share.
+
+    Args:
+        pen: draws on the canvas.
+        at: the lower left corner of the panel.
+        wide: the width of the panel in pixels.
+        word: the word.
+        before: the word's share under the plain model; None where there is no change to give.
+        absent: whether the word is known to name something that is not in the picture, and is struck.
+        colour: the colour of the row.
+    """
     x, y = at
     name = shorten(word.word, wide, 22)
     write_pieces(pen, (x, y + 8), [Piece(name, ABSENT if absent else INK, absent)], 22)
@@ -258,7 +289,7 @@ def under(
 
 
 def blank(canvas: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
-    """Draw the place of a word that this caption does not have."""
+    """Draw the placeholder of a word that this caption does not hold."""
     paste_rounded(canvas, Image.new("RGB", size, CARD), at)
     text = "not said"
     x = at[0] + (size[0] - text_width(text, 18)) / 2
@@ -266,7 +297,7 @@ def blank(canvas: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> No
 
 
 def legend(canvas: Image.Image, at: tuple[int, int], *, rings: bool) -> None:
-    """Draw the colour bar, and what a ring means if there is one."""
+    """Draw the colour bar and, if ``rings`` is set, what a ring means."""
     pen = ImageDraw.Draw(canvas)
     x, y = at
     scale = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (14, 1))
@@ -281,7 +312,13 @@ def legend(canvas: Image.Image, at: tuple[int, int], *, rings: bool) -> None:
 
 
 def explain(maps: Sequence[AttentionMap], averaged: str, present: Collection[str] | None) -> list[str]:
-    """The notes at the foot of the figure."""
+    """The notes at the foot of the figure, a paragraph each.
+
+    Args:
+        maps: all maps of the figure.
+        averaged: the layers that the maps are the mean of, in words.
+        present: the objects known to be in the picture; None: it is not known.
+    """
     rows, columns = maps[0].grid
     counts = [len(one.sinks) for one in maps]
     largest = "its largest value" + (" off the sinks" if any(counts) else "")
@@ -306,7 +343,7 @@ def explain(maps: Sequence[AttentionMap], averaged: str, present: Collection[str
 
 
 def row_name(maps: Sequence[AttentionMap], row: int) -> str:
-    """What a caption and its row of panels are called."""
+    """The name of a caption and of its row of panels."""
     method = maps[row].method
     if len(maps) == 1:
         return method or "Caption"
@@ -314,11 +351,12 @@ def row_name(maps: Sequence[AttentionMap], row: int) -> str:
 
 
 def tint(index: int) -> str:
+    """The colour of an alternative by its number, 0 for the plain model. Colours repeat when there are many."""
     return BEFORE if index == 0 else AFTERS[(index - 1) % len(AFTERS)]
 
 
 def caption_pieces(one: AttentionMap, present: Collection[str] | None) -> list[Piece]:
-    """The caption's words, those for absent objects struck."""
+    """The words of a map's caption, those for absent objects struck."""
     caption = one.caption
     wrong = [word.span for word in one.words if present is not None and word.object not in present]
     pieces: list[Piece] = []
@@ -331,14 +369,16 @@ def caption_pieces(one: AttentionMap, present: Collection[str] | None) -> list[P
 
 
 def _words(caption: str, start: int, end: int, style: Piece) -> Iterator[Piece]:
-    """The words of a stretch of the caption in the style of a piece."""
-    # An object word may end in the middle of a word, as before a comma or in a script without spaces
+    """The words of a stretch of the caption, in the style of a piece."""
+    # An object word may end in the middle of a word, as before a comma or in a script without spaces. What follows is then
+    # written without a space before it.
     glued = 0 < start < end and not caption[start - 1].isspace() and not caption[start].isspace()
     for number, text in enumerate(caption[start:end].split()):
         yield style._replace(text=text, glued=glued and number == 0)
 
 
 def paste_rounded(canvas: Image.Image, image: Image.Image, at: tuple[int, int], radius: int = 10) -> None:
+    """Paste an image with rounded corners; ``at`` is its upper left corner, ``radius`` is in pixels."""
     large = Image.new("L", (image.width * SMOOTH, image.height * SMOOTH), 0)
     box = [0, 0, large.width - 1, large.height - 1]
     ImageDraw.Draw(large).rounded_rectangle(box, radius * SMOOTH, fill=255)

@@ -1,4 +1,4 @@
-"""Draws the share of attention that goes to the picture at each generated token, before and after the methods."""
+"""Draws the share of attention that goes to the picture at each generated token, before and after methods act."""
 
 from __future__ import annotations
 
@@ -24,17 +24,23 @@ from keepsight.reports.pillow_text import (
 
 TITLE = "The picture's share of attention, token by token"
 HEIGHT = 262
-"""Of the plot with its title and axis, in pixels."""
+"""The height of the plot with its title and axis, in pixels."""
 OVER, UNDER, LEFT = 58, 44, 58
-"""Pixels around the plot area: above it for the title, below it for the axis, left of it for the scale."""
+"""The pixels around the plot area: above it for the title, below it for the axis, and left of it for the scale."""
 WIDTH, MARGIN = 1100, 48
-"""Of a figure that holds the plot alone, in pixels."""
+"""The width and the margin of a figure that holds the plot alone, in pixels."""
 FEWEST = 2
-"""A line needs at least as many points; a single token is drawn as a dot."""
+"""How many points a line needs; a single token is drawn as a dot."""
 
 
 class Mark(NamedTuple):
-    """A token that is marked with a dot: its number from 0, the word it begins, and the colour of the word."""
+    """A token that is marked with a dot.
+
+    Args:
+        token: the number of the token, from 0.
+        word: the word that begins with it.
+        colour: the colour of the word.
+    """
 
     token: int
     word: str
@@ -45,7 +51,10 @@ class Curve(NamedTuple):
     """A line of the plot.
 
     Args:
-        shares: in [0, 1], one for each generated token.
+        name: what the legend calls the line.
+        colour: the colour of the line.
+        shares: the shares in [0, 1], one for each generated token.
+        marks: the tokens that are marked with a dot.
         solid: how many tokens are drawn in the full colour; from there on the line is pale. None: all of them.
     """
 
@@ -57,7 +66,14 @@ class Curve(NamedTuple):
 
 
 def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[Curve]) -> None:
-    """Draw the curves into ``canvas``, ``wide`` by ``HEIGHT`` pixels from ``at``; the scale runs from 0 to 100 %."""
+    """Draw the plot into a part of ``canvas``; its scale runs from 0 to 100 %.
+
+    Args:
+        canvas: the image to draw on.
+        at: the upper left corner of the plot.
+        wide: the width of the plot in pixels; its height is `HEIGHT`.
+        curves: at least one, with at least one share each.
+    """
     pen = ImageDraw.Draw(canvas)
     x, y = at
     write(pen, (x, y), TITLE, 19)
@@ -70,11 +86,13 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
         label = f"{percent} %"
         write(pen, (left - 10 - text_width(label, 15), line - 10), label, 15, SOFT)
     longest = max(len(curve.shares) for curve in curves)
+    # A single token has no distance to another.
     step = across / max(longest - 1, 1)
     for number in ticks(longest):
         place = left + (number - 1) * step
         pen.line([(place, top + tall), (place, top + tall + 4)], fill=SOFT)
         label = "token 1" if number == 1 else str(number)
+        # Labels are centred below their ticks, except for the first, which would reach below the scale on its left.
         write(pen, (place - text_width(label, 15) * (number > 1) / 2, top + tall + 8), label, 15, SOFT)
     for curve in curves:
         spots = [
@@ -82,10 +100,12 @@ def strip(canvas: Image.Image, at: tuple[int, int], wide: int, curves: Sequence[
         ]
         _line(canvas, (left, top), (across, tall), spots, curve)
     taken: list[tuple[float, float, float, float]] = []
-    # The last curve is what the methods did: its words get their places first, where there is no room for all
+    # The last curve shows what the methods did. Where there is no room for all words, its words get their places first.
     for place, curve in reversed(list(enumerate(curves))):
         for mark in curve.marks:
             spot = (left + mark.token * step, top + tall * (1 - curve.shares[mark.token]))
+            # The plain model's words stand below its curve and those of the methods above theirs, so that they seldom
+            # collide.
             _word(pen, spot, mark, above=place > 0 or len(curves) == 1, taken=taken)
 
 
@@ -116,7 +136,10 @@ def share_figure(curves: Sequence[Curve], *, heading: str, notes: Sequence[str])
 def _legend(
     pen: ImageDraw.ImageDraw, right: tuple[float, float], curves: Sequence[Curve], room: float
 ) -> None:
+    """Write the names of the curves from right to left, ``room`` pixels wide at most; ``right`` is the upper right
+    corner."""
     x, y = right
+    # The names are set from the right edge to the left, so the last one is written first.
     for curve in reversed(curves):
         name = shorten(curve.name, room / len(curves) - 60, 16)
         x -= text_width(name, 16)
@@ -132,13 +155,22 @@ def _line(
     spots: Sequence[tuple[float, float]],
     curve: Curve,
 ) -> None:
-    # Room for the dots of the first and last token, which reach beyond the plot area
+    """Draw one curve with its dots.
+
+    Args:
+        canvas: the image to draw on.
+        corner, size: the plot area.
+        spots: the points of the curve, in pixels from the corner.
+        curve: the curve.
+    """
+    # The dots of the first and the last token reach beyond the plot area, so the mask has an edge around it.
     edge = 6
     wide, tall = size[0] + 2 * edge, size[1] + 2 * edge
     mask = Image.new("L", (wide * SMOOTH, tall * SMOOTH), 0)
     pen = ImageDraw.Draw(mask)
     scaled = [((x + edge) * SMOOTH, (y + edge) * SMOOTH) for x, y in spots]
     solid = len(spots) if curve.solid is None else curve.solid
+    # The pale part begins at the last solid token and is drawn first, so that the two parts meet without a gap.
     for part, shade in ((scaled[max(solid - 1, 0) :], 90), (scaled[:solid], 255)):
         if len(part) >= FEWEST:
             pen.line(part, fill=shade, width=2 * SMOOTH + 2, joint="curve")
@@ -157,7 +189,8 @@ def _word(
     above: bool,
     taken: list[tuple[float, float, float, float]],
 ) -> None:
-    """Write the word above or below its dot, unless another word stands there: the maps name every word anyway."""
+    """Write the word above or below its dot, unless another word stands there; in the figure of maps every word is named
+    anyway."""
     size = 15
     wide = text_width(mark.word, size)
     x, y = spot[0] - wide / 2, spot[1] - 28 if above else spot[1] + 9

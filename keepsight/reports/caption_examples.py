@@ -1,4 +1,4 @@
-"""The captions of a CHAIR comparison picture by picture, for a page or a terminal that shows some of them."""
+"""The captions of a CHAIR comparison picture by picture, for pages and terminals that show some of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keepsight.reports.compare_tables import spec_parts
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionExample:
-    """A picture and what every method said about it.
+    """A picture, and what every method said about it.
 
     Args:
-        number: of the picture in the run, from 1.
-        id: of the question that was asked about it.
-        captions: one for each row of the comparison, the baseline's first.
+        number: the number of the picture in the run, from 1.
+        id: the id of the question that was asked about it.
+        captions: the judged captions, one for each row of the comparison, the baseline's first.
     """
 
     number: int
@@ -38,6 +38,8 @@ def caption_examples(comparison: Comparison) -> tuple[CaptionExample, ...]:
     numbers = {item.id: number for number, item in enumerate(comparison.merged.runs[0].items, start=1)}
     return tuple(
         CaptionExample(number=numbers[asked], id=asked, captions=captions)
+        # All methods were judged on the same questions in the same order, so their captions of one picture stand at the
+        # same place.
         for asked, captions in zip(comparison.merged.ids, zip(*judged, strict=True), strict=True)
     )
 

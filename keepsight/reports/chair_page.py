@@ -1,4 +1,4 @@
-"""A CHAIR score as one HTML page that needs no other file: the figures, and the captions with unsupported words marked."""
+"""A CHAIR score as one HTML page that needs no other file: figures, and captions with unsupported words marked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ MOST_CLEAN = 1000
 MOST_LETTERS = 4000
 MOST_OBJECTS = 12
 
-# Rates in per cent, lengths as they are: attribute, name, factor, meaning.
+# Each figure's attribute of the report, its name, the factor it is shown with, and its meaning. Rates are shown in per cent,
+# and lengths as they are.
 FIGURES = (
     ("chair_s", "CHAIR_s", 100, "% of captions that name an object not in the image"),
     ("chair_i", "CHAIR_i", 100, "% of mentions that are not in the image"),
@@ -26,12 +27,12 @@ FIGURES = (
     ("no_object", "no object", 100, "% of captions that name no object"),
 )
 HEADLINES = 3
-"""How many of the figures stand as cards on top of the page."""
+"""How many of the figures, from the first on, stand as cards on top of the page."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as the page writes it; ``interval`` is empty where there is none."""
+    """A figure as the page writes it; ``interval`` is empty where there is no interval."""
 
     name: str
     label: str
@@ -42,7 +43,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class InventedObject:
-    """An object that captions made up: how often, of how many mentions; ``width`` is that of its bar, in per cent."""
+    """An object that captions made up.
+
+    Args:
+        name: the object.
+        width: the width of its bar, in per cent of the largest.
+        unsupported: how many mentions of it no picture supports.
+        named: how many mentions of it there are.
+    """
 
     name: str
     width: int
@@ -52,7 +60,12 @@ class InventedObject:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a caption. ``object`` is what an unsupported word stands for; None for all other text."""
+    """A stretch of a caption.
+
+    Args:
+        text: the stretch.
+        object: what an unsupported word stands for; None for all other text.
+    """
 
     text: str
     object: str | None = None
@@ -62,7 +75,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShownCaption:
-    """A caption on the page; ``more`` letters of it are left out."""
+    """A caption on the page.
+
+    Args:
+        image_id: the picture.
+        kind: ``guilty`` if a word is unsupported, else ``clean``; it decides the style.
+        tally: how many mentions are unsupported, in words.
+        pieces: the text, split at the unsupported words.
+        more: how many letters are left out, as text; empty for none.
+    """
 
     image_id: str
     kind: str
@@ -74,16 +95,18 @@ class ShownCaption:
 def page(report: Report, *, source: str) -> str:
     """The whole page as HTML; it loads nothing and runs no script.
 
-    Captions with unsupported words come first, those with the most on top, then the others in their order. At
-    most `MOST_CAPTIONS` are shown, of those without an unsupported word at most `MOST_CLEAN`, and of one caption
-    the first `MOST_LETTERS` letters; the page says what it leaves out.
+    Captions with unsupported words come first, those with the most on top, then the others in their order. At most
+    `MOST_CAPTIONS` are shown, at most `MOST_CLEAN` of those without an unsupported word, and of one caption the first
+    `MOST_LETTERS` letters. The page says what it leaves out.
 
     Args:
+        report: the score.
         source: what was scored, such as the name of the file of captions.
     """
     import keepsight
 
     figures = [_figure(report, *one) for one in FIGURES]
+    # Sorting keeps the order of the file among captions with equally many unsupported words.
     guilty = sorted(
         (row for row in report.captions if row.hallucinated), key=lambda row: -len(row.hallucinated)
     )
@@ -111,22 +134,25 @@ def page(report: Report, *, source: str) -> str:
             )
             if total > shown
         ],
-        # A generator: thousands of captions need not stand in memory twice
+        # The template takes the captions one by one, so that thousands of them do not stand in memory twice.
         shown=map(_shown, [*first, *rest]),
     )
 
 
 def _verdict(guilty: int) -> str:
+    """The sentence part that says how many captions name an object that is not in the image."""
     if not guilty:
         return "none names an object that is not in its image"
     return f"{guilty:,} name{'s' if guilty == 1 else ''} an object that is not in the image"
 
 
 def _captions(n: int) -> str:
+    """A number of captions with its noun."""
     return "1 caption" if n == 1 else f"{n:,} captions"
 
 
 def _figure(report: Report, name: str, label: str, scale: int, meaning: str) -> Figure:
+    """One of `FIGURES` with its value and interval as texts."""
     value, bounds = getattr(report, name), report.ci[name]
     return Figure(
         name=name,
@@ -143,11 +169,13 @@ def _objects(report: Report, invented: Counter[str]) -> list[InventedObject]:
         return []
     named = Counter(name for row in report.captions for name in row.generated)
     most = invented.most_common(MOST_OBJECTS)
+    # The bar of the most frequent object is full, and the others are in proportion.
     largest = most[0][1]
     return [InventedObject(name, round(100 * count / largest), count, named[name]) for name, count in most]
 
 
 def _shown(row: PerCaption) -> ShownCaption:
+    """A caption as the page shows it."""
     unsupported, mentions = len(row.hallucinated), len(row.generated)
     left = len(row.caption) - MOST_LETTERS
     return ShownCaption(
@@ -164,6 +192,7 @@ def _pieces(row: PerCaption) -> Iterator[Piece]:
     text, at = row.caption[:MOST_LETTERS], 0
     for mention in sorted(row.hallucinated, key=lambda one: one.span):
         start, end = mention.span
+        # A word that the cut goes through is shown as plain text, since half a word must not be marked.
         if end > len(text):
             break
         word = text[start:end]

@@ -1,4 +1,4 @@
-"""The tables of a comparison as texts; the terminal, Markdown and the HTML page lay them out."""
+"""The tables of a comparison as texts, which the terminal, Markdown and the HTML page lay out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keepsight.reports.number_format import percent, points
 
 Tone = Literal["", "good", "bad", "dim"]
 COUNTED = frozenset({"length", "mentions"})
-"""Figures that are numbers; all others are rates."""
+"""The figures that are numbers; all others are rates."""
 LABELS: Mapping[str, str] = {
     "chair_s": "CHAIR_s",
     "chair_i": "CHAIR_i",
@@ -40,16 +40,19 @@ LABELS: Mapping[str, str] = {
     "id": "ID",
     "f1_tu_id": "F1(TU,ID)",
 }
+"""What tables and plots call each figure."""
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "chair": ("chair_s", "chair_i", "recall", "f1", "length", "mentions"),
     "pope": ("accuracy", "precision", "recall", "f1", "yes_ratio"),
     "beaf": ("tu", "ig", "sb_plus", "sb_minus", "id", "f1_tu_id"),
 }
+"""The figures in the table of figures, by benchmark; the JSON output holds all figures."""
 CHANGED: Mapping[str, tuple[str, ...]] = {
     "chair": ("chair_s", "chair_i", "recall", "length"),
     "pope": ("accuracy", "recall", "f1", "yes_ratio"),
     "beaf": ("tu", "sb_plus", "id", "f1_tu_id"),
 }
+"""The figures in the table of differences. A difference with its interval is wide, so there are fewer of them."""
 LEGENDS: Mapping[str, str] = {
     "chair": "CHAIR_s: captions that invent an object. CHAIR_i: mentions that are invented. recall: objects in the pictures"
     " that are named. F1: of the objects named. words, mentions: of a caption, on average.",
@@ -63,7 +66,13 @@ MANY = "Each interval is about one difference alone: of many methods that do not
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, a smaller one under it such as an interval, and whether it is for better or worse."""
+    """A cell of a table.
+
+    Args:
+        text: the figure.
+        detail: a smaller text under it, such as an interval.
+        tone: whether it is for better or worse; empty for neither.
+    """
 
     text: str
     detail: str = ""
@@ -75,9 +84,9 @@ class TableRow:
     """A row of a table.
 
     Args:
-        name: what it is about; a method's spec unless the row is ``inner``.
+        name: what the row is about; a method's spec unless the row is ``inner``.
         cells: one for each of the table's headings.
-        inner: whether it belongs to the method in the row above: a split, or the control.
+        inner: whether the row belongs to the method in the row above: a split, or the control.
         series: the number of its method in the comparison, 0 for the baseline; it decides the colour.
     """
 
@@ -104,14 +113,14 @@ def tables(comparison: Comparison) -> tuple[Table, ...]:
 
 
 def title(comparison: Comparison) -> str:
-    """What was compared, in a line."""
+    """What was compared, in one line."""
     manifest = comparison.merged.runs[0].manifest
     bench = manifest["bench"]
     return f"{bench['name']}, {bench.get('source', bench['split'])}, model {manifest.get('model')}"
 
 
 def facts(comparison: Comparison) -> str:
-    """What the figures hang on, in a sentence."""
+    """What the figures depend on, in a sentence: how much was asked, how it was judged, and how intervals were drawn."""
     asked, images = len(comparison.merged.ids), comparison.images
     what = "originals" if comparison.bench == "beaf" else "pictures"
     drawn = (
@@ -123,7 +132,7 @@ def facts(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison) -> tuple[str, ...]:
-    """What must not be overlooked, a sentence each."""
+    """What a reader must not overlook, a sentence each."""
     base = comparison.rows[0].method
     found = [
         f"TUNED ON THESE QUESTIONS: {leak}. These figures flatter it; do not report them."
@@ -157,17 +166,18 @@ def remarks(comparison: Comparison) -> tuple[str, ...]:
 
 
 def legend(comparison: Comparison) -> str:
-    """How to read the figures."""
+    """How to read the figures of the benchmark, in words."""
     return LEGENDS[comparison.bench]
 
 
 def splits(comparison: Comparison) -> tuple[str, ...]:
-    """POPE's splits where there are several: the prefixes of their figures."""
+    """The splits of POPE, which are the prefixes of their figures; empty where there is only one, or another benchmark."""
     names = (name.rpartition(".")[0] for name in comparison.rows[0].figures)
     return tuple(dict.fromkeys(name for name in names if name))
 
 
 def _figures(comparison: Comparison) -> Table:
+    """The table of figures, with a row for each split and for the control under each method."""
     names = SHOWN[comparison.bench]
     base, parts = comparison.rows[0].method, splits(comparison)
     rows = []
@@ -198,10 +208,12 @@ def _figures(comparison: Comparison) -> Table:
 
 
 def _differences(comparison: Comparison) -> Table:
+    """The table of differences to the baseline, and of each method to its control."""
     names = CHANGED[comparison.bench]
     base, parts = comparison.rows[0].method, splits(comparison)
     rows = []
     for series, row in enumerate(comparison.rows):
+        # The baseline has no differences to itself.
         if row.differences is None:
             continue
         rows.append(
@@ -223,7 +235,9 @@ def _differences(comparison: Comparison) -> Table:
 
 
 def _costs(comparison: Comparison) -> Table:
+    """The table of answers, failures and cost."""
     base = comparison.rows[0].method
+    # CHAIR reads no yes or no, so nothing can be unread.
     reads = comparison.bench != "chair"
     headings = (
         "answers",
@@ -247,6 +261,7 @@ def _costs(comparison: Comparison) -> Table:
 
 
 def _cost(row: Row, reads: bool) -> Iterator[Cell]:
+    """The cells of a row of the table of cost; ``reads`` says whether the benchmark reads yes or no."""
     yield Cell(str(row.counts.answered))
     for count in (row.counts.failed, row.counts.missing):
         yield Cell(str(count), tone="bad" if count else "")
@@ -262,6 +277,7 @@ def _cost(row: Row, reads: bool) -> Iterator[Cell]:
 
 
 def _figure(name: str, figure: Figure) -> Cell:
+    """The cell of a figure with its interval."""
     if name in COUNTED:
         return Cell("–" if figure.value is None else f"{figure.value:.1f}")
     low, high = figure.ci or (None, None)
@@ -269,7 +285,9 @@ def _figure(name: str, figure: Figure) -> Cell:
 
 
 def _change(change: Difference) -> Cell:
+    """The cell of a difference, with the verdict on it."""
     text = difference(change)
+    # Without resamples there is no interval, and so no verdict.
     if change.value is None or change.low is None:
         return Cell(text)
     good = better(change)
@@ -281,15 +299,16 @@ def _change(change: Difference) -> Cell:
 
 
 def difference(change: Difference) -> str:
-    """A difference with its interval, in points or, of a count, in its own unit: ``−2.9 [−5.8, +0.1]``."""
+    """A difference with its interval, in points or, for counts, in their own unit: ``−2.9 [−5.8, +0.1]``."""
     if change.metric in COUNTED:
-        # The formatter multiplies by 100 to make points of fractions, which counts are not
+        # The formatter multiplies by 100 to make points of fractions, and counts are no fractions.
         parts = (None if one is None else one / 100 for one in (change.value, change.low, change.high))
         change = Difference(change.metric, *parts)
     return f"{points(change.value)} {_bounds(change)}".strip()
 
 
 def _bounds(change: Difference) -> str:
+    """The interval of a difference in brackets; empty where there is none."""
     return "" if change.low is None else f"[{points(change.low)}, {points(change.high)}]"
 
 
@@ -302,6 +321,7 @@ def markdown(comparison: Comparison) -> str:
         head = f"| {table.title} | " + " | ".join(table.headings) + " |\n"
         rule = "|---|" + "---:|" * len(table.headings) + "\n"
         rows = "".join(
+            # Markdown drops leading spaces in a cell, so rows that belong to a method are indented by an entity.
             f"| {'&emsp;' + _escaped(row.name) if row.inner else _code(row.name)} | "
             + " | ".join(_flat(cell) for cell in row.cells)
             + " |\n"
@@ -312,21 +332,26 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _flat(cell: Cell) -> str:
+    """A cell as Markdown: its detail goes into a second line of the same cell."""
     return _escaped(cell.text) + (f"<br>{_escaped(cell.detail)}" if cell.detail else "")
 
 
 def _code(text: str) -> str:
+    """A text as code in a cell of a Markdown table, where a bar would end the cell even inside code."""
     return "`" + text.replace("|", "\\|") + "`"
 
 
 def _escaped(text: str) -> str:
+    """A text in which no character means anything to Markdown."""
+    # The backslash comes first, or it would escape the backslashes of the other marks.
     for mark in "\\|*_<`":
         text = text.replace(mark, "\\" + mark)
     return text
 
 
 def spec_parts(spec: str) -> list[tuple[str, str]]:
-    """The methods of a spec that act together, each as its name and its settings; these are empty without a colon.
+    """The methods of a spec that act together, each as its name and its settings; settings are empty where there are
+    none.
 
     >>> spec_parts("sample+m3id:decay=0.05,gate=0.9")
     [('sample', ''), ('m3id', 'decay=0.05,gate=0.9')]
@@ -335,7 +360,7 @@ def spec_parts(spec: str) -> list[tuple[str, str]]:
     for part in re.split("[+ ]", spec):
         name, _, settings = part.partition(":")
         if "." in name:
-            # The class of a third party, package.module:Class, has a colon in its name
+            # Somebody's own class is written package.module:Class, so that its name holds the first colon.
             class_name, _, settings = settings.partition(":")
             name = f"{name}:{class_name}"
         found.append((name, settings))
@@ -343,7 +368,7 @@ def spec_parts(spec: str) -> list[tuple[str, str]]:
 
 
 def wrapped(spec: str, width: int) -> Sequence[str]:
-    """A spec in lines of ``width`` characters, broken after a colon or comma, or before a method's name.
+    """A spec in lines of at most ``width`` characters, broken after a colon or comma, or before a method's name.
 
     A single setting that is longer than ``width`` stays whole.
     """

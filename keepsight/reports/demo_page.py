@@ -1,4 +1,4 @@
-"""The page of ``keepsight demo``: a comparison's page with the pictures of the demo world and what was said about them."""
+"""The page of ``keepsight demo``: the page of a comparison with the demo world's pictures and what was said about them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from keepsight.demo.world import Scene
 
 MOST_PICTURES = 120
-"""More pictures would make the page slow to open: each adds about 20 kB."""
+"""How many pictures the page shows. More would make it slow to open, since each adds about 20 kB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A method's headline figures, as texts; ``change`` of each is empty for the baseline."""
+    """A method's headline figures as texts. The changes are empty for the baseline; ``doubtful`` marks a change that is
+    not clear."""
 
     style: str
     parts: list[tuple[str, str]]
@@ -42,7 +43,13 @@ class Card:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a caption; ``object`` is what it names, None where it names nothing, ``there`` if the picture has it."""
+    """A stretch of a caption.
+
+    Args:
+        text: the stretch.
+        object: the object that it names; None where it names none.
+        there: whether the picture has this object.
+    """
 
     text: str
     object: str | None = None
@@ -51,7 +58,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Said:
-    """A method's caption of a picture, with how many of the picture's objects it names and how many it invents."""
+    """A method's caption of a picture.
+
+    Args:
+        style, name, spec: the method's CSS class, its short name and its spec.
+        pieces: the caption, split at the words that name objects.
+        found: how many of the picture's objects it names.
+        there: how many objects the picture has.
+        invented: how many of its mentions name something that is not there.
+    """
 
     style: str
     name: str
@@ -64,7 +79,15 @@ class Said:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with what is in it and what was said about it; ``source`` is a data URI."""
+    """A picture on the page.
+
+    Args:
+        number: its number in the run, from 1.
+        source: the picture itself, as a data URI.
+        place, objects: the scene's context, and what is in it.
+        said: the captions, one for each row of the comparison.
+        differ: whether the methods said different things.
+    """
 
     number: int
     source: str
@@ -78,8 +101,8 @@ def page(comparison: Comparison, scenes: Sequence[Scene], *, folders: bool = Tru
     """The whole page as HTML. Pictures are inside it as data URIs; it loads nothing and runs no script.
 
     Args:
-        comparison: of one run on ``scenes``, scored with CHAIR.
-        scenes: in the order of the run's questions; at most the first `MOST_PICTURES` are shown.
+        comparison: a comparison of one run on ``scenes``, scored with CHAIR.
+        scenes: the scenes in the order of the run's questions; at most the first `MOST_PICTURES` are shown.
         folders: whether the footer names the folder of the run.
     """
     split = comparison.merged.runs[0].manifest["bench"]["split"]
@@ -96,7 +119,7 @@ def page(comparison: Comparison, scenes: Sequence[Scene], *, folders: bool = Tru
 
 
 def _cards(comparison: Comparison) -> Iterator[Card]:
-    """One for each method, or for the baseline where it is alone."""
+    """One card for each method, or one for the baseline if it is alone."""
     baseline, *methods = comparison.rows
     for number, row in enumerate(methods, start=1) if methods else [(0, baseline)]:
         changes = row.differences
@@ -114,10 +137,13 @@ def _cards(comparison: Comparison) -> Iterator[Card]:
 
 
 def _pictures(comparison: Comparison, scenes: Sequence[Scene]) -> Iterator[Picture]:
+    """The pictures that the page shows."""
     specs = [row.method for row in comparison.rows]
     names = short_names(specs)
     family = next(row.score.family for row in comparison.rows if isinstance(row.score, Report))
     for example in caption_examples(comparison)[:MOST_PICTURES]:
+        # A picture that some method failed on is not among the examples, so the scene is found by its number and not by
+        # its place.
         scene = scenes[example.number - 1]
         yield Picture(
             number=example.number,
@@ -141,9 +167,11 @@ def _pictures(comparison: Comparison, scenes: Sequence[Scene]) -> Iterator[Pictu
 
 
 def _pieces(judged: PerCaption, family: str) -> Iterator[Piece]:
-    """The caption split at the words that name objects."""
+    """The caption split at all words that name objects."""
     invented = {mention.span for mention in judged.hallucinated}
     at = 0
+    # The report keeps the places of invented objects alone, and the page marks those that are there as well, so the
+    # caption is read once more.
     for mention in mentions(judged.caption, family=family):
         start, end = mention.span
         yield Piece(judged.caption[at:start])
@@ -153,7 +181,8 @@ def _pieces(judged: PerCaption, family: str) -> Iterator[Piece]:
 
 
 def _data_uri(scene: Scene) -> str:
-    # Pixel noise makes a PNG of the same picture about four times as large as a JPEG
+    """The picture of a scene as a data URI."""
+    # The pictures hold pixel noise, which makes a PNG about four times as large as a JPEG.
     file = io.BytesIO()
     scene.image().save(file, "JPEG", quality=90, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

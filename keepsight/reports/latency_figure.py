@@ -1,4 +1,4 @@
-"""Draws the figures of ``keepsight bench``: a dot with its spread for each row, or lines over several lengths."""
+"""Draws the figures of ``keepsight bench``: a dot with its spread for each row, or lines if there are several lengths."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_plots() -> None:
 
 
 def draw(result: Mapping[str, Any]) -> bytes:
-    """Draw a run's rows.
+    """Draw the rows of a run, the prefill on the left and the time per token on the right.
 
     Args:
         result: what ``experiments.latency.run.run`` returned.
@@ -49,6 +49,7 @@ def draw(result: Mapping[str, Any]) -> bytes:
         PlotsMissing: matplotlib is not installed.
     """
     check_plots()
+    # A figure made without pyplot needs no display, and leaves the caller's own matplotlib state alone.
     from matplotlib.figure import Figure
 
     rows = result["rows"]
@@ -73,7 +74,10 @@ def draw(result: Mapping[str, Any]) -> bytes:
 
 
 def _label(row: Mapping[str, Any], *, batch: bool) -> str:
+    """What the figure calls a row; ``batch`` says whether the size of the batch is part of it."""
     parts = [
+        # The spec of a method may be long, such as that of VAR with its dimensions, and the figure has little room for
+        # names.
         row["method"].partition(":dims")[0][:38],
         BRANCH[row["way"]],
         f"batch {row['batch']}" if batch else "",
@@ -82,6 +86,7 @@ def _label(row: Mapping[str, Any], *, batch: bool) -> str:
 
 
 def _dots(axis: Any, rows: list[dict[str, Any]], part: str) -> None:
+    """Draw each row as a dot with its spread, from top to bottom."""
     batches = len({row["batch"] for row in rows}) > 1
     for at, row in enumerate(rows):
         low, high = row[f"{part}_spread"]
@@ -94,11 +99,13 @@ def _dots(axis: Any, rows: list[dict[str, Any]], part: str) -> None:
         )
     axis.axvline(1, color="#555555", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [_label(row, batch=batches) for row in rows], fontsize=8)
+    # The limits are given in reverse, so that the first row stands on top.
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.margins(x=0.12)
 
 
 def _lines(axis: Any, rows: list[dict[str, Any]], part: str, length: str) -> None:
+    """Draw a line over the lengths for each method and variant."""
     batches = len({row["batch"] for row in rows}) > 1
     other = next(key for key in LENGTHS if key != length)
     several = len({row[other] for row in rows}) > 1
@@ -111,6 +118,7 @@ def _lines(axis: Any, rows: list[dict[str, Any]], part: str, length: str) -> Non
     marks: dict[str, str] = {}
     for name, points in lines.items():
         points = sorted(points, key=lambda row: row[length])
+        # The colour stands for the variant, so the shape of the dots tells the methods apart.
         mark = marks.setdefault(points[0]["method"], "osD^vPX*"[len(marks) % 8])
         x = [row[length] for row in points]
         spread = [row[f"{part}_spread"] for row in points]
@@ -125,6 +133,7 @@ def _lines(axis: Any, rows: list[dict[str, Any]], part: str, length: str) -> Non
     axis.set_xscale("log", base=2)
     ticks = sorted({row[length] for row in rows})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    # A logarithmic axis has minor ticks of its own, which stand for no length that was measured.
     axis.minorticks_off()
     axis.set_xlabel(LENGTHS[length], fontsize=9)
     axis.set_ylim(bottom=0)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 MINUS = "−"
+"""The typographic minus sign, which is as wide as a plus."""
 
 
 def percent(rate: float | None) -> str:
-    """A fraction in [0, 1] in per cent with one decimal and without the sign, or a dash for None."""
+    """A fraction in [0, 1] in per cent, with one decimal and without the per cent sign; a dash for None."""
     return "–" if rate is None else f"{100 * rate:.1f}"
 
 
 def points(change: float | None) -> str:
-    """A difference of fractions in percentage points, with a plus or minus sign unless it rounds to 0.0."""
+    """A difference of fractions in percentage points with one decimal, signed unless it rounds to 0.0; a dash for None."""
     if change is None:
         return "–"
     text = f"{100 * change:+.1f}"

@@ -1,7 +1,7 @@
 """Text in the figures that Pillow draws: words, lines of them, colours, and the fonts that have their characters.
 
-Pillow's own font, which every figure is set in, has ASCII and little more. Words with other characters are drawn in a
-font of the system or of matplotlib; a character that none of them has is shown by its number, such as ``[U+732B]``.
+Every figure is set in Pillow's own font, which has ASCII and little more. Words with other characters are drawn in a
+font of the system or of matplotlib. A character that none of them has is shown by its number, such as ``[U+732B]``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 PAPER, CARD, INK, SOFT, LINE, ABSENT = "#fbfaf7", "#f1efe9", "#211f2d", "#6b6779", "#d9d5cc", "#c22f3d"
 BEFORE, AFTER = "#6b6779", "#3563c9"
 AFTERS = (AFTER, "#0c8571", "#8a46b8", "#b8660f", "#ad2f74")
-"""Colours of several alternatives, the same as on the pages."""
+"""The colours of several alternatives, the same as on the pages."""
 SMOOTH = 4
-"""Curves are drawn this many times larger and shrunk, since Pillow's own have hard edges."""
+"""How many times larger curves are drawn before they are shrunk, since Pillow draws them with hard edges."""
 NOTO_SCRIPTS = (
     "Arabic",
     "Armenian",
@@ -64,16 +64,23 @@ SYSTEM_FONTS = (
     "Nirmala.ttf",
     "LeelawUI.ttf",
 )
-"""Common fonts with many characters, best first; the first that has all characters of a word draws it."""
+"""The files of common fonts with many characters, best first. The first that has all characters of a word draws it."""
 _SPELLINGS = str.maketrans("–—−‑×", "----x")
-"""Marks that figures use themselves, in ASCII, so that these do not look different with the fonts of the system."""
+"""The marks that figures themselves use, in ASCII, so that figures do not look different with the fonts of the system."""
 _PROBE_SIZE = 16
 OWN = ""
 """Stands for Pillow's own font where fonts are named by their files."""
 
 
 class Piece(NamedTuple):
-    """A word of a line, with how it is drawn; a ``glued`` one continues the word before it without a space."""
+    """A word of a line.
+
+    Args:
+        text: the word.
+        colour: its colour.
+        struck: whether it is struck through.
+        glued: whether it continues the word before it without a space.
+    """
 
     text: str
     colour: str = INK
@@ -87,7 +94,7 @@ def plain_pieces(text: str, colour: str = SOFT) -> list[Piece]:
 
 
 def wrap(pieces: Sequence[Piece], room: float, size: int) -> Iterator[list[Piece]]:
-    """Lines at most ``room`` pixels wide.
+    """The pieces in lines of at most ``room`` pixels, for text of ``size`` pixels.
 
     A word that is wider than a whole line, such as a sentence of a script without spaces, is broken.
     """
@@ -102,11 +109,11 @@ def wrap(pieces: Sequence[Piece], room: float, size: int) -> Iterator[list[Piece
 
 
 def _broken(piece: Piece, room: float, size: int) -> Iterator[Piece]:
-    """A word in parts at most ``room`` pixels wide; the word itself where it is no wider."""
+    """A word in parts of at most ``room`` pixels; the word itself where it is no wider."""
     rest = piece
     while len(rest.text) > 1 and text_width(rest.text, size) > room:
         fitting = [end for end in range(1, len(rest.text)) if text_width(rest.text[:end], size) <= room]
-        # One character at least, even where it does not fit, since the rest would never get shorter
+        # At least one character is taken even where it does not fit, since the rest would never get shorter otherwise.
         end = max(fitting, default=1)
         yield rest._replace(text=rest.text[:end])
         rest = rest._replace(text=rest.text[end:], glued=True)
@@ -114,21 +121,21 @@ def _broken(piece: Piece, room: float, size: int) -> Iterator[Piece]:
 
 
 def measure(pieces: Sequence[Piece], size: int) -> float:
-    """The width of a line in pixels."""
+    """The width of a line of pieces in pixels."""
     return sum(text_width(_spaced(i, piece), size) for i, piece in enumerate(pieces))
 
 
 def write_pieces(
     pen: ImageDraw.ImageDraw, at: tuple[float, float], pieces: Sequence[Piece], size: int
 ) -> None:
-    """Draw a line from ``at``, its upper left corner."""
+    """Draw a line of pieces; ``at`` is its upper left corner."""
     x, y = at
     for i, piece in enumerate(pieces):
         text = _spaced(i, piece)
         wide = text_width(text, size)
         write(pen, (x, y), text, size, piece.colour)
         if piece.struck:
-            # The space before a word is not struck
+            # The width includes the space before the word, which is not to be struck.
             start = x + wide - text_width(piece.text, size)
             middle = y + 0.62 * size
             pen.line([(start, middle), (x + wide, middle)], fill=piece.colour, width=2)
@@ -136,15 +143,18 @@ def write_pieces(
 
 
 def _spaced(index: int, piece: Piece) -> str:
+    """The text of a piece with the space before it; there is none at the start of a line and before punctuation."""
     alone = index == 0 or piece.glued or piece.text[0] in ".,;:!?"
     return piece.text if alone else " " + piece.text
 
 
 def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: str = INK) -> None:
-    """Draw ``text`` from ``at``, its upper left corner in Pillow's own font; other fonts share its baseline."""
+    """Draw ``text``; ``at`` is its upper left corner in Pillow's own font, and other fonts share its baseline."""
     x, y = at
     baseline = y + font(size).getmetrics()[0]
     for run, own in _runs(text, size):
+        # Fonts differ in height, so runs are anchored at the baseline (ls): letters of two fonts would
+        # otherwise stand at different heights.
         pen.text((x, baseline), run, font=own, fill=colour, anchor="ls")
         x += own.getlength(run)
 
@@ -164,7 +174,7 @@ def shorten(text: str, room: float, size: int) -> str:
 
 
 def notes_on_fonts(texts: Iterable[str]) -> list[str]:
-    """What a figure says at its foot where a character of ``texts`` is shown by its number; empty where none is."""
+    """What a figure says at its foot if a character of ``texts`` is shown by its number; empty if none is."""
     absent = dict.fromkeys(c for text in texts for c in _composed(text) if not _drawable(c))
     if not absent:
         return []
@@ -176,8 +186,9 @@ def notes_on_fonts(texts: Iterable[str]) -> list[str]:
 
 
 def font(size: int) -> FreeTypeFont:
-    """Pillow's own font."""
+    """Pillow's own font in a size in pixels."""
     loaded = ImageFont.load_default(size)
+    # Pillow returns a bitmap font only when it is asked for no size, and annotates both.
     assert isinstance(loaded, ImageFont.FreeTypeFont)
     return loaded
 
@@ -186,14 +197,14 @@ def font(size: int) -> FreeTypeFont:
 def fallback_fonts() -> tuple[str, ...]:
     """The files of the fonts besides Pillow's own that are found on this computer, best first."""
     found = []
-    # DejaVu Sans comes with matplotlib; finding the package does not import it
+    # DejaVu Sans comes with matplotlib. The package is only found and not imported, since nothing else of it is needed.
     spec = find_spec("matplotlib")
     if spec is not None and spec.origin is not None:
         file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
         if file.is_file():
             found.append(str(file))
     for name in SYSTEM_FONTS:
-        # Pillow looks for the name in the font folders of the system, and raises where it is not installed
+        # Pillow looks for the name in the font folders of the system, and raises if the font is not installed.
         with suppress(OSError):
             found.append(str(ImageFont.truetype(name, _PROBE_SIZE).path))
     return tuple(dict.fromkeys(found))
@@ -204,7 +215,8 @@ def _runs(text: str, size: int) -> list[tuple[str, FreeTypeFont]]:
     found: list[tuple[str, str]] = []
     for number, word in enumerate(_composed(text).split(" ")):
         if number:
-            # A space belongs to the font before it, so that it does not part two words that are shaped together
+            # A space is drawn in the font of the word before it, so that it does not part two words of one font, which are
+            # shaped together.
             found.append((" ", found[-1][1] if found else OWN))
         found += _fonts_of(word)
     merged: list[tuple[str, str]] = []
@@ -217,12 +229,15 @@ def _runs(text: str, size: int) -> list[tuple[str, FreeTypeFont]]:
 
 @lru_cache(maxsize=4096)
 def _fonts_of(word: str) -> tuple[tuple[str, str], ...]:
-    """A word in stretches with the font of each: one font for all of it if there is one, else one for each character."""
+    """A word in stretches with the font of each: one font for the whole word if one has it all, else one for each
+    character."""
+    # Format characters (Cf) such as joiners have no picture of their own, so a font need not have them to draw the word.
     visible = "".join(c for c in word if unicodedata.category(c) != "Cf")
     if not visible:
         return ()
     if (file := _font_with(visible)) is not None:
-        # Joiners shape the letters of some scripts, and mean nothing to the ASCII of Pillow's own font
+        # Joiners shape the letters of some scripts, so other fonts get them. To the ASCII of Pillow's own font they mean
+        # nothing.
         return ((visible if file == OWN else word, file),)
     found: list[tuple[str, str]] = []
     for c in visible:
@@ -234,51 +249,57 @@ def _fonts_of(word: str) -> tuple[tuple[str, str], ...]:
 
 
 def _font_with(characters: str) -> str | None:
-    """The first font that has all of them; None if no font has."""
+    """The first font that has all of the characters, as its file; None if no font has."""
     return next(
         (file for file in (OWN, *_fallbacks(characters)) if all(_has(file, c) for c in characters)), None
     )
 
 
 def _fallbacks(characters: str) -> tuple[str, ...]:
-    # The search for fonts takes a moment, and texts in ASCII do not need it
+    """The fonts besides Pillow's own that may be needed for some characters."""
+    # The search for fonts takes a moment, and texts in ASCII do not need it.
     return () if characters.isascii() else fallback_fonts()
 
 
 @lru_cache(maxsize=4096)
 def _has(file: str, c: str) -> bool:
-    """Whether a font has a character."""
-    # Pillow does not tell which characters a font has. Those that it lacks look like U+FFFF, which is never assigned
+    """Whether a font, named by its file, has a character."""
+    # Pillow does not tell which characters a font has. Those that it lacks are drawn like U+FFFF, which is never assigned.
     own = _probe(file)
     shown, absent = own.getmask(c), own.getmask("\uffff")
     return (shown.size, bytes(shown)) != (absent.size, bytes(absent))
 
 
 def _drawable(c: str) -> bool:
+    """Whether a character is drawn as itself, or in letters that stand for it, and not by its number."""
     return (
         c == " " or unicodedata.category(c) == "Cf" or _font_with(c) is not None or bool(_without_accents(c))
     )
 
 
 def _without_accents(c: str) -> str:
-    """A character in letters of Pillow's own font, such as ``e`` for ``é``; empty where it has none for it."""
+    """A character in letters of Pillow's own font, such as ``e`` for ``é``; empty where the font has none for it."""
     letters = "".join(part for part in unicodedata.normalize("NFKD", c) if not unicodedata.combining(part))
     return letters if letters != c and all(_has(OWN, part) for part in letters) else ""
 
 
 def _numbered(c: str) -> str:
+    """What is drawn for a character that no font has."""
     return f"[U+{ord(c):04X}]"
 
 
 def _composed(text: str) -> str:
-    """``text`` with accents in their letters where Unicode has such letters, and every kind of white space a space."""
+    """``text`` with accents composed with their letters where Unicode has such letters, and with all white space as
+    spaces."""
     composed = unicodedata.normalize("NFC", text.translate(_SPELLINGS))
     return "".join(" " if c.isspace() else c for c in composed)
 
 
 @cache
 def _probe(file: str) -> FreeTypeFont:
-    # The basic layout puts nothing around a mark that stands alone, which would look like a character that the font has
+    """A font, named by its file, in which characters are drawn to see whether it has them."""
+    # The basic layout puts nothing around a mark that stands alone. What other layouts put there would look like a character
+    # that the font has.
     return (
         font(_PROBE_SIZE)
         if file == OWN
@@ -288,4 +309,5 @@ def _probe(file: str) -> FreeTypeFont:
 
 @cache
 def _sized(file: str, size: int) -> FreeTypeFont:
+    """A font, named by its file, in a size in pixels."""
     return font(size) if file == OWN else ImageFont.truetype(file, size)

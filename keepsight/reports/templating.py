@@ -10,10 +10,16 @@ from markupsafe import Markup
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of ``templates/TEMPLATE.html.jinja``, filled in.
+    """The text of ``templates/TEMPLATE.html.jinja``, filled with values.
 
-    Every value is escaped unless it is already ``Markup``, and a name that the template uses and the caller did not
-    give raises ``jinja2.UndefinedError``.
+    Every value is escaped unless it is already ``Markup``.
+
+    Args:
+        template: the name of the template, without its folder and endings.
+        values: the values by the names that the template uses.
+
+    Raises:
+        jinja2.UndefinedError: the template uses a name that is not among ``values``.
     """
     return _environment().get_template(f"{template}.html.jinja").render(**values)
 
@@ -21,7 +27,7 @@ def render(template: str, **values: Any) -> str:
 def printable(text: str) -> str:
     """``text`` with its control characters shown as the symbols that Unicode has for them, such as ``␀``.
 
-    HTML forbids most control characters even as character references. Tabs and line feeds are allowed and stay.
+    HTML forbids most control characters even as character references. Tabs and line feeds are allowed, and stay.
     """
     return "".join(
         chr(0x2400 + ord(c)) if c < " " and c not in "\t\n" else "␡" if c == "\x7f" else c for c in text
@@ -30,9 +36,10 @@ def printable(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
+    """The environment of all templates, made when the first page is rendered."""
     return Environment(
         loader=PackageLoader("keepsight.reports"),
-        # The templates end in .jinja, so escaping by file name would leave it off
+        # Jinja's escaping by file name goes by the last ending, which is .jinja here, and would leave escaping off.
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,
@@ -43,5 +50,6 @@ def _environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """Applied to every value before it is escaped; ``Markup`` came from a template and has passed here already."""
+    """Called by Jinja for every value before it is escaped."""
+    # Markup came from a template and has passed here already.
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

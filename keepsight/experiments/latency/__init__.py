@@ -1,1 +1,1 @@
-"""What a method costs: prefill, time per token and memory over plain ``generate``, measured alternately in one run."""
+"""Measures what a method costs: prefill, time per token and memory over plain ``generate``, alternating in one run."""

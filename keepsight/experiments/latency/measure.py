@@ -1,4 +1,4 @@
-"""Times one generation token by token, and compares ways to generate with plain generations that alternate with them."""
+"""Times one generation token by token, and compares generations with plain ones that alternate with them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import StoppingCriteria
 from keepsight.experiments.latency.variants import PLAIN, Way, opened
 
 CLOCKS = ("wall", "cpu")
+"""The kinds of clocks, see ``Clock``."""
 
 
 class Clock(StoppingCriteria):
@@ -21,7 +22,7 @@ class Clock(StoppingCriteria):
 
     Args:
         device: where the model runs. On CUDA each reading waits for the work that was queued before it.
-        kind: ``wall`` or ``cpu`` seconds; the latter are of this process, all its threads together.
+        kind: ``wall`` for wall time, or ``cpu`` for the CPU seconds of this process, all its threads together.
     """
 
     def __init__(self, device: torch.device, kind: str = "wall") -> None:
@@ -30,6 +31,9 @@ class Clock(StoppingCriteria):
         self.readings = [self.now()]
 
     def now(self) -> float:
+        """The time in seconds, from a start that means nothing by itself."""
+        # CUDA runs kernels behind the back of Python, so without waiting the clock would time only how fast they are
+        # queued.
         if self._cuda is not None:
             torch.cuda.synchronize(self._cuda)
         return self._read()
@@ -41,11 +45,11 @@ class Clock(StoppingCriteria):
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Times of one generation.
+    """The times of one generation.
 
     Args:
-        prefill: seconds until the first token, including the amateur's prefill.
-        token: mean seconds of each further token.
+        prefill: seconds until the first token, with the amateur's prefill.
+        token: the mean seconds of each further token.
         tokens: the new tokens of each row.
     """
 
@@ -55,10 +59,14 @@ class Timing:
 
 
 def split(readings: list[float]) -> tuple[float, float]:
-    """Seconds of the prefill and of a token, from at least four readings: one at the start, then one after every token.
+    """The seconds of the prefill and of a further token.
 
-    The time per token is the mean from the third token on. Prefill is the time of the first two tokens minus the time of
-    one: a separate branch whose weight is 0 at the first token (M3ID) is prefilled with the second.
+    The time of a token is the mean from the third token on. The prefill is the time of the first two tokens minus the
+    time of one token: the amateur of a method that gives it no weight at the first token, such as M3ID, is prefilled
+    with the second one.
+
+    Args:
+        readings: at least four times: one at the start, then one after every token.
     """
     token = (readings[-1] - readings[2]) / (len(readings) - 3)
     return readings[2] - readings[0] - token, token
@@ -70,13 +78,24 @@ def once(
     """Time one greedy generation of exactly ``new`` tokens, even if the model would end earlier.
 
     What ``way`` sets up before the first pass counts as prefill.
+
+    Args:
+        model, inputs: what is measured on.
+        way: how it generates.
+        new: the number of new tokens, 4 or more.
+        clock: ``wall`` or ``cpu``, see ``Clock``.
+        cache: an entry of ``variants.CACHES``.
     """
+    # The clock starts before the method is put in place, because setting it up is part of what a user waits for.
     watch = Clock(inputs["input_ids"].device, clock)
     with torch.no_grad(), opened(model, inputs, way, cache) as options:
         out = model.generate(
+            # Without a least number of tokens, a model that ends early under one method would be compared over another
+            # length.
             **inputs, max_new_tokens=new, min_new_tokens=new, do_sample=False, num_beams=1, stopping_criteria=[watch],
             pad_token_id=0, **options,
         )  # fmt: skip
+    # Variants that ask for attention weights get an object instead of a tensor.
     written = out if isinstance(out, torch.Tensor) else out.sequences
     prefill, token = split(watch.readings)
     rows = written[:, inputs["input_ids"].shape[1] :].tolist()
@@ -94,22 +113,26 @@ def measure(
     cache: str = "dynamic",
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
-    """One row of figures for each way to generate, relative to the plain generations just before; see ``figures``.
+    """Measure each variant, relative to the plain generations that alternate with its own; see ``figures``.
 
-    Each way generates once untimed, so that what happens at first use does not count. Cost: ``len(ways) * (2 * repeats + 1)
-    + 1`` generations.
+    Each variant generates once untimed, so that what happens at first use does not count. All in all that is ``len(ways)
+    * (2 * repeats + 1) + 1`` generations.
 
     Args:
         model, inputs: what is measured on.
-        ways: see ``variants.plan``.
-        new: tokens of each generation, 4 or more.
-        repeats: pairs of a plain and another generation for each way, 1 or more.
+        ways: the variants, see ``variants.plan``.
+        new: the tokens of each generation, 4 or more.
+        repeats: how many pairs of a plain and another generation each variant gets, 1 or more.
         clock: ``wall`` or ``cpu``, see ``Clock``.
-        cache: of every generation, see ``variants.CACHES``.
+        cache: the cache of every generation, see ``variants.CACHES``.
         advance: called with 1 after every generation, for a progress bar.
+
+    Returns:
+        One row of figures for each variant.
     """
 
     def run(way: Way) -> Timing:
+        """Time one generation, and move the progress bar on."""
         found = once(model, inputs, way, new=new, clock=clock, cache=cache)
         advance(1)
         return found
@@ -119,6 +142,8 @@ def measure(
     rows = []
     for way in ways:
         first = run(way)
+        # The variants of a method should write the same tokens, since a shared pass is only faster. The first variant of a
+        # method has nothing to be compared with, and nor has a variant without an amateur.
         reference = said.get(way.method) if way.fused is not None and way.method else None
         said.setdefault(way.method, first.tokens)
         pairs = [(run(PLAIN), run(way)) for _ in range(repeats)]
@@ -138,7 +163,7 @@ def measure(
 
 
 def measurements(ways: int, repeats: int) -> int:
-    """How many generations ``measure`` runs."""
+    """How many generations ``measure`` runs for a number of variants."""
     return ways * (2 * repeats + 1) + 1
 
 
@@ -148,13 +173,13 @@ def figures(pairs: list[tuple[Timing, Timing]], batch: int) -> dict[str, Any]:
     Ratios are taken within each pair, so that a machine that slows down during a run does not change them.
 
     Args:
-        pairs: the plain generation first.
-        batch: rows of each generation.
+        pairs: the timings of each pair, the plain one first.
+        batch: the rows of each generation.
 
     Returns:
         ``prefill_ms``, ``token_ms`` and the same of plain; ``prefill_ratio`` and ``decode_ratio``, medians of the pairs'
         ratios, with ``prefill_spread`` and ``decode_spread``, the smallest and the largest; ``tokens_per_second`` of all
-        rows together, and plain's.
+        rows together, and that of plain.
     """
     plain, other = [a for a, _ in pairs], [b for _, b in pairs]
     prefill = [b.prefill / a.prefill for a, b in pairs]

@@ -1,10 +1,11 @@
-"""Peak memory of one generation beyond the model: torch's own count on CUDA, the resident set of a process on Linux.
+"""Measures the peak memory of one generation beyond the model: torch's own count on CUDA, the resident set of a process
+on Linux.
 
-On the CPU each measurement runs in a fresh process, because an allocator keeps what an earlier generation has freed. In that
-process the C library maps every block of 64 KiB or more separately, and so returns it at once when it is freed. The process
-reads all weights once, runs a short generation for what is loaded at first use, resets the kernel's high-water mark, and
-runs the generation that is measured. The high-water mark minus what was resident before is what that generation needed:
-caches, activations and masks.
+On the CPU each measurement runs in a fresh process, because an allocator keeps what an earlier generation has freed. In
+that process the C library maps every block of 64 KiB or more separately, and so returns it at once when it is freed. The
+process reads all weights once, runs a short generation for what is loaded at first use, resets the kernel's high-water
+mark, and runs the generation that is measured. The high-water mark minus what was resident before is what that
+generation needed: caches, activations and masks.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from typing import Any
 from keepsight.errors import KeepsightError
 from keepsight.experiments.latency.subjects import Source, build
 
+# Setting any of these variables also keeps glibc from raising its thresholds while it runs, which it does by itself when
+# large blocks are freed. It reads them only when a process starts.
 BLOCK = str(64 * 1024)
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": BLOCK, "MALLOC_TRIM_THRESHOLD_": BLOCK, "MALLOC_TOP_PAD_": "0"}
 LEAST_MIB = 8.0
-"""Peaks below this many MiB get no ratio: a resident set is counted too coarsely for them."""
+"""Peaks below this many MiB get no ratio, since a resident set is counted too coarsely for them."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -42,15 +45,16 @@ def measurable(device: str) -> bool:
 def peak_mib(
     source: Source, way: Mapping[str, str], *, batch: int, new: int, threads: int, cache: str = "dynamic"
 ) -> float:
-    """Peak memory of one generation on the CPU beyond the model and its inputs, in MiB, from a process of its own.
+    """The peak memory of one generation on the CPU beyond the model and its inputs, in MiB, measured in a process of its
+    own.
 
     Args:
         source: the model, which that process builds again.
         way: the fields of a ``variants.Way``.
-        batch: rows of the batch.
-        new: tokens of the generation.
-        threads: of torch in that process.
-        cache: see ``variants.CACHES``.
+        batch: the rows of the batch.
+        new: the tokens of the generation.
+        threads: how many threads torch uses in that process.
+        cache: an entry of ``variants.CACHES``.
 
     Raises:
         MemoryNotMeasured: the process failed; the message has the last line that it wrote.
@@ -72,18 +76,29 @@ def peak_mib(
         raise MemoryNotMeasured(
             f"peak memory of {dict(way)} was not measured: {said[0]}; leave it out with --no-memory"
         )
+    # Libraries may print lines of their own before, so only the last line is read.
     return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
 
 
 def cuda_peak_mib(
     model: Any, inputs: Mapping[str, Any], way: Any, *, new: int, cache: str = "dynamic"
 ) -> float:
-    """Peak memory of one generation on CUDA in MiB, counted by torch's allocator in this process."""
+    """The peak memory of one generation on CUDA beyond what is allocated before it, in MiB, as torch's allocator in this
+    process counts it.
+
+    Args:
+        model, inputs: what is measured on.
+        way: how it generates, a ``variants.Way``.
+        new: the tokens of the generation.
+        cache: an entry of ``variants.CACHES``.
+    """
     import torch
 
     from keepsight.experiments.latency.measure import once
 
     device = inputs["input_ids"].device
+    # Tensors in cycles of references that an earlier generation left behind would otherwise count as allocated before,
+    # and could be freed in the middle of this one.
     gc.collect()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -92,7 +107,11 @@ def cuda_peak_mib(
 
 
 def status_kib(name: str) -> int:
-    """A line of this process's ``/proc`` status, such as ``VmRSS`` or ``VmHWM``, in KiB."""
+    """The value of a line of this process's ``/proc`` status, such as ``VmRSS`` or ``VmHWM``, in KiB.
+
+    Raises:
+        MemoryNotMeasured: there is no such line.
+    """
     for line in STATUS.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1])
@@ -100,6 +119,7 @@ def status_kib(name: str) -> int:
 
 
 def _here(job: Mapping[str, Any]) -> float:
+    """The peak memory in MiB of the generation that ``job`` describes, measured in this process; see ``peak_mib``."""
     import torch
 
     from keepsight.experiments.latency.measure import once
@@ -112,11 +132,16 @@ def _here(job: Mapping[str, Any]) -> float:
     way = Way(**job["way"])
     with torch.no_grad():
         for tensor in (*subject.model.parameters(), *subject.model.buffers()):
-            tensor.sum()  # a checkpoint is mapped into memory, and its pages become resident when they are first read
+            # A checkpoint is mapped into memory, and its pages become resident only when they are first read. Reading them
+            # here keeps the weights out of what the generation needs.
+            tensor.sum()
     inputs = subject.inputs(job["batch"])
     once(subject.model, inputs, way, new=4, cache=job["cache"])
     gc.collect()
+    # Freed blocks that stay resident could serve the measured generation without raising the mark. glibc gives them back
+    # on request.
     ctypes.CDLL(None).malloc_trim(0)
+    # Writing 5 to this file resets the high-water mark of the resident set (proc(5), since Linux 4.0).
     CLEAR.write_text("5")
     before = status_kib("VmRSS")
     once(subject.model, inputs, way, new=job["new"], cache=job["cache"])

@@ -1,4 +1,4 @@
-"""The figures of a run as table cells and as Markdown; its JSON is the dictionary itself."""
+"""Writes the figures of a run as table cells and as Markdown; its JSON is the dictionary itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ HEADINGS = (
 
 
 def cells(row: Mapping[str, Any], code: str = "`{}`") -> list[str]:
-    """One row of the table."""
+    """One row of the table, a text for each of `HEADINGS`.
+
+    Args:
+        row: a row that ``measure`` made, with its memory.
+        code: a format for specs of methods; the names of other variants are written as they are.
+    """
     memory = row["memory_ratio"]
     return [
         code.format(row["method"]) if row["way"] in ("fused", "separate", "naive", "edit") else row["method"],
@@ -39,6 +44,7 @@ def cells(row: Mapping[str, Any], code: str = "`{}`") -> list[str]:
 
 
 def _ratio(row: Mapping[str, Any], part: str) -> str:
+    """The ratio to plain of ``prefill`` or ``decode``, with the smallest and the largest of the pairs."""
     low, high = row[f"{part}_spread"]
     return f"{row[f'{part}_ratio']:.2f}× [{low:.2f}, {high:.2f}]"
 
@@ -62,14 +68,16 @@ def facts(result: Mapping[str, Any]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table of a run, followed by ``facts`` and notes."""
+    """The table of a run as Markdown, followed by ``facts`` and the notes."""
     lines = _table(HEADINGS, [cells(row) for row in result["rows"]])
     return "\n".join([*lines, "", facts(result), *_notes(result)]) + "\n"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows)]
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
+    """The notes of a run, a paragraph each."""
     return [f"\n{note}." for note in result["notes"]]

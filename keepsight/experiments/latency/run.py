@@ -1,4 +1,5 @@
-"""A whole run of ``keepsight bench``: all combinations of lengths, batches and ways to generate, as one dictionary."""
+"""Carries out ``keepsight bench``: measures all combinations of lengths, batches and variants, and returns one
+dictionary."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from keepsight.experiments.latency.variants import CACHES, PEERS, PLAIN, Way, pl
 
 FEWEST_TOKENS = 8
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+"""Makes a progress bar for a number of steps and a title; the function it yields moves the bar on by some steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +27,16 @@ class Settings:
     """What a run measures.
 
     Args:
-        new_tokens: lengths of the generations, 8 or more. All combinations with the next two are measured.
-        batch: rows of a batch, 1 or more.
-        image_tokens: visual tokens of a prompt, 1 or more; for random weights only.
-        repeats: pairs of a plain and another generation, 1 or more.
+        new_tokens: the lengths of the generations, 8 or more each. All combinations with the next two are measured.
+        batch: the rows of a batch, 1 or more each.
+        image_tokens: the visual tokens of a prompt, 1 or more each; for random weights only.
+        repeats: how many pairs of a plain and another generation each variant gets, 1 or more.
         fused: ``auto``, ``on`` or ``off``, see ``variants.plan``.
         peers: entries of ``variants.PEERS``.
-        cache: of every generation, plain ones included: an entry of ``variants.CACHES``.
-        clock: ``wall``, or ``cpu``: CPU seconds of the process, which other busy processes disturb less.
+        cache: the cache of every generation, plain ones included: an entry of ``variants.CACHES``.
+        clock: ``wall``, or ``cpu`` for the CPU seconds of the process, which other busy processes disturb less.
         memory: whether peak memory is measured.
-        threads: of torch on the CPU, 1 or more; None leaves them as they are.
+        threads: how many threads torch uses on the CPU, 1 or more; None leaves the number as it is.
 
     Raises:
         InvalidParameter: a value is out of its range.
@@ -72,9 +74,15 @@ class Settings:
 
 
 def check(source: Source, settings: Settings) -> None:
-    """Raises ``InputError`` for what can be known before a model is built."""
+    """Refuse what is known to be wrong before a model is built.
+
+    Raises:
+        InputError: the precision is unknown, the clock does not see the device, or visual tokens cannot be cut into
+            pictures.
+    """
     if source.dtype not in ("auto", *DTYPES):
         raise InvalidParameter(f"dtype {source.dtype!r}: {did_you_mean(source.dtype, ('auto', *DTYPES))}")
+    # While a GPU works, the CPU mostly waits, so its seconds say nothing about the cost.
     if settings.clock == "cpu" and source.device != "cpu":
         raise InvalidParameter(f"clock 'cpu' does not see what {source.device} does: take 'wall'")
     if source.shape is not None:
@@ -91,24 +99,30 @@ def run(
     """Measure, and return everything that ``keepsight bench --json`` writes.
 
     Args:
-        source: what is measured on.
-        settings: what is measured.
-        specs: specs of the methods.
-        bar: makes a progress bar for a number of steps and a title.
+        source: the model that is measured.
+        settings: what is measured on it.
+        specs: the specs of the methods.
+        bar: makes a progress bar for a number of steps and a title; the default makes none.
 
     Raises:
         UnsupportedModel, NeedsCalibration: a method does not run on the model.
+        InputError: as ``check``.
     """
     check(source, settings)
+    # The number of threads is a setting of the whole process, so the caller gets its own back.
     with using_threads(settings.threads):
         rows: list[dict[str, Any]] = []
+        # Each combination may add the same note: the keys of a dictionary keep the notes apart and in order.
         notes: dict[str, None] = {}
         machine: dict[str, Any] = {}
         dtype = source.dtype
         lengths = settings.image_tokens if source.shape is not None else (None,)
+        # The number of visual tokens decides the size of the vision tower's picture, so that each number needs a model of
+        # its own. A checkpoint's processor decides it, and there is one model.
         for count in lengths:
             here = replace(source, image_tokens=count)
             subject = build(here)
+            # The hardware is read inside the block, because it tells the number of threads that are used.
             machine = hardware(source.device)
             dtype = str(subject.model.dtype).removeprefix("torch.")
             for batch in settings.batch:
@@ -126,6 +140,7 @@ def run(
                         )  # fmt: skip
                     with bar(len(ways) + 1, title + ", memory") as advance:
                         peaks = _peaks(subject.model, inputs, here, settings, ways, batch, new, advance)
+                    # The first peak is that of the plain generation.
                     for row, peak in zip(found, peaks[1:], strict=True):
                         ratio = over(peak, peaks[0])
                         row |= {"image_tokens": count, "cache": settings.cache}
@@ -133,6 +148,7 @@ def run(
                     rows += found
             weights = sum(p.numel() * p.element_size() for p in subject.model.parameters()) / 2**20
             parameters = sum(p.numel() for p in subject.model.parameters())
+            # Otherwise the model would stay in memory while the next one is built.
             del subject
     if settings.memory and not measurable(source.device):
         notes["peak memory on the CPU is measured on Linux only"] = None
@@ -168,6 +184,7 @@ def _peaks(
     new: int,
     advance: Callable[[int], None],
 ) -> list[float | None]:
+    """The peak memory of the plain generation and of each variant, in MiB; None where it is not measured."""
     found: list[float | None] = []
     for way in (PLAIN, *ways):
         if not settings.memory or not measurable(source.device):

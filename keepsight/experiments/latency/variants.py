@@ -1,4 +1,5 @@
-"""Ways to generate that are compared: plain, a method's branches, and the peers that others have published."""
+"""Variants of generation that are compared: plain, a method with its amateur fused or separate, and peers from published
+code."""
 
 from __future__ import annotations
 
@@ -37,21 +38,22 @@ METHODS = (
     "sla",
     "var:ratio=0.0,mass=0.0,tau=0.5,dims=0/1",
 )
-"""What is measured unless asked otherwise. VAR is set so that every head redistributes, its worst case."""
+"""The methods that are measured by default. VAR is set so that every head redistributes attention, its worst case."""
 GUIDANCE = 1.1
-"""Of transformers' own processor: PAI's default, so that the two compute the same."""
+"""The scale of transformers' own guidance: PAI's default, so that the two compute the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way to generate.
+    """One variant of generation.
 
     Args:
-        kind: ``plain`` · a method with its second opinion ``fused`` or ``separate`` · ``edit``, a method without one ·
-            the peers: ``naive`` (a method with a full second forward after the first, as published code runs it), ``cfg``
+        kind: ``plain``; a method with its amateur ``fused`` or ``separate``; ``edit``, a method without an amateur; or
+            a peer: ``naive`` (a method with a full second forward after the first, as published code runs it), ``cfg``
             (transformers' UnbatchedClassifierFreeGuidanceLogitsProcessor on the prompt without its picture), ``eager``
-            (plain, with eager attention that returns its weights) and plain with a ``static`` cache, or ``compiled`` too.
-        method: spec string; empty for peers without a method.
+            (plain, with eager attention that returns its weights), ``static`` (plain, with a static cache) and
+            ``compiled`` (the same, with compiled decoding steps).
+        method: the spec of the method; empty for variants without one.
     """
 
     kind: Kind
@@ -59,14 +61,14 @@ class Way:
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """What tables call the variant."""
         return self.method or {"cfg": "guidance_scale of transformers", "eager": "eager attention"}.get(
             self.kind, f"{self.kind} cache"
         )
 
     @property
     def fused(self) -> bool | None:
-        """Whether the second opinion shares the passes; None where there is none."""
+        """Whether the amateur shares the passes of the main generation; None where there is no amateur."""
         return {"fused": True, "separate": False, "naive": False, "cfg": False}.get(self.kind)
 
 
@@ -81,19 +83,24 @@ def plan(
     fused: str = "auto",
     peers: tuple[str, ...] = (),
 ) -> tuple[list[Way], list[str]]:
-    """The ways to measure for some methods, and notes on what is left out, and why.
+    """The variants to measure for some methods, and notes on what is left out and why.
 
     Args:
-        fused: ``auto`` measures a second opinion fused, where that is possible, and apart; ``on`` or ``off`` one of them.
-        peers: of ``PEERS``.
+        model, inputs: what is measured on.
+        specs: the specs of the methods.
+        fused: ``auto`` measures an amateur fused, where that is possible, and separate; ``on`` or ``off`` measures one
+            of the two.
+        peers: entries of ``PEERS``.
 
     Raises:
-        UnsupportedModel: a method does not run on the model, or ``on`` and it cannot be fused.
+        UnsupportedModel: a method does not run on the model, or ``on`` is given and the amateur cannot be fused.
     """
     ways: list[Way] = []
     notes: list[str] = []
     text_only: str | None = None
     for spec in specs:
+        # What a method is made of depends on the model and the prompt, so that it is put in place once to find out. An
+        # amateur that is not fused leaves its prompt with the target.
         target = Target(model, inputs, fused=False)
         with ExitStack() as stack:
             processors = [
@@ -103,6 +110,7 @@ def plan(
         if not contrasts:
             ways.append(Way(kind="edit", method=spec))
             continue
+        # transformers' guidance contrasts with the text alone, so it is a fair peer only if some method does as well.
         if not IMAGE_KEYS & branches_of(target)[0].inputs.keys():
             text_only = text_only or spec
         if "naive" in peers and contrasts == 1:
@@ -115,7 +123,8 @@ def plan(
             continue
         reason = why_not_fused(target)
         if reason is None or fused == "on":
-            ways.append(Way(kind="fused", method=spec))  # where it is impossible, opening it says so
+            # Where sharing is impossible and was asked for, opening the variant raises the error that says why.
+            ways.append(Way(kind="fused", method=spec))
         else:
             notes.append(f"{spec}: not fused, {reason}")
     if "cfg" in peers:
@@ -128,15 +137,19 @@ def plan(
 
 
 def cache_options(cache: str) -> dict[str, Any]:
-    """What ``generate`` is told for one of ``CACHES``; ``compiled`` is a static cache whose decoding steps are compiled."""
+    """The arguments of ``generate`` for an entry of ``CACHES``; ``compiled`` is a static cache with compiled decoding
+    steps."""
     if cache == "dynamic":
         return {}
     if cache == "static":
+        # On a GPU transformers compiles the steps of a static cache by itself, which would leave nothing between the two
+        # entries.
         return {"cache_implementation": "static", "disable_compile": True}
     from transformers import CompileConfig
 
     config = CompileConfig()
-    config._compile_all_devices = True  # type: ignore[assignment]  # on the CPU transformers does not compile by itself
+    # On the CPU transformers compiles nothing unless this private option is set (5.24).
+    config._compile_all_devices = True  # type: ignore[assignment]
     return {"cache_implementation": "static", "compile_config": config}
 
 
@@ -144,10 +157,15 @@ def cache_options(cache: str) -> dict[str, Any]:
 def opened(
     model: Any, inputs: Mapping[str, Any], way: Way, cache: str = "dynamic"
 ) -> Iterator[dict[str, Any]]:
-    """The way in place; yields what ``generate`` needs besides the inputs.
+    """Put a variant in place for as long as the block lasts; yields the arguments of ``generate`` besides the inputs.
+
+    Args:
+        model, inputs: what is measured on.
+        way: the variant.
+        cache: an entry of ``CACHES``; the peers ``static`` and ``compiled`` have their own.
 
     Raises:
-        InputError: a method that edits the model, under ``compiled``.
+        InputError: ``compiled`` does not go with a method that edits the model, nor with shared passes.
     """
     if way.kind in ("static", "compiled"):
         yield cache_options(way.kind)
@@ -187,10 +205,15 @@ def opened(
 
 
 class Naive(LogitsProcessor):
-    """The loop of published code: after each forward a second full one, with a cache of its own.
+    """The loop of published code: after each forward of the model, a second full one with a cache of its own.
 
-    It runs at every step whether it matters or not, and prepares its inputs as ``generate`` does. For searches in which
-    rows stay where they are: greedy and sampling.
+    The second forward runs at every step whether it matters or not, and its inputs are prepared as ``generate`` prepares
+    them. The loop is for searches in which rows stay where they are: greedy search and sampling.
+
+    Args:
+        model: the model that generates.
+        contrast: the method's contrast, whose formula combines the two scores.
+        inputs: the amateur's prompt.
     """
 
     def __init__(self, model: Any, contrast: Contrast, inputs: Mapping[str, Any]) -> None:
@@ -201,17 +224,24 @@ class Naive(LogitsProcessor):
         name = cache_name(model.prepare_inputs_for_generation, model.forward)
         self.kwargs |= {name: DynamicCache(config=model.config.get_text_config(decoder=True))}
         self.kwargs |= {"use_cache": True}
+        # ``generate`` computes the logits of the last position only where the model can, and the peer is not to be slower
+        # by what published code gets for nothing.
         if model._supports_logits_to_keep():
             self.kwargs["logits_to_keep"] = 1
         self.steps = 0
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores after the contrast, (rows, vocab)."""
         model = self.model
         first = self.steps == 0
         if not first:
             self.ids = torch.cat([self.ids, input_ids[:, -1:]], dim=1)
+            # The amateur follows the tokens of the main generation. An empty output is enough here: the method lengthens
+            # the mask, and the cache grew in place.
             self.kwargs = model._update_model_kwargs_for_generation(ModelOutput(), self.kwargs, False)
+        # The second forward runs in the midst of the main generation on the same model, and must leave neither positions
+        # nor edits changed.
         with preserving_rope_deltas(model), isolated_edits(model):
             more = {} if first else {"next_sequence_length": 1}
             prepared = model.prepare_inputs_for_generation(
@@ -219,6 +249,7 @@ class Naive(LogitsProcessor):
             )
             output = model(**prepared, return_dict=True)
         if first:
+            # The picture is read with the prompt and is in the cache from then on.
             self.kwargs = {key: value for key, value in self.kwargs.items() if key not in IMAGE_KEYS}
         combined = self.contrast.combine(scores.float(), [output.logits[:, -1].float()], self.steps)
         self.steps += 1
@@ -226,6 +257,7 @@ class Naive(LogitsProcessor):
 
 
 def _guidance(model: Any, inputs: Mapping[str, Any]) -> LogitsProcessor:
+    """transformers' own guidance, contrasting with the prompt without its picture."""
     from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
     without = Target(model, inputs).without_image()
