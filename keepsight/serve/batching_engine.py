@@ -61,8 +61,8 @@ class BatchingEngine:
         # Fast tokenizers keep settings that change while they encode, so each thread needs a copy of its own
         self._tokenizer = copy.deepcopy(processor.tokenizer)
         self._batch, self._queue, self._gather = batch, queue, gather
-        # The condition guards the queue, the running batch and ``_closing``. The engine's thread waits on it for requests, or
-        # for ``close``
+        # The condition guards the queue, the running batch and ``_closing``. The engine's thread waits on it for requests
+        # and for ``close``
         self._changed = threading.Condition()
         self._waiting: list[RequestState] = []
         self._running: list[RequestState] = []
