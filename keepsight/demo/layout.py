@@ -16,8 +16,8 @@ Rect = tuple[float, float, float, float]  # left, top, right and bottom, in pixe
 SIZES = (70, 75, 81, 88, 94, 101, 108)
 # Index of the smallest size that objects have where there is room
 USUAL = 2
-# By how many sizes everything is smaller in each attempt at a layout. The first size is tried twice, because places are
-# random, and so is the last one
+# By how many sizes everything is smaller in each attempt at a layout. The first and the last are tried twice, because places
+# are random
 STEPS = (0, 0, 1, 2, 3, 4, 5, 6, 6)
 # Smallest and largest share of an object's area that its cover or the frame of the picture hides, and the density of mist in
 # front of it
@@ -194,7 +194,7 @@ def _seat(
             for _ in range(TRIES):
                 spot = _try_place(name, sprite, veil, zone, rng)
                 if spot is None:
-                    break  # the object is too large for the zone, at every place of it
+                    break  # what does not fit at one place of the zone fits at none
                 crowding = _crowd(spot.taken, taken)
                 if crowding < least:
                     best, least = spot, crowding

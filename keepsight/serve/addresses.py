@@ -82,5 +82,5 @@ def is_local_name(name: str, host: str = "localhost") -> bool:
         name: what ``host_name`` returns.
         host: the name or address that the server was told to listen on.
     """
-    # The operator chose ``host``, so that no foreign web page can have made up this name
+    # The operator chose ``host``. Any other name may have been made up by a foreign web page
     return name in ("localhost", host.lower()) or is_loopback(name.removeprefix("[").removesuffix("]"))

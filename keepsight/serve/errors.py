@@ -19,6 +19,7 @@ class RequestRefused(InputError):
         headers: further headers of the response.
     """
 
+    # The defaults, which subclasses replace. The values of an error itself are set on the instance
     status: int = 400
     code: str | None = None
     kind: ClassVar[str] = "invalid_request_error"

@@ -96,7 +96,7 @@ async def drain(scope: Scope, receive: Receive) -> None:
     """Read and discard the rest of a refused body, so that clients that send everything first read the response.
 
     Bodies of more than ``MAX_DRAINED_BYTES`` are left alone, and slow ones are given up after ``DRAIN_SECONDS``. The end of
-    the body must not have been read before, because the next message of ``receive`` would be the disconnect.
+    the body must not have been read before, because ``receive`` would then wait for the client to disconnect.
     """
     headers = Headers(scope=scope)
     stated = headers.get("content-length", "0")

@@ -115,6 +115,7 @@ class RequestHandler:
             error.__traceback__ = error.__context__ = error.__cause__ = None
             raise
         finally:
+            # Of a broken image, 190 MiB that had been unpacked before its file ended were kept by the allocator
             if images.pixels > LARGE_IMAGE_PIXELS or images.failed:
                 trim_memory()
 

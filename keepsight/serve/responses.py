@@ -99,6 +99,7 @@ class ResponseBuilder:
                 Choice(
                     index=index,
                     message=ChatCompletionMessage(role="assistant", content=text, refusal=None),
+                    # The field's type allows None, which the last event of a completed answer never has
                     finish_reason=own[-1].finish or "stop",
                     logprobs=logprobs,
                     **self._extension(tokens, own[-1].grounding, text),

@@ -70,7 +70,8 @@ class Server(uvicorn.Server):
         # daemon, because after a second signal nobody waits for it any more
         closing = threading.Thread(target=self._engine.close, args=(self._grace,), daemon=True)
         closing.start()
-        await super().shutdown(sockets)  # returns once all responses have been sent, or at a second signal
+        # Returns once all responses have been sent, when their time is over, or at a second signal
+        await super().shutdown(sockets)
         loop = asyncio.get_running_loop()
         while closing.is_alive() and not self.force_exit:
             await asyncio.sleep(0.02)

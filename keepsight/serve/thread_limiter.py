@@ -80,7 +80,8 @@ async def run_unless_disconnected(
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if disconnected.done():
             if task.done() and not task.cancelled():
-                task.exception()  # nobody is left to hear it; asyncio would log an error that is never looked at
+                # Nobody is left to raise the error to, and asyncio logs every error that is never retrieved
+                task.exception()
             raise ClientDisconnect
         return task.result()
     finally:
