@@ -1,4 +1,8 @@
-"""Five places to put objects in: painted backdrops in six moods each, with their free surfaces."""
+"""Paints the five places that objects stand in, each in six moods, and says where their free surfaces are.
+
+Coordinates are pixels of the picture, from its upper left corner. Nothing that is painted here may look like one of the 28
+objects, because the scene's ground truth does not list it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,21 @@ from PIL import Image
 from keepsight.demo.pen import Pen, darken, lighten, mix
 
 SIZE = 128
+"""Width and height of a picture in pixels."""
 MOODS = 6
+"""Palettes of each place, by number from 0. The last one is night, and gets another sky and other lights."""
 
 
 @dataclass(frozen=True)
 class Zone:
-    """A free surface. kind "floor" or "top": things stand with their lower edge between y0 and y1;
-    kind "air": they hang or fly inside the rectangle. x0..x1 bounds them sideways."""
+    """A free surface that objects can be put on.
+
+    Args:
+        kind: "floor" (for large things and animals), "top" (for small things) or "air".
+        x0, x1: what is put here lies between these, in pixels.
+        y0, y1: on a "floor" or "top", the lower edge of things lies between these. In the "air", things lie wholly between
+            them.
+    """
 
     kind: str
     x0: float
@@ -29,8 +41,15 @@ class Zone:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A painted place: picture, its free surfaces, whether it is outdoors, the light that falls on
-    everything in it, and the colour that haze takes there."""
+    """A painted place.
+
+    Args:
+        image: the picture, RGB. It is shared, so that it must be copied before anything is drawn on it.
+        zones: its free surfaces.
+        outdoors: whether it is outdoors.
+        light: the colour by which the finished picture is multiplied; white changes nothing.
+        haze: the colour of mist in front of objects.
+    """
 
     image: Image.Image
     zones: tuple[Zone, ...]
@@ -39,6 +58,8 @@ class Backdrop:
     haze: str
 
 
+# They match what the painters below draw: worktops, tables, pavements and lawns. A surface that begins at 1 or ends at 127
+# reaches the frame of the picture, which may then hide a part of an object
 ZONES: dict[str, tuple[Zone, ...]] = {
     "kitchen": (
         Zone("air", 1, 127, 3, 58),
@@ -124,11 +145,13 @@ PARKS = (
 
 
 def _fade(pen: Pen, top: str, bottom: str, y0: int, y1: int) -> None:
+    """Fill the whole width between two heights with a gradient from ``top`` to ``bottom``."""
     for y in range(y0, y1):
         pen.rect(0, y, SIZE, y + 1, mix(top, bottom, (y - y0) / max(1, y1 - y0 - 1)))
 
 
 def _window(pen: Pen, x: float, y: float, w: float, h: float, frame: str, sky: str) -> None:
+    """Draw a window with a sill: a view of sky and green, a reflection, and glazing bars."""
     pen.rect(x - 2.5, y - 2.5, x + w + 2.5, y + h + 2.5, frame, 1)
     for row in range(int(h)):
         pen.rect(x, y + row, x + w, y + row + 1, mix(sky, lighten(sky, 0.6), row / h))
@@ -153,7 +176,9 @@ def _window(pen: Pen, x: float, y: float, w: float, h: float, frame: str, sky: s
 
 
 def _kitchen(p: Pen, mood: int) -> None:
+    """Paint a tiled wall with a window, a row of cupboards, the floor, and a worktop in front."""
     wall, joint, cupboard, top, floor, _ = KITCHENS[mood]
+    # The wall, with tiles whose rows are shifted against each other
     p.rect(0, 0, 128, 70, wall)
     for row in range(9):
         p.rect(0, 7.5 * row, 128, 7.5 * row + 0.8, joint)
@@ -162,9 +187,11 @@ def _kitchen(p: Pen, mood: int) -> None:
             p.rect(x, 7.5 * row, x + 0.8, 7.5 * row + 7.5, joint)
     p.rect(0, 0, 128, 9, mix(wall, cupboard, 0.5))
     p.rect(0, 9, 128, 10.4, darken(wall, 0.25))
+    # The window: night in mood 5, and evening in mood 2
     sky = "#2a3566" if mood == 5 else ("#ffd0a0" if mood == 2 else "#bfe4f4")
     x = (14, 70, 44, 78, 24, 60)[mood]
     _window(p, x, 18, 34, 30, lighten(wall, 0.7 if mood < 5 else 0.35), sky)
+    # The back worktop with its cupboards
     p.rect(0, 62, 128, 68.5, top)
     p.rect(0, 62, 128, 63.4, lighten(top, 0.3))
     p.rect(0, 68.5, 128, 71, darken(top, 0.3))
@@ -176,11 +203,13 @@ def _kitchen(p: Pen, mood: int) -> None:
         p.rect(x + 2, 77, x + 26, 89.5, cupboard, 1)
         p.rect(x + 10, 78.4, x + 18, 79.8, lighten(cupboard, 0.55), 0.6)
     p.rect(0, 92.5, 128, 96, darken(cupboard, 0.45))
+    # The floor, whose joints spread towards the viewer
     _fade(p, darken(floor, 0.12), floor, 96, 112)
     for column in range(-3, 12):
         p.line([(64 + (column - 4) * 16, 96), (64 + (column - 4) * 24, 114)], darken(floor, 0.2), 0.7)
     for y in (100, 105.4):
         p.line([(0, y), (128, y)], darken(floor, 0.2), 0.7)
+    # The front worktop
     p.rect(0, 105.5, 128, 108, darken(floor, 0.28))
     p.rect(0, 107.5, 128, 128, lighten(top, 0.2))
     p.rect(0, 107.5, 128, 108.6, lighten(top, 0.5))
@@ -189,11 +218,13 @@ def _kitchen(p: Pen, mood: int) -> None:
 
 
 def _office(p: Pen, mood: int) -> None:
+    """Paint a wall with a window and a pinboard, the floor, and a large desk in front."""
     wall, floor, desk, accent, sky, _ = OFFICES[mood]
     p.rect(0, 0, 128, 74, wall)
     p.rect(0, 40, 128, 74, darken(wall, 0.05))
     p.rect(0, 40, 128, 41, darken(wall, 0.13))
     p.rect(0, 70, 128, 74, lighten(wall, 0.5 if mood < 5 else 0.15))
+    # The window and the light that falls through it, and the pinboard with its notes; at night the board is narrower
     frame = lighten(wall, 0.75 if mood < 5 else 0.3)
     wx, bx = ((10, 74), (76, 12), (46, 4), (8, 70), (74, 8), (40, 92))[mood]
     _window(p, wx, 10, 38, 34, frame, sky)
@@ -212,10 +243,12 @@ def _office(p: Pen, mood: int) -> None:
         if dx + 8 < wide:
             p.rect(bx + dx, 12 + dy, bx + dx + 7.4, 12 + dy + 7.4, mix(note, wall, 0.25))
             p.dot(bx + dx + 3.7, 12 + dy + 1, 0.8, darken(accent, 0.3))
+    # The floor
     _fade(p, darken(floor, 0.18), floor, 74, 128)
     for y in (80, 90, 104):
         p.line([(0, y), (128, y)], darken(floor, 0.16), 0.8)
     p.rect(0, 74, 128, 75.2, darken(floor, 0.4))
+    # The desk, with its shadow first
     p.poly([(0, 120), (104, 120), (110, 128), (0, 128)], darken(floor, 0.35))
     p.poly([(0, 81), (90, 81), (101, 121), (0, 121)], desk)
     p.poly([(0, 81), (90, 81), (90.4, 82.4), (0, 82.4)], lighten(desk, 0.35))
@@ -225,8 +258,10 @@ def _office(p: Pen, mood: int) -> None:
 
 
 def _living_room(p: Pen, mood: int) -> None:
+    """Paint a papered wall with a window, prints or a lamp, the floor with a rug, a cabinet and a low table."""
     wall, pattern, floor, rug, cabinet, _ = LIVING_ROOMS[mood]
     p.rect(0, 0, 128, 80, wall)
+    # Wallpaper, striped or with lozenges
     if mood % 2:
         for x in range(0, 128, 12):
             p.rect(x, 0, x + 5, 74, pattern)
@@ -235,6 +270,7 @@ def _living_room(p: Pen, mood: int) -> None:
             for column in range(12):
                 x, y = column * 12 + (6 if row % 2 else 0), 5 + row * 11
                 p.poly([(x, y - 2.6), (x + 2, y), (x, y + 2.6), (x - 2, y)], pattern)
+    # On the wall: a lamp, two prints, or a window with curtains
     if mood % 3 == 2:
         for ring in range(8):
             t = ring / 8
@@ -252,6 +288,7 @@ def _living_room(p: Pen, mood: int) -> None:
         p.rect(62, 4.6, 126, 6.6, darken(cabinet, 0.1), 1)
     p.rect(0, 74, 128, 80, lighten(wall, 0.55 if mood < 5 else 0.15))
     p.rect(0, 79, 128, 80, darken(wall, 0.3))
+    # The floorboards and the rug
     _fade(p, darken(floor, 0.14), lighten(floor, 0.06), 80, 128)
     for i, y in enumerate((86, 93, 102, 114)):
         p.line([(0, y), (128, y)], darken(floor, 0.18), 0.8)
@@ -261,12 +298,14 @@ def _living_room(p: Pen, mood: int) -> None:
     p.oval(2, 92, 126, 132, rug)
     p.oval(8, 94.6, 120, 129, lighten(rug, 0.28))
     p.oval(11, 96, 117, 127.4, rug)
+    # The cabinet
     p.rect(2, 82, 60, 87, darken(floor, 0.35), 2)
     p.rect(3, 66, 59, 84, cabinet, 1)
     for x in (5, 32):
         p.rect(x, 69.4, x + 25, 81.6, lighten(cabinet, 0.14), 0.8)
         p.rect(x + 9, 71.4, x + 16, 72.8, lighten(cabinet, 0.5), 0.6)
     p.rect(1, 63, 61, 66.6, lighten(cabinet, 0.2), 0.8)
+    # The low table
     p.oval(62, 121, 108, 128, darken(rug, 0.25))
     table = darken(cabinet, 0.05)
     p.poly([(79, 113), (91, 113), (96, 125), (74, 125)], darken(table, 0.35))
@@ -276,7 +315,7 @@ def _living_room(p: Pen, mood: int) -> None:
 
 
 def _picture(p: Pen, x: float, y: float, w: float, h: float, frame: str, mood: int) -> None:
-    """An abstract print: nothing in it may look like one of the objects."""
+    """Draw an abstract print in a frame. Nothing in it may look like one of the objects."""
     inks = ("#e9a05f", "#6fa8a0", "#d87a6a", "#8f9fd0", "#c9c06a", "#a87fb0")
     p.rect(x, y, x + w, y + h, frame, 0.8)
     p.rect(x + 2, y + 2, x + w - 2, y + h - 2, "#f6f0e2")
@@ -286,15 +325,19 @@ def _picture(p: Pen, x: float, y: float, w: float, h: float, frame: str, mood: i
 
 
 def _street(p: Pen, mood: int) -> None:
+    """Paint a row of houses with shops under the sky, a pavement, the road, and a pavement in front."""
     above, below, one, two, three, road, _ = STREETS[mood]
+    # Seeded by the mood, so that a backdrop is the same in every scene and can be cached
     dice = random.Random(mood * 7 + 1)
     _fade(p, above, below, 0, 75)
     for cx, cy in ((20 + mood * 14, 10), (96 - mood * 9, 18)):
-        if mood not in (3, 5):
+        if mood not in (3, 5):  # overcast, and night
             _cloud(p, cx, cy, lighten(below, 0.6))
+    # Houses in the haze
     far = mix(below, three, 0.35)
     for column in range(8):
         p.rect(18 * column - 6, 24 + dice.randrange(18), 18 * column + 10, 76, far)
+    # The row of houses, from left to right until the picture is full: wall, cornice, windows, shop window and awning
     x, palette = -6.0 + mood, (one, two, three)
     glass = "#ffd98a" if mood == 5 else "#7fa6bd"
     index = mood
@@ -305,7 +348,7 @@ def _street(p: Pen, mood: int) -> None:
         p.rect(x + wide - 4, top, x + wide, 76, darken(wall, 0.1))
         p.rect(x - 1, top - 2, x + wide + 1, top + 1.4, darken(wall, 0.28), 0.5)
         for row in range(int((high - 20) // 9)):
-            for column in range(int(wide // 8)):
+            for column in range(int(wide // 8)):  # at night, about half of the windows are lit
                 wx, wy = x + 3 + column * 7.6, top + 5 + row * 9
                 lit = mix(wall, glass, 0.75 if mood != 5 or dice.random() < 0.55 else 0.12)
                 p.rect(wx, wy, wx + 4.4, wy + 5.6, lit, 0.3)
@@ -316,6 +359,7 @@ def _street(p: Pen, mood: int) -> None:
             p.rect(sx, 58, sx + 4, 62.6, lighten(shade, 0.6) if stripe % 2 else darken(shade, 0.08), 0.8)
         x += wide
         index += 1
+    # The far pavement, the road with its dashes, and the near pavement with its slabs
     pave = mix(road, "#f0e6d8", 0.55)
     p.rect(0, 76, 128, 85, pave)
     p.rect(0, 76, 128, 77, darken(pave, 0.25))
@@ -331,15 +375,19 @@ def _street(p: Pen, mood: int) -> None:
 
 
 def _cloud(p: Pen, x: float, y: float, colour: str) -> None:
+    """Draw a small cloud around a point."""
     p.oval(x - 13, y, x + 13, y + 7, colour)
     p.dot(x - 3, y + 1, 5.4, colour)
     p.dot(x + 5, y + 2, 4, colour)
 
 
 def _park(p: Pen, mood: int) -> None:
+    """Paint hills under the sky, a lawn with a path, and a picnic blanket, which is the "top" of this place."""
     above, below, far, near, grass, path, _ = PARKS[mood]
+    # Seeded by the mood, so that a backdrop is the same in every scene and can be cached
     dice = random.Random(mood * 5 + 2)
     _fade(p, above, below, 0, 66)
+    # The sun, or the moon with stars; mood 3 is overcast
     sun = "#fff6d0" if mood != 5 else "#eef0ff"
     sx, sy = ((104, 16), (24, 18), (84, 44), (60, 14), (22, 20), (100, 18))[mood]
     if mood != 3:
@@ -351,6 +399,7 @@ def _park(p: Pen, mood: int) -> None:
     else:
         for cx, cy in ((22 + 17 * mood % 50, 12), (82 - 9 * mood % 40, 24)):
             _cloud(p, cx, cy, lighten(below, 0.55))
+    # Far hills, trees in front of them, near hills, and the lawn
     ridge = [(float(x), 50 - 7 * math.sin(x / 21 + mood)) for x in range(-4, 136, 4)]
     p.poly([*ridge, (132, 90), (-4, 90)], far)
     for _ in range(9):
@@ -401,6 +450,7 @@ def _park(p: Pen, mood: int) -> None:
             p.line([(x - 1.2, y - 2.4), (x, y), (x + 1.2, y - 2.4)], darken(grass, 0.2), 0.7)
         else:
             p.dot(x, y, 0.9, dice.choice(("#ffffff", "#ffe07a", "#f6a8b8")) if mood != 5 else "#a8b8c8")
+    # The picnic blanket, striped both ways
     cloth = ("#e86a5e", "#5f8fd0", "#d86a5a", "#6a9a8f", "#8f6ab0", "#5a5f8f")[mood]
     p.poly([(12, 104.6), (72, 104.6), (80, 124.6), (2, 124.6)], darken(grass, 0.3))
     p.poly([(12, 104), (72, 104), (80, 123.6), (2, 123.6)], lighten(cloth, 0.72))
@@ -427,8 +477,15 @@ PAINTERS = {
 
 @lru_cache(maxsize=128)
 def paint(context: str, mood: int, flip: bool) -> Backdrop:
-    """The backdrop of a context in one of MOODS moods, mirrored or not."""
+    """The backdrop of a context.
+
+    Args:
+        context: one of ``PAINTERS``.
+        mood: which of the ``MOODS`` palettes it has, from 0.
+        flip: whether it is mirrored, with its zones.
+    """
     painter, palettes, outdoors = PAINTERS[context]
+    # Four times too large, and reduced below, which smooths the edges
     pen = Pen(SIZE, SIZE, 4, fill="#ffffff")
     painter(pen, mood)
     image = pen.image.reduce(4).convert("RGB")
@@ -436,5 +493,6 @@ def paint(context: str, mood: int, flip: bool) -> Backdrop:
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         zones = tuple(Zone(z.kind, SIZE - z.x1, SIZE - z.x0, z.y0, z.y1) for z in zones)
+    # The light stands last in every palette. Haze takes the colour of what is behind: of the lower sky, or of the wall
     palette = palettes[mood]
     return Backdrop(image, zones, outdoors, palette[-1], palette[1] if outdoors else palette[0])

@@ -1,4 +1,7 @@
-"""Things that stand in front of objects: cartons, screens, curtains, hedges, brick piers, clouds."""
+"""Draws what stands in front of objects: cartons, screens, curtains, hedges, brick piers and clouds.
+
+No cover may look like one of the 28 objects, because the scene's ground truth does not list it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from PIL import Image
 
 from keepsight.demo.pen import Pen, Point, darken, lighten
 
+# Three colours of each cover, which ``way`` chooses from
 COLOURS: dict[str, tuple[str, ...]] = {
     "carton": ("#c89a66", "#b5845a", "#d6b288"),
     "screen": ("#eadfc6", "#dfe3cf", "#ecd5bf"),
@@ -17,20 +21,31 @@ COLOURS: dict[str, tuple[str, ...]] = {
     "pier": ("#b8705a", "#a8887a", "#93867f"),
     "cloud": ("#ffffff", "#f4f4f8", "#fff6ea"),
 }
-# How far, in pixels, the bumpy edge of a cover reaches beyond the area it was asked to hide.
+# How far, in pixels, the bumpy edge of a cover reaches beyond the area that it has to hide
 LEAD = {"hedge": 3, "cloud": 5, "screen": 1}
-MARGIN = 8  # a cover may reach this far beyond the area it must hide
+MARGIN = 8
+"""By how many pixels the image of a cover is larger on every side than the area that it hides, for bumps and borders."""
 
 
 @lru_cache(maxsize=6_000)
 def raise_cover(kind: str, width: int, height: int, way: int) -> Image.Image:
-    """A cover that hides every pixel of a width x height area, in an image MARGIN larger all round."""
+    """A cover that hides every pixel of an area, as an RGBA image that is ``MARGIN`` pixels larger on every side.
+
+    The same arguments give the same pixels: the image is drawn into the picture, and used again to measure what it hides.
+
+    Args:
+        kind: one of ``COLOURS``.
+        width, height: the size of the area in pixels.
+        way: which of the three colours it has; any number is taken modulo 3.
+    """
     pen = Pen(width, height, 4, pad=MARGIN)
     _PAINTERS[kind](pen, float(width), float(height), COLOURS[kind][way % 3])
     return pen.image.reduce(4)
 
 
 def _carton(p: Pen, w: float, h: float, fill: str) -> None:
+    """Draw a cardboard box with a strip of tape."""
+    # The min() of this and other covers keeps borders and shades within covers that are only a few pixels wide or high
     p.rect(0, 0, w, h, fill)
     p.rect(0, 0, w, min(3.2, h), lighten(fill, 0.22))
     p.rect(0, min(3.2, h), w, min(4, h), darken(fill, 0.25))
@@ -41,13 +56,13 @@ def _carton(p: Pen, w: float, h: float, fill: str) -> None:
 
 
 def _screen(p: Pen, w: float, h: float, fill: str) -> None:
-    """A room divider: a diagonal lattice before paper, in a wooden frame; panels would look like a fridge."""
+    """Draw a room divider: a diagonal lattice before paper, in a wooden frame. Panels would look like a refrigerator."""
     wood = "#8a5f42"
     p.rect(-1, -1, w + 1, h, wood, 0.6)
     p.rect(1, 1, w - 1, h - 2, fill)
     lattice = darken(fill, 0.3)
     reach = h - 3
-    start = -reach
+    start = -reach  # the first lines begin outside, so that the lattice reaches all corners
     while start < w:
         for rising in (False, True):
             x0, x1 = (start + reach, start) if rising else (start, start + reach)
@@ -58,7 +73,7 @@ def _screen(p: Pen, w: float, h: float, fill: str) -> None:
 
 
 def _clip(x0: float, y0: float, x1: float, y1: float, low: float, high: float) -> list[Point]:
-    """The part of a slanted segment with low <= x <= high, or nothing."""
+    """The part of a slanted line whose x lies between ``low`` and ``high``, as two points, or an empty list."""
     ends = sorted((min(1.0, max(0.0, (low - x0) / (x1 - x0))), min(1.0, max(0.0, (high - x0) / (x1 - x0)))))
     if ends[1] - ends[0] < 1e-6:
         return []
@@ -66,6 +81,7 @@ def _clip(x0: float, y0: float, x1: float, y1: float, low: float, high: float) -
 
 
 def _curtain(p: Pen, w: float, h: float, fill: str) -> None:
+    """Draw a curtain in folds that hangs on a rail."""
     folds = max(2, int(w // 5))
     for i in range(folds):
         x0, x1 = i * w / folds, (i + 1) * w / folds
@@ -76,6 +92,8 @@ def _curtain(p: Pen, w: float, h: float, fill: str) -> None:
 
 
 def _hedge(p: Pen, w: float, h: float, fill: str) -> None:
+    """Draw a hedge with leaves and a bumpy upper edge."""
+    # Seeded by the size, so that a hedge is the same whenever it is drawn
     dice = random.Random(round(w * 131 + h))
     deep, light = darken(fill, 0.22), lighten(fill, 0.16)
     p.rect(-1, 0, w + 1, h, deep, 2)
@@ -94,6 +112,7 @@ def _hedge(p: Pen, w: float, h: float, fill: str) -> None:
 
 
 def _pier(p: Pen, w: float, h: float, fill: str) -> None:
+    """Draw a brick pier with a capstone."""
     p.rect(0, 0, w, h, darken(fill, 0.3))
     for row in range(int(h // 4) + 1):
         shift = -3.5 if row % 2 else 0.0
@@ -108,6 +127,7 @@ def _pier(p: Pen, w: float, h: float, fill: str) -> None:
 
 
 def _cloud(p: Pen, w: float, h: float, fill: str) -> None:
+    """Draw a cloud with a shaded underside."""
     shade = darken(fill, 0.09)
     puff = min(7.0, h / 2)
     p.rect(-7, h - 2 * puff + 2, w + 7, h + 2, shade, puff)

@@ -1,4 +1,9 @@
-"""Drawings of kitchen, office and living-room objects; each takes a pen and a colourway."""
+"""Draws the objects of kitchen, office and living room.
+
+Each function takes a pen and a colourway. Coordinates are in pixels of the scene, from the upper left corner of the object's
+own box, whose size ``glyphs.BANK`` states. A colourway holds colours as ``#rrggbb``, in the order of the first line of the
+function; it must not change the shape. Parts are drawn from back to front.
+"""
 
 from __future__ import annotations
 

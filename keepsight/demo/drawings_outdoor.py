@@ -1,4 +1,4 @@
-"""Drawings of street and park objects; each takes a pen and a colourway."""
+"""Draws the objects of street and park. The functions are like those of ``drawings_indoor``."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ def draw_person(p: Pen, way: Way) -> None:
 
 
 def _octagon(x: float, y: float, r: float) -> list[Point]:
+    """The corners of a regular octagon around a point, with one side on top; ``r`` is the distance of a corner."""
     turn = math.pi / 8
     return [
         (x + r * math.cos(turn + i * math.pi / 4), y + r * math.sin(turn + i * math.pi / 4)) for i in range(8)
@@ -109,7 +110,7 @@ def draw_stop_sign(p: Pen, way: Way) -> None:
     p.rect(16.8, 28, 18.6, 60, darken(pole, 0.3), 0.8)
     p.poly(_octagon(16.5, 16.5, 17.6), "#ffffff")
     p.poly(_octagon(16.5, 16.5, 15.6), red)
-    white = "#ffffff"
+    white = "#ffffff"  # the letters S, T, O and P follow
     p.line(
         [(8.6, 13.6), (7.6, 12.8), (5.2, 12.8), (4.6, 14.6), (8, 17.6), (8.4, 19.6), (7, 20.4), (4.6, 20)],
         white,
@@ -166,11 +167,12 @@ def draw_dog(p: Pen, way: Way) -> None:
 
 def draw_frisbee(p: Pen, way: Way) -> None:
     disc, ring = way
-    left = 10.0
+    left = 10.0  # room for the streaks that draw_flight draws behind the disc
     p.oval(left, 3.4, left + 38, 22, darken(disc, 0.35))
     p.oval(left, 0, left + 38, 18.6, disc)
     p.oval(left + 3.6, 1.6, left + 34.4, 15.6, lighten(disc, 0.3))
     p.oval(left + 5, 2.4, left + 33, 14.8, disc)
+    # A star of five points, squeezed like the disc that it lies on
     star = []
     for i in range(10):
         reach, angle = (1.0 if i % 2 == 0 else 0.45), -math.pi / 2 + i * math.pi / 5
@@ -180,7 +182,7 @@ def draw_frisbee(p: Pen, way: Way) -> None:
 
 
 def draw_flight(p: Pen) -> None:
-    """Streaks of air behind a thrown disc."""
+    """Draw streaks of air behind a thrown disc. They have no outline, unlike the disc itself."""
     for y, x in ((4.4, 3.5), (10.4, 0.0), (16.6, 2.0)):
         p.stroke([(x, y + 1.2), (x + 4, y + 0.4), (x + 8, y)], "#ffffff", 1.5)
 
@@ -220,6 +222,7 @@ def draw_umbrella(p: Pen, way: Way) -> None:
     p.line([(22, 6), (22, 38)], stick, 2.2)
     p.stroke([(22, 37), (22.4, 42), (25.6, 43.4), (28.4, 41), (28.6, 38)], stick, 2.6)
     p.line([(22, 4), (22, 0.6)], stick, 2)
+    # The canopy: five panels between ribs, each with its lower edge drawn in
     edges = (0.0, 8.8, 17.6, 26.4, 35.2, 44.0)
     crown = (22.0, 3.0)
     for i, fill in enumerate((first, second, first, second, first)):
@@ -232,6 +235,6 @@ def draw_umbrella(p: Pen, way: Way) -> None:
 
 
 def _canopy(edge: float, t: float, crown: Point) -> Point:
-    """A rib of the canopy: a quarter ellipse from the crown down to (edge, 22)."""
+    """A point of a rib of the canopy: a quarter ellipse from the crown, for ``t`` = 0, down to (edge, 22), for ``t`` = 1."""
     angle = t * math.pi / 2
     return crown[0] + (edge - crown[0]) * math.sin(angle), 22 - (22 - crown[1]) * math.cos(angle)

@@ -1,4 +1,4 @@
-"""The 28 objects as cached sprites: drawing, colourways, outline and contact shadow."""
+"""The 28 objects as cached sprites: drawing, colourways, outline and shadow."""
 
 from __future__ import annotations
 
@@ -13,19 +13,32 @@ from keepsight.demo import drawings_outdoor as outdoor
 from keepsight.demo.pen import Pen
 
 Way = tuple[str, ...]
+"""A colourway: the colours of an object, in the order in which its drawing takes them."""
 SUPERSAMPLE = 4
+"""Pixels of a drawing for each pixel of the scene."""
 INK = (43, 32, 58)
+"""The colour of outlines."""
 CAST = 4
-OUTLINE = 0.9  # pixels of the finished picture
+"""By how many pixels a shadow is larger than its sprite on every side, so that the blur has room."""
+OUTLINE = 0.9
+"""The width of outlines, in pixels of the finished picture."""
 
 
 @dataclass(frozen=True)
 class Glyph:
-    """One object: its size in scene pixels, how to draw it, its colourways and how it may stand.
+    """One object: how it is drawn, and how it may stand.
 
-    stance is "floor" (big things and animals), "top" (small things that rest on a surface) or "air"
-    (things that hang or fly); tilt is the largest random turn in degrees; lean a fixed turn in degrees; zoom
-    scales the drawing; trail draws what has no outline, behind the object.
+    Args:
+        width, height: the size of the drawing in pixels of the scene, before ``zoom``.
+        draw: draws the object with a pen, in a colourway.
+        ways: the colourways, at least three. They must not change the object's shape.
+        stance: "floor" (big things and animals), "top" (small things that rest on a surface) or "air" (things that hang or
+            fly).
+        tilt: the largest random turn in degrees; default 0.
+        lean: a turn in degrees that the object always has; default 0.
+        flips: whether the object may be mirrored; default True. The writing on a stop sign, for one, may not.
+        zoom: a factor on the size of the drawing; default 1.
+        trail: draws what lies behind the object and has no outline, or None.
     """
 
     width: float
@@ -42,8 +55,16 @@ class Glyph:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A finished cut-out: picture with transparent surround, its coverage, the blurred shadow it casts
-    (CAST pixels larger on every side), and the share of its area left of each column and above each row."""
+    """The finished drawing of one object.
+
+    Args:
+        image: the object on a transparent ground, RGBA.
+        alpha: how far each pixel is covered, from 0 to 255.
+        cast: the blurred shadow that the object casts, larger than the image by ``CAST`` pixels on every side.
+        width, height: the size of ``image`` in pixels.
+        columns: the share of the object's area left of each column, ``width`` + 1 numbers from 0 to 1.
+        rows: the share of the object's area above each row, ``height`` + 1 numbers from 0 to 1.
+    """
 
     image: Image.Image
     alpha: Image.Image
@@ -54,6 +75,7 @@ class Sprite:
     rows: tuple[float, ...]
 
 
+# Keys are the COCO category names. Numbers without a keyword are width, height, and, after the stance, tilt, lean and flips
 BANK: dict[str, Glyph] = {
     "oven": Glyph(
         40,
@@ -397,11 +419,12 @@ BANK: dict[str, Glyph] = {
 
 @lru_cache(maxsize=512)
 def _ink(name: str, way: int, flip: bool) -> Image.Image:
-    """The object SUPERSAMPLE times its size, with its outline: drawn once, then only turned and resized."""
+    """The object at ``SUPERSAMPLE`` times its size, with its outline. It is drawn once, and then only turned and resized."""
     glyph = BANK[name]
     pen = Pen(glyph.width, glyph.height, SUPERSAMPLE, pad=4)
     glyph.draw(pen, glyph.ways[way])
     art = pen.image
+    # Widening the drawing's coverage by the width of the outline, and drawing over it, leaves the outline around the shape
     reach = 2 * round(OUTLINE * SUPERSAMPLE) + 1
     rim = art.getchannel("A").filter(ImageFilter.MaxFilter(reach)).filter(ImageFilter.GaussianBlur(0.8))
     whole = Image.new("RGBA", art.size, (*INK, 0))
@@ -417,10 +440,18 @@ def _ink(name: str, way: int, flip: bool) -> Image.Image:
 
 @lru_cache(maxsize=16_000)
 def cut(name: str, way: int, percent: int, flip: bool, turn: int) -> Sprite:
-    """The sprite of one object: colourway index, size in percent, mirrored or not, turn in degrees."""
+    """The sprite of one object.
+
+    Args:
+        name: the name of the object.
+        way: the index of its colourway.
+        percent: its size in per cent of its own.
+        flip: whether it is mirrored.
+        turn: its random turn in degrees, counter-clockwise, besides its ``lean``.
+    """
     whole = _ink(name, way, flip)
     lean = BANK[name].lean
-    angle = turn + (-lean if flip else lean)
+    angle = turn + (-lean if flip else lean)  # a mirrored object leans the other way
     if angle:
         whole = whole.rotate(angle, Image.Resampling.BILINEAR, expand=True)
     box = whole.getbbox() or (0, 0, *whole.size)
@@ -435,8 +466,10 @@ def cut(name: str, way: int, percent: int, flip: bool, turn: int) -> Sprite:
 
 
 def _cumulate(alpha: Image.Image, wide: int, high: int) -> tuple[float, ...]:
+    """The share of the covered area before each column or row, from 0 to 1. One of ``wide`` and ``high`` is 1."""
+    # Resizing by BOX takes the mean of each column or row
     means = alpha.resize((wide, high), Image.Resampling.BOX).tobytes()
-    whole = sum(means) or 1
+    whole = sum(means) or 1  # means are whole numbers, so that a very thin object may have none above 0
     total, shares = 0, [0.0]
     for mean in means:
         total += mean

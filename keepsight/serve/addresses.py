@@ -8,18 +8,24 @@ import socket
 
 from keepsight.errors import InputError
 
+# The whole header has to match. Starlette's own check cuts the header at its first colon before release 1.7, which refuses
+# every IPv6 address, and a lenient reader would take [::1]evil.example for this machine
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]*)?")
 
 
 class CannotListen(InputError):
-    """The address or the port cannot be used."""
+    """The server cannot listen on the address or the port that it was given."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on ``host`` and ``port``; port 0 takes a free one.
+    """A socket that listens on ``host`` and ``port``.
 
     The socket listens at once and is not only bound. Two servers can be bound to one port, so of two that start together the
     second would otherwise fail only after it has loaded its model.
+
+    Args:
+        host: a host name or an IP address of this machine.
+        port: from 0 to 65535; 0 takes a free port.
 
     Raises:
         CannotListen: the port is taken or out of its range, or the address is not one of this machine.
@@ -31,9 +37,10 @@ def listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         opened = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # names are encoded as IDNA, which fails with UnicodeError
         raise CannotListen(f"cannot listen on {host}: {error}") from None
     try:
+        # A server that is started again must not wait until the system has forgotten the connections of the one before
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
         opened.listen()
@@ -46,7 +53,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address, such as ``getsockname()[0]`` of a socket, can only be reached from this machine."""
+    """Whether an IP address, such as ``getsockname()[0]`` of a socket, can only be reached from this machine.
+
+    The result is False for anything that is not an IP address, host names included.
+    """
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -72,4 +82,5 @@ def is_local_name(name: str, host: str = "localhost") -> bool:
         name: what ``host_name`` returns.
         host: the name or address that the server was told to listen on.
     """
+    # The operator chose ``host``. Any other name may have been made up by a foreign web page
     return name in ("localhost", host.lower()) or is_loopback(name.removeprefix("[").removesuffix("]"))

@@ -51,10 +51,12 @@ def create_app(handler: RequestHandler) -> FastAPI:
             allow_origins=handler.origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
+            # Browsers hide most headers of a response from pages of another origin, unless the server names them
             expose_headers=("Retry-After",),
         )
     endpoint = _ChatEndpoint(handler)
 
+    # Starlette raises HTTPException for unknown routes and methods. Clients expect OpenAI's error shape for these as well
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = f"{request.method} {request.url.path[:200]}"
@@ -83,19 +85,23 @@ def create_app(handler: RequestHandler) -> FastAPI:
         except UnknownModelName as error:
             return error_response(error)
 
+    # The route takes the raw request, because FastAPI would read and parse a declared body before any of our bounds apply
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         try:
             return await endpoint.respond(request)
         except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it
+            # Nobody reads this response. nginx has introduced the code for clients that disconnect
+            return Response(status_code=499)
         except Exception as error:
+            # An error that leaves the route would be logged a second time by uvicorn, and answered in plain text
             return error_response(error)
 
     return app
 
 
 def _card(handler: RequestHandler, name: str) -> dict[str, Any]:
+    """The entry of one model name in the list of models."""
     return model_card(name, handler.created, handler.models.specs(name))
 
 
@@ -106,6 +112,7 @@ class _ChatEndpoint:
         self._handler = handler
         self._active = 0
         limits = handler.limits
+        # The engine's bound on its queue is not enough: requests hold memory as soon as their bodies have arrived
         self._max_active = limits.queue + limits.batch
         self._bodies = BodyReader(limits.request_bytes)
         self._preparing = ThreadLimiter(MAX_PREPARING, "preparing")
@@ -118,6 +125,7 @@ class _ChatEndpoint:
             KeepsightError: whatever went wrong before the response began.
             ClientDisconnect: the client has disconnected.
         """
+        # A request counts only once its body has arrived, so that bodies that never come keep nobody out
         body = await self._bodies.read(request)
         if self._active >= self._max_active:
             raise Busy(
@@ -125,6 +133,7 @@ class _ChatEndpoint:
                 retry_after=self._handler.engine.retry_after(),
             )
         self._active += 1
+        # The end of the answer, a disconnect and an error all release the request, and more than one of them may happen
         release = _RunOnce(self._release)
         disconnected = asyncio.ensure_future(wait_for_disconnect(request))
         try:
@@ -138,16 +147,18 @@ class _ChatEndpoint:
                     active.stream(first), media_type="text/event-stream", headers=_STREAM_HEADERS
                 )
             return await active.complete(first)
-        except BaseException:
+        except BaseException:  # uvicorn cancels this coroutine when its time to shut down is over
             disconnected.cancel()
             release()
             raise
 
     async def _parse(self, body: bytes) -> ParsedRequest:
+        """The request in ``body``, ready for the engine. Its fields, images and prompt are worked on in threads."""
         handler = self._handler
         request = await self._preparing.run(handler.parse, body)
         del body
         fetched: Mapping[str, bytes | InvalidImage] = {}
+        # Fetching has threads of its own: a slow host must not keep the threads that decode images of other requests
         if urls := handler.urls_to_fetch(request):
             fetcher = ImageFetcher(handler.limits)
             try:
@@ -173,7 +184,10 @@ class _RunOnce:
 
 
 class _ActiveRequest:
-    """A request that was submitted to the engine. Events arrive from its thread, and the client is watched meanwhile."""
+    """A request that was submitted to the engine.
+
+    Events arrive from the engine's thread. If the client disconnects, the request is cancelled, whatever it waits for.
+    """
 
     def __init__(
         self,
@@ -185,6 +199,7 @@ class _ActiveRequest:
         self._responses = ResponseBuilder(parsed)
         self._release = release
         self._events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
+        # Choices whose last event was not sent yet, and choices whose last event has not arrived yet
         self._unsent = self._unfinished = len(parsed.generation_requests)
         loop = asyncio.get_running_loop()
 
@@ -198,6 +213,7 @@ class _ActiveRequest:
         self._disconnected.add_done_callback(lambda _: self._close())
 
     def _put(self, event: GenerationEvent) -> None:
+        """Take an event from the engine. This runs in the event loop, because asyncio's queues are not thread-safe."""
         self._events.put_nowait(event)
         self._unfinished -= event.last
         if not self._unfinished:
@@ -227,7 +243,7 @@ class _ActiveRequest:
             self._close()
             raise
         finally:
-            news.cancel()
+            news.cancel()  # asyncio.wait leaves it running, and it would swallow the next event
 
     async def complete(self, event: GenerationEvent | None) -> Response:
         """The whole answer in one response. ``event`` is the first event."""
@@ -265,13 +281,17 @@ class _ActiveRequest:
             yield _server_sent(body)
         finally:
             self._close()
+        # Streams that end with an error are terminated as well: OpenAI's protocol ends every stream in this way
         yield b"data: [DONE]\n\n"
 
     def _close(self) -> None:
+        """Cancel what is still being generated, and stop counting the request. It may be called any number of times."""
         self._handle.cancel()
         self._disconnected.cancel()
         self._release()
 
 
 def _server_sent(data: dict[str, Any]) -> bytes:
+    """One server-sent event that holds ``data`` as JSON."""
+    # JSON has no NaN or infinity: figures are made finite or None before, and one that was forgotten must not be sent
     return b"data: " + json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"

@@ -1,4 +1,4 @@
-"""Generates one batch of answers and reports to every row its own tokens as they are chosen."""
+"""Generates one batch of answers, and reports to every row its own tokens as they are chosen."""
 
 from __future__ import annotations
 
@@ -30,17 +30,23 @@ def generate(
 ) -> None:
     """Generate the answers of ``rows``, which share methods and shapes, and send each of them its events.
 
-    A row stops with its next token when its answer has ended or its client has left, and the batch when all rows have.
+    A row stops with its next token when its answer has ended or its client has left. The batch stops when all rows have.
 
     Args:
-        ending: asked after every token; gives the reason why everything has to end now, or None.
+        model: the model. Its weights and hooks are as before when the function returns or raises.
+        tokenizer: the model's tokenizer. No other thread may use it at the same time.
+        rows: the requests, at least one, all with the same ``batch_key``.
+        ending: called after every token. It returns the reason why everything has to end now, or None.
 
     Raises:
-        KeepsightError, and whatever the model may raise; the caller has to report it to the rows that have not ended.
+        KeepsightError: a method or the model cannot be used with these inputs. Whatever else the model raises is raised as
+            well. The caller has to report the error to the rows that have not ended.
     """
     requests = [row.request for row in rows]
     ends = end_token_ids(model)
     inputs = _to(collate([request.inputs for request in requests], padding_id(model, tokenizer)), model)
+    # Methods and grounding are part of the batch key, so that the first row speaks for all. Log-probabilities and sampling
+    # are not: they are computed for the whole batch if any row wants them, and the other rows leave them unused
     recorder = _Recorder(model, inputs) if requests[0].grounding else None
     scores = _Scores() if any(request.top_logprobs is not None for request in requests) else None
     draw = _SampleEach(rows) if any(request.temperature >= COLDEST for request in requests) else None
@@ -53,18 +59,21 @@ def generate(
         model,
         inputs,
         requests[0].methods,
-        # Rows draw for themselves in a processor, so that the search itself is greedy
+        # Rows draw for themselves in a processor, so that the search itself is greedy. It runs as long as the longest answer
+        # may get, because the detokenizer of each row ends the row at its own bound
         generation=Generation(max_new_tokens=max(request.max_tokens for request in requests)),
         # The recorder comes first: it grounds what the model itself says, before a method contrasts it
         first=[recorder] if recorder is not None else [],
+        # Scores are recorded before the draw, which leaves only the token that was drawn
         processors=[processor for processor in (scores, draw) if processor is not None],
         stopping=[watch],
     )
-    watch.release()
+    watch.release()  # generate() has returned, so that the methods have left the model
 
 
 def padding_id(model: Any, tokenizer: Any) -> int:
-    """The id that shorter prompts of a batch are padded with; it is masked, so that any id will do."""
+    """The id that shorter prompts of a batch are padded with. Padding is masked, so that any id of the model will do."""
+    # Many language models were trained without padding, so that neither the tokenizer nor the model may have such an id
     for found in (getattr(tokenizer, "pad_token_id", None), model.generation_config.pad_token_id):
         if isinstance(found, int):
             return found
@@ -72,7 +81,10 @@ def padding_id(model: Any, tokenizer: Any) -> int:
 
 
 def _to(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """The inputs on the model's device, floating-point ones in its precision, as ``to`` of a ``BatchFeature`` does it."""
+    """The inputs on the model's device, floating-point ones in its precision, as ``to`` of a ``BatchFeature`` moves them.
+
+    The collated batch is a plain dictionary, which has no such method.
+    """
     moved = {}
     for name, value in inputs.items():
         if isinstance(value, Tensor):
@@ -82,15 +94,15 @@ def _to(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
 
 class _Recorder(GroundingRecorder):
-    """Gives the figures of a token as soon as it is chosen, not only at the end."""
+    """A recorder that returns the figures of a token as soon as the token is chosen, and not only at the end."""
 
     def of(self, chosen: Tensor) -> Tensor:
-        """``(rows, figures)``."""
+        """The figures of the tokens ``chosen``, ``(rows,)``, as a tensor ``(rows, figures)`` in the order of ``Figures``."""
         return torch.stack(list(self._settled(chosen)), dim=-1)
 
 
 class _Scores(LogitsProcessor):
-    """Keeps the log-probabilities of the last step as the methods left them."""
+    """Keeps the log-probabilities of the last step, ``(rows, vocabulary)``, as the methods left them."""
 
     supports_continuous_batching = False
     last: Tensor
@@ -101,7 +113,10 @@ class _Scores(LogitsProcessor):
 
 
 class _SampleEach(LogitsProcessor):
-    """Draws the next token of every row that requests for it, each by its own temperature and its own stream."""
+    """Draws the next token of every row that samples, each with its own temperature and its own random stream.
+
+    Rows that decode greedily keep their scores.
+    """
 
     supports_continuous_batching = False
 
@@ -114,6 +129,7 @@ class _SampleEach(LogitsProcessor):
         ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # Rows are sliced and not indexed, because a sampler expects a batch dimension
         return torch.cat(
             [
                 scores[i : i + 1] if draw is None else draw(input_ids[i : i + 1], scores[i : i + 1])
@@ -123,7 +139,11 @@ class _SampleEach(LogitsProcessor):
 
 
 class _Watch(StoppingCriteria):
-    """Sees every token right after it was chosen, sends it to its row, and tells ``generate`` which rows are done."""
+    """Sends every token to its row as soon as it is chosen, and tells ``generate`` which rows are done.
+
+    ``generate`` calls stopping criteria after every token, with the tokens of all rows. A streamer would not do, because it
+    cannot end a row.
+    """
 
     def __init__(
         self,
@@ -137,6 +157,7 @@ class _Watch(StoppingCriteria):
     ) -> None:
         self._rows, self._detokenizers, self._tokenizer = rows, detokenizers, tokenizer
         self._pairs = list(zip(rows, detokenizers, strict=True))
+        # Clients get the length of their own prompt, without the padding that the batch has added to it
         mask = inputs.get("attention_mask")
         width = int(inputs["input_ids"].shape[1])
         self._prompts = [width] * len(rows) if mask is None else mask.sum(-1).tolist()
@@ -150,6 +171,7 @@ class _Watch(StoppingCriteria):
         why = self._ending()
         for i, token in enumerate(chosen.tolist()):
             row = self._rows[i]
+            # generate() goes on until all rows have ended, and fills ended ones with padding
             if row.finished or row.cancelled:
                 continue
             if why is not None:
@@ -163,6 +185,7 @@ class _Watch(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
     def _tell(self, i: int, row: RequestState, token: int, figures: list[float] | None) -> None:
+        """Add a token to the answer of row ``i``, and report what can be sent of it now."""
         row.started = True
         detokenizer = self._detokenizers[i]
         if figures is not None:
@@ -171,6 +194,7 @@ class _Watch(StoppingCriteria):
         piece = detokenizer.add(
             token, logprob=logprob, top=top, figures=None if figures is None else tuple(figures)
         )
+        # The detokenizer holds text back that may be the start of a stop text, and tokens until all of their text is sent
         if detokenizer.finish is None and not (piece.text or piece.tokens):
             return
         event = GenerationEvent(
@@ -184,6 +208,8 @@ class _Watch(StoppingCriteria):
             else joined(self._tokenizer, detokenizer.ids, _columns(self._figures[i])),
         )
         row.finished = event.last
+        # The batch ends with this event. The row stays unfinished until release() sends it, so that an error that is raised
+        # on the way out of the model still reaches the row
         if all(one.finished or one.cancelled for one in self._rows):
             row.finished = False
             self._kept = [(row, event)]
@@ -193,7 +219,7 @@ class _Watch(StoppingCriteria):
     def release(self) -> None:
         """Send the last event of the batch, which is kept back until the methods have left the model.
 
-        Whoever receives it may start the next batch at once, and has to find the model as it was.
+        Whoever receives it may use the model at once, and has to find the model as it was.
         """
         for row, event in self._kept:
             row.finished = True
@@ -203,6 +229,10 @@ class _Watch(StoppingCriteria):
     def _logprobs(
         self, i: int, row: RequestState, token: int
     ) -> tuple[float | None, list[tuple[int, float]]]:
+        """The log-probability of a token of row ``i``, and the likeliest tokens in its place with theirs.
+
+        The result is None and an empty list if the row did not request log-probabilities.
+        """
         if self._scores is None or row.request.top_logprobs is None:
             return None, []
         own = self._scores.last[i]
@@ -215,4 +245,5 @@ class _Watch(StoppingCriteria):
 
 
 def _columns(figures: Sequence[Sequence[float]]) -> Figures:
+    """The figures of an answer by name, each a tensor ``(tokens,)``, from one sequence of figures for each token."""
     return Figures(*torch.tensor(figures, dtype=torch.float32).unbind(-1))

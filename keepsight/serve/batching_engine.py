@@ -1,4 +1,4 @@
-"""One model and the one thread that generates on it: requests come from any thread, answers go out token by token."""
+"""One model, and the one thread that generates on it: requests come from any thread, and answers leave token by token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class RequestHandle:
         self._engine, self._states = engine, states
 
     def cancel(self) -> None:
-        """Give the requests up: those that wait leave the queue now, those that run stop at their next token."""
+        """Give the requests up. Those that wait leave the queue now, and those that are generated stop at their next token.
+
+        No further event is reported for them. It may be called any number of times, from any thread.
+        """
         self._engine._cancel(self._states)
 
 
@@ -46,9 +49,9 @@ class BatchingEngine:
     Args:
         model: the model. No other code may generate on it while the engine is open.
         processor: the model's processor.
-        batch: the largest number of answers in a batch.
-        queue: the largest number of requests that may wait.
-        gather: how many seconds a batch that is not full waits for further requests before it begins.
+        batch: the largest number of answers in a batch, 1 or more; default 8.
+        queue: the largest number of requests that may wait, 1 or more; default 32.
+        gather: how many seconds a batch that is not full waits for further requests before it begins; default 0.003.
     """
 
     def __init__(
@@ -58,12 +61,17 @@ class BatchingEngine:
         # Fast tokenizers keep settings that change while they encode, so each thread needs a copy of its own
         self._tokenizer = copy.deepcopy(processor.tokenizer)
         self._batch, self._queue, self._gather = batch, queue, gather
+        # The condition guards the queue, the running batch and ``_closing``. The engine's thread waits on it for requests
+        # and for ``close``
         self._changed = threading.Condition()
         self._waiting: list[RequestState] = []
         self._running: list[RequestState] = []
         self._closing = False
+        # Set once and read after every token: a reference is replaced in one step, so that this needs no lock
         self._abort_error: ShuttingDown | None = None
+        # A guess, until batches have been measured
         self._batch_seconds = 1.0
+        # A daemon thread, so that a second signal can end the process in the middle of a forward pass
         self._thread = threading.Thread(target=self._run, name="keepsight-engine", daemon=True)
         self._thread.start()
 
@@ -88,11 +96,15 @@ class BatchingEngine:
     def submit(
         self, requests: Sequence[GenerationRequest], on_event: Callable[[GenerationEvent], None]
     ) -> RequestHandle:
-        """Put requests into the queue. Returns at once.
+        """Put requests into the queue, all of them or none. Returns at once.
 
         Args:
+            requests: the requests. They may have different methods, and are then generated in different batches.
             on_event: called in the engine's thread with everything that happens to the requests. It must neither block
                 nor raise, because all other answers wait for it.
+
+        Returns:
+            A handle that cancels the requests.
 
         Raises:
             Busy: the requests do not fit into the queue.
@@ -117,6 +129,8 @@ class BatchingEngine:
     def generate(self, *requests: GenerationRequest) -> Iterator[GenerationEvent]:
         """Submit requests and yield their events until all answers have ended. Leaving the loop cancels the rest.
 
+        The requests are submitted when the first event is asked for.
+
         Raises:
             Busy, ShuttingDown: as ``submit``.
         """
@@ -133,6 +147,7 @@ class BatchingEngine:
 
     def retry_after(self) -> int:
         """After how many whole seconds, from 1 to 60, the queue is likely to have room, judged by the batches so far."""
+        # One more request than wait now, in full batches, each as long as the batches of late
         batches = math.ceil((len(self._waiting) + 1) / self._batch)
         return min(max(math.ceil(self._batch_seconds * batches), 1), 60)
 
@@ -141,6 +156,9 @@ class BatchingEngine:
 
         New requests are refused, and requests that wait fail with ``ShuttingDown`` at once. Answers that are being
         generated have ``grace`` seconds to end by themselves; then they fail with ``ShuttingDown`` at their next token.
+
+        Args:
+            grace: seconds, 0 or more; default 0.
         """
         with self._changed:
             self._closing = True
@@ -157,6 +175,7 @@ class BatchingEngine:
         self._abort_error = ShuttingDown("the server is shutting down: the answer is not complete")
 
     def _cancel(self, states: Sequence[RequestState]) -> None:
+        """Mark requests as cancelled, and take those that wait out of the queue. The generation loop skips the others."""
         with self._changed:
             for state in states:
                 state.cancelled = True
@@ -167,7 +186,8 @@ class BatchingEngine:
         while states := self._next_batch():
             started = time.monotonic()
             self._run_batch(states)
-            self._batch_seconds += 0.3 * (time.monotonic() - started - self._batch_seconds)  # moving average
+            # A moving average in which the batches of late weigh most, because loads change
+            self._batch_seconds += 0.3 * (time.monotonic() - started - self._batch_seconds)
             with self._changed:
                 self._running = []
 
@@ -185,6 +205,8 @@ class BatchingEngine:
                     self._changed.wait(left)
                 if self._waiting:  # all of them may have been cancelled meanwhile
                     break
+            # The request that has waited longest decides what the batch is, so that no request waits for ever behind others
+            # that happen to fit together
             first = self._waiting[0]
             states = [first]
             if first.batch_key is not None:
@@ -204,6 +226,7 @@ class BatchingEngine:
         if not states:
             return
         try:
+            # The reason is looked up at every token, because a close may come while the batch runs
             generate(self.model, self._tokenizer, states, ending=lambda: self._abort_error)
         except Exception as error:  # the thread must survive whatever a model or a method raises
             failure = _as_named_error(error)
@@ -211,6 +234,7 @@ class BatchingEngine:
         else:
             return
         _release_memory()
+        # A row that has sent tokens cannot begin again, because its client has read them
         if len(states) > 1 and not any(state.started for state in states):
             for state in states:
                 self._run_batch([state])
@@ -220,7 +244,11 @@ class BatchingEngine:
 
 
 def _as_named_error(error: Exception) -> KeepsightError:
-    """The error for the caller. What was not raised on purpose goes to the log, because it may tell of files and paths."""
+    """The error for the caller.
+
+    An error that was not raised on purpose is logged. Its message is kept from the caller, because it may name files of the
+    server.
+    """
     if isinstance(error, KeepsightError):
         return error
     log.error("a generation failed\n%s", "".join(traceback.format_exception(error)))
@@ -229,6 +257,7 @@ def _as_named_error(error: Exception) -> KeepsightError:
 
 def _release_memory() -> None:
     """Free the GPU memory of a failed batch, so that its requests can be generated one by one."""
+    # After an out-of-memory error, tensors may still be held by reference cycles, and torch keeps freed blocks to itself
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()

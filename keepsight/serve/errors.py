@@ -1,4 +1,4 @@
-"""What a server refuses. Each error carries the HTTP status and the fields of an OpenAI error."""
+"""The named errors of a server. A refused request carries the HTTP status and the fields of an OpenAI error."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ class RequestRefused(InputError):
 
     Args:
         message: one line that says what is wrong and what to do.
-        param: the field of the request that is wrong.
-        status, code: the status and the error code of the response; by default those of the class.
+        param: the field of the request that is wrong, or None if no single field is.
+        status, code: the HTTP status and the error code of the response; by default those of the class.
         headers: further headers of the response.
     """
 
+    # The defaults, which subclasses replace. The values of an error itself are set on the instance
     status: int = 400
     code: str | None = None
     kind: ClassVar[str] = "invalid_request_error"
@@ -73,7 +74,12 @@ class Unauthorized(RequestRefused):
 
 
 class Busy(KeepsightError, RuntimeError):
-    """The server has too much to do: the client may try again in ``retry_after`` seconds."""
+    """The server has too much to do at the moment.
+
+    Args:
+        message: one line that says what there is too much of.
+        retry_after: after how many seconds the client may try again.
+    """
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -101,6 +107,7 @@ def code_of(error: Exception) -> str:
 def is_client_safe(error: Exception) -> bool:
     """Whether clients may read an error's message.
 
-    They may read the messages of our own errors, except that ``BadCalibration`` tells the path of a file of the server.
+    They may read the messages of our own errors, with one exception: ``BadCalibration`` names a file of the server. The
+    messages of all other errors are written by libraries, and may say anything.
     """
     return isinstance(error, KeepsightError) and not isinstance(error, BadCalibration)

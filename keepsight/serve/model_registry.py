@@ -16,8 +16,8 @@ class ModelRegistry:
     """Model names and the methods that they stand for.
 
     The operator, who starts the server, may serve any class and name any file. A request may only pick what the operator
-    serves, by its exact name, or registered methods with plain values. A request's text is therefore compared with
-    the served names before anything of it is parsed, and parsed as untrusted if none of them matches.
+    serves, by its exact name, or registered methods with plain values. Therefore a request's text is compared with the
+    served names before anything of it is parsed. If none of them matches, it is parsed as untrusted.
 
     Args:
         base: the name of the plain model.
@@ -44,6 +44,8 @@ class ModelRegistry:
         """
         served: dict[str, tuple[Method, ...]] = {}
         for spec in specs:
+            # The operator's own text becomes the name, and not the spec in its normal form: clients write what the operator
+            # wrote
             name = "".join(spec.split())
             if name in served:
                 raise InvalidParameter(f"the method {name} is given twice: give it once")
@@ -66,7 +68,7 @@ class ModelRegistry:
         base_and_colon = f"{self.base}:"
         found = self.served.get(name[len(base_and_colon) :]) if name.startswith(base_and_colon) else None
         if found is None:
-            shown = name[:200]
+            shown = name[:200]  # comparing a long name with all others for the nearest ones takes long
             raise UnknownModelName(
                 f"there is no model {shown!r}: {did_you_mean(shown, self.names)}", param="model"
             )
@@ -92,13 +94,15 @@ class ModelRegistry:
         """
         recipes: list[Method] = []
         for spec in specs:
+            # A served spec may name a class or a file. Its methods were made when the server started, and are only looked up
             if (known := self.served.get(spec)) is not None:
                 recipes += known
             else:
                 recipes += _with_calibration(parse_all(spec, trusted=False), self.calibration)
-        return compatible(recipes)
+        return compatible(recipes)  # each entry is valid alone, and two entries may still conflict
 
     def _without_calibration(self, recipe: Method) -> Method:
+        """The same recipe without the server's calibration file. A file that the operator wrote into the spec stays."""
         if self.calibration is None or getattr(recipe, "calibration", None) != self.calibration:
             return recipe
         return replace(recipe, calibration=None)  # type: ignore[call-arg]
@@ -109,6 +113,7 @@ def _with_calibration(recipes: Iterable[Method], calibration: str | None) -> tup
     if calibration is None:
         return tuple(recipes)
     return tuple(
+        # Methods without such a field must be left alone: the default of getattr() keeps them from being replaced
         replace(recipe, calibration=calibration)  # type: ignore[call-arg]
         if getattr(recipe, "calibration", calibration) is None
         else recipe

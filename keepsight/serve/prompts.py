@@ -1,4 +1,4 @@
-"""Model inputs of whole conversations, with images wherever they stand in them."""
+"""Turns whole conversations into model inputs, with each image in its place between the texts."""
 
 from __future__ import annotations
 
@@ -19,28 +19,41 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One message of a conversation: its role, and its texts and images in their order."""
+    """One message of a conversation.
+
+    Args:
+        role: who has written the message: ``system``, ``user`` or ``assistant``.
+        content: its texts and images in their order. Images are RGB.
+    """
 
     role: Role
     content: tuple[str | Image, ...]
 
     @property
     def texts(self) -> list[str]:
+        """The texts of the message, in their order."""
         return [part for part in self.content if isinstance(part, str)]
 
     @property
     def images(self) -> list[Image]:
+        """The images of the message, in their order."""
         return [part for part in self.content if not isinstance(part, str)]
 
 
 def context_length(model: Any) -> int | None:
-    """The number of tokens, prompt and answer together, that the model has positions for; None if it does not say."""
+    """The number of tokens, prompt and answer together, that the model has positions for.
+
+    It is None if the model's configuration does not say.
+    """
     length = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(length) if isinstance(length, int) else None
 
 
 def max_prompt_tokens(model: Any, limits: Limits) -> int | None:
-    """The largest number of tokens of a prompt that leaves room for one token of an answer; None if there is no bound."""
+    """The largest number of tokens of a prompt: the operator's limit, or what leaves room for one token of an answer.
+
+    It is the smaller one of the two, and None if neither is known.
+    """
     context = context_length(model)
     bounds = [bound for bound in (limits.prompt_tokens, context and context - 1) if bound is not None]
     return min(bounds, default=None)
@@ -50,7 +63,12 @@ def prepare_chat(processor: Any, messages: Sequence[ChatMessage], *, max_tokens:
     """The model inputs of one conversation, with a batch size of 1, written by the processor's chat template.
 
     Args:
-        max_tokens: the largest number of tokens, those of the images included. None is no bound.
+        processor: the model's processor. No other thread may use its tokenizer at the same time.
+        messages: the conversation, at least one message.
+        max_tokens: the largest number of tokens, those of the images included. None, the default, is no bound.
+
+    Returns:
+        What the processor returns, as tensors on the CPU.
 
     Raises:
         NoChatTemplate: the processor has no chat template.
@@ -69,6 +87,7 @@ def prepare_chat(processor: Any, messages: Sequence[ChatMessage], *, max_tokens:
         options["add_special_tokens"] = False
     if images:
         options["images"] = [images]
+    # Processors have no error class of their own for conversations that they cannot take
     try:
         inputs = processor(text=[prompt], **options)
     except (ValueError, TypeError, IndexError, StopIteration) as error:
@@ -76,6 +95,7 @@ def prepare_chat(processor: Any, messages: Sequence[ChatMessage], *, max_tokens:
             f"{type(processor).__name__} does not take this conversation: {first_line(error)}",
             param="messages",
         ) from error
+    # The length is only known now, because how many tokens an image takes depends on the processor
     length = int(inputs["input_ids"].shape[1])
     if max_tokens is not None and length > max_tokens:
         raise PromptTooLong(
@@ -94,6 +114,7 @@ def prepare_chat(processor: Any, messages: Sequence[ChatMessage], *, max_tokens:
 
 
 def _check_texts(processor: Any, texts: Sequence[str], max_tokens: int | None) -> None:
+    """Refuse texts that are too long to be tokenized, and texts that hold the placeholder of an image or a video."""
     letters = sum(map(len, texts))
     # Tokenizing takes time in proportion to the text, so a text that is far too long is refused before it is tokenized
     if max_tokens is not None and letters > MAX_CHARACTERS_PER_TOKEN * max_tokens:
@@ -112,6 +133,7 @@ def _check_texts(processor: Any, texts: Sequence[str], max_tokens: int | None) -
 
 
 def _apply_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
+    """The conversation as the text of a prompt, with a placeholder for each image and the beginning of an answer."""
     from jinja2 import TemplateError
 
     if not getattr(processor, "chat_template", None):
@@ -128,6 +150,7 @@ def _apply_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
         }
         for message in messages
     ]
+    # Templates refuse roles and orders of turns by raise_exception(), a TemplateError, or fail in one of their expressions
     try:
         text: str = processor.apply_chat_template(conversation, add_generation_prompt=True)
     except (TemplateError, TypeError, ValueError) as error:

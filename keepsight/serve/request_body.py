@@ -22,18 +22,19 @@ DRAIN_SECONDS = 5.0
 
 
 class BodyReader:
-    """Reads JSON bodies.
+    """Reads the JSON bodies of all requests to one server.
 
     Args:
-        max_bytes: the largest number of bytes of one body.
+        max_bytes: the largest number of bytes of one body. All bodies that are arriving at the same time may together have
+            ``ARRIVING_BYTES_FACTOR`` times as many.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._arriving_bytes = 0
+        self._arriving_bytes = 0  # only changed in the event loop, and therefore without a lock
 
     async def read(self, request: Request) -> bytes:
-        """The body of ``request``.
+        """The body of ``request``. It is not parsed.
 
         Raises:
             RequestRefused: the content type is not JSON, or the body takes longer than ``BODY_SECONDS``.
@@ -46,14 +47,16 @@ class BodyReader:
         if kind != "application/json":
             await drain(request.scope, request.receive)
             raise RequestRefused("the content type must be application/json", status=415, code="content_type")
+        # A chunked body states no length: its bytes are counted as they arrive
         stated = request.headers.get("content-length", "0")
         if not stated.isdecimal() or int(stated) > self._max_bytes:
             await drain(request.scope, request.receive)
             raise self._too_large()
+        # The list stands here and not in _gather(), so that what had arrived is known when the time is over
         pieces: list[bytes] = []
         try:
             await asyncio.wait_for(self._gather(request, pieces), BODY_SECONDS)
-        except asyncio.TimeoutError:
+        except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
             raise RequestRefused(
                 f"the request did not arrive within {BODY_SECONDS:g} seconds", status=408, code="timeout"
             ) from None
@@ -62,6 +65,7 @@ class BodyReader:
         return b"".join(pieces)
 
     async def _gather(self, request: Request, pieces: list[bytes]) -> None:
+        """Append the parts of a body to ``pieces`` as they arrive, and raise what ``read`` raises for its size."""
         size, more = 0, True
         while more:
             message = await request.receive()
@@ -82,13 +86,18 @@ class BodyReader:
             pieces.append(piece)
 
     def _too_large(self) -> TooLarge:
+        """The error for a body with too many bytes."""
         return TooLarge(
             f"the request has more than {self._max_bytes:,} bytes, which is the limit: send smaller pictures"
         )
 
 
 async def drain(scope: Scope, receive: Receive) -> None:
-    """Read and discard the rest of a refused body, unless it is too long. The end of the body must be unread."""
+    """Read and discard the rest of a refused body, so that clients that send everything first read the response.
+
+    Bodies of more than ``MAX_DRAINED_BYTES`` are left alone, and slow ones are given up after ``DRAIN_SECONDS``. The end of
+    the body must not have been read before, because ``receive`` would then wait for the client to disconnect.
+    """
     headers = Headers(scope=scope)
     stated = headers.get("content-length", "0")
     # A client that sends Expect: 100-continue waits for our answer before it sends the body
@@ -96,6 +105,7 @@ async def drain(scope: Scope, receive: Receive) -> None:
         return
 
     async def read() -> None:
+        # A chunked body states no length, so that its bytes are counted here as well
         left, more = MAX_DRAINED_BYTES, True
         while more and left > 0:
             message = await receive()

@@ -1,4 +1,4 @@
-"""From the body of a request to what the engine generates: everything of a server that HTTP has no part in."""
+"""Turns the body of a request into what the engine generates. Everything here is independent of HTTP."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class ParsedRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RequestHandler:
-    """One model behind a protocol, and who may use it.
+    """One served model: its names, the bounds on requests, and who may use it.
 
-    Its methods block, so an event loop calls them in a thread.
+    Its methods block, so that an event loop has to call them in a thread. Any number of threads may call them.
 
     Args:
         engine: the model and its generation thread.
@@ -65,7 +65,7 @@ class RequestHandler:
             effect if there is an ``api_key``.
         host: one more host name under which such requests are accepted.
         origins: web pages of these origins may send requests (CORS), written as browsers do: ``https://chat.example``.
-        created: when the server started, in seconds since 1970; the list of models shows it.
+        created: when the server started, in seconds since 1970. The list of models shows it.
     """
 
     engine: BatchingEngine
@@ -80,7 +80,7 @@ class RequestHandler:
     _processor_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def parse(self, body: bytes) -> ChatRequest:
-        """The fields of a chat request, checked one by one; its methods and images are not looked at yet.
+        """The fields of a chat request, checked one by one. Its methods and images are not looked at yet.
 
         Raises:
             RequestRefused: the body is no JSON, or a field has a wrong value.
@@ -88,7 +88,7 @@ class RequestHandler:
         return parse_chat_request(body, self.limits)
 
     def urls_to_fetch(self, request: ChatRequest) -> list[str]:
-        """The web addresses of the request's images, each once. The list is empty if this server fetches none.
+        """The web addresses of the request's images, each once. The list is empty if this server fetches no images.
 
         Raises:
             RequestRefused: there are too many images.
@@ -107,6 +107,7 @@ class RequestHandler:
             KeepsightError: the named errors of methods and processors.
         """
         images = _ImageOpener(self.limits, fetched)
+        # What holds images stands in a function of its own: all of it is freed before the memory is given back below
         try:
             return self._prepare(request, images)
         except KeepsightError as error:
@@ -114,15 +115,18 @@ class RequestHandler:
             error.__traceback__ = error.__context__ = error.__cause__ = None
             raise
         finally:
+            # Of a broken image, 190 MiB that had been unpacked before its file ended were kept by the allocator
             if images.pixels > LARGE_IMAGE_PIXELS or images.failed:
                 trim_memory()
 
     def _prepare(self, request: ChatRequest, images: _ImageOpener) -> ParsedRequest:
+        """What ``prepare`` returns. The model's name and the methods are checked before any image is decoded."""
         options = request.options
         recipes = self.models.methods(request.model)
         if options.methods is not None:
             recipes = self._parse_methods(options.methods)
         messages = read_messages(request, images)
+        # Every method and grounding rest on what the image changes, so that they mean nothing in a conversation without one
         if not images.pixels and (recipes or options.grounding):
             what = "+".join(recipe.name() for recipe in recipes) or "grounding"
             raise RequestRefused(
@@ -148,6 +152,7 @@ class RequestHandler:
         )
 
     def _parse_methods(self, specs: Sequence[str]) -> tuple[Method, ...]:
+        """The methods that a request names, with errors that name the field and keep the error's own code."""
         try:
             return self.models.parse_untrusted(specs)
         except InputError as error:
@@ -156,6 +161,7 @@ class RequestHandler:
     def _generation_request(
         self, request: ChatRequest, recipes: tuple[Method, ...], inputs: Any, choice: int
     ) -> GenerationRequest:
+        """What the engine generates for the choice of this number, counted from 0."""
         temperature = request.temperature
         if temperature is None:
             # Greedy decoding ignores top_p, so whoever sends top_p alone wants to sample
@@ -175,6 +181,7 @@ class RequestHandler:
 
     def _max_new_tokens(self, request: ChatRequest, prompt_tokens: int) -> int:
         """The bound on the answer: what was requested, as far as the model has positions for it."""
+        # OpenAI has replaced max_tokens by max_completion_tokens, and clients send either
         wanted = request.max_completion_tokens or request.max_tokens or self.limits.tokens
         context = context_length(self.engine.model)
         return wanted if context is None else min(wanted, context - prompt_tokens)
@@ -183,8 +190,8 @@ class RequestHandler:
 class _ImageOpener:
     """Decodes the images of one conversation one after another, and counts their pixels.
 
-    ``failed`` tells that an image could not be decoded. Part of it may have been unpacked by then, but its pixels are not
-    counted.
+    ``failed`` is True if an image could not be decoded. Part of it may have been unpacked by then, although its pixels are
+    not counted.
     """
 
     def __init__(self, limits: Limits, fetched: Mapping[str, bytes | InvalidImage]) -> None:
@@ -193,13 +200,14 @@ class _ImageOpener:
         self.failed = False
 
     def __call__(self, url: str) -> Image:
-        self.failed = True
+        self.failed = True  # until decode_image() has returned
         image = decode_image(self._content(url), self._limits, before=self.pixels)
         self.failed = False
         self.pixels += image.width * image.height
         return image
 
     def _content(self, url: str) -> bytes:
+        """The bytes of the image file at ``url``, decoded from the URL itself or fetched before."""
         if not _is_web_url(url):
             return read_data_uri(url, self._limits)
         found = self._fetched.get(url)
@@ -211,6 +219,7 @@ class _ImageOpener:
 
 
 def _is_web_url(url: str) -> bool:
+    """Whether a URL begins with ``http://`` or ``https://``."""
     return url[:8].lower().startswith(("http://", "https://"))
 
 
@@ -220,8 +229,9 @@ def limits_for(model: str, limits: Limits) -> Limits:
 
 
 def _or(value: float | None, default: float) -> float:
+    """``value``, or ``default`` for None. The operator ``or`` would replace 0 as well."""
     return default if value is None else value
 
 
 GROUNDING_SETTINGS = {"score": SCORE, "aggregate": AGGREGATE}
-"""How words are judged, as the answer says it: see ``keepsight.grounding``."""
+"""How words are judged, as the answer reports it. ``keepsight.grounding`` explains the values."""

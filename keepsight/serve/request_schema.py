@@ -1,4 +1,4 @@
-"""The fields of a chat request: what each may hold, and refusals that name the field."""
+"""The fields of a chat request and what each may hold. Whatever is refused is refused with the name of its field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_NAME_LENGTH = 1000
 """Characters of a model name, or of one spec of ``keepsight.methods``."""
 MAX_JSON_VALUES = 10_000
-"""JSON values (texts, numbers, lists, objects) in a body, besides those of its messages."""
+"""The largest number of JSON values (texts, numbers, lists, objects) in a body, besides those of its messages."""
 MAX_JSON_VALUES_PER_MESSAGE = 40
 """JSON values in a body for each message that ``Limits.messages`` allows."""
 _ROLES: dict[str, Role] = {
@@ -31,8 +31,9 @@ _ROLES: dict[str, Role] = {
 
 
 class _LenientModel(BaseModel):
-    """A model that ignores unknown fields, as clients of OpenAI expect. Known fields must have their type."""
+    """A pydantic model that ignores unknown fields, as clients of OpenAI expect. Known fields must have their type."""
 
+    # Without strict, pydantic would read "1" as a number and 1 as a boolean
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
@@ -47,6 +48,8 @@ class KeepsightOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    # fail_fast ends the check of a list at its first wrong item. pydantic would otherwise make an error of each item, and a
+    # dictionary of each error: two MiB of wrong items took a gigabyte, and stopped the server for 16 seconds
     methods: list[Annotated[str, Field(max_length=MAX_NAME_LENGTH)]] | None = Field(
         default=None, max_length=8, fail_fast=True
     )
@@ -65,10 +68,14 @@ class KeepsightOptions(BaseModel):
 
 
 class StreamOptions(_LenientModel):
+    """The field ``stream_options``: whether the stream ends with a chunk of usage figures."""
+
     include_usage: bool | None = None
 
 
 class RequestMessage(_LenientModel):
+    """One entry of ``messages``. The parts of its content are checked by ``read_messages``, which opens their images."""
+
     role: str
     content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
@@ -101,10 +108,12 @@ class ChatRequest(_LenientModel):
 
     @property
     def options(self) -> KeepsightOptions:
+        """The field ``keepsight``, or its defaults if the request has none."""
         return self.keepsight or KeepsightOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:
+        """The stop texts, none, one or several."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -112,6 +121,10 @@ class ChatRequest(_LenientModel):
 
 def parse_chat_request(body: bytes, limits: Limits) -> ChatRequest:
     """The fields of a request's body, checked one by one. Images are not decoded, and methods are not parsed.
+
+    Args:
+        body: a JSON object in UTF-8, with or without a byte order mark.
+        limits: the bounds on the request.
 
     Raises:
         RequestRefused: the body is no JSON, a field has a wrong value, or it asks for what this server does not support.
@@ -122,14 +135,17 @@ def parse_chat_request(body: bytes, limits: Limits) -> ChatRequest:
         if has_more_values(text, most):
             raise RequestRefused(f"the body holds more than {most:,} values, which is the limit: send less")
         found = json.loads(text, parse_constant=_no_constant)
-    except RequestRefused:
+    except RequestRefused:  # it is a ValueError too, by way of InputError
         raise
+    # The JSON parser recurses into nested lists and objects
     except (ValueError, RecursionError) as error:
         raise RequestRefused(f"the body is not JSON: {_short(error)}") from None
     if not isinstance(found, dict):
         raise RequestRefused("the body must be a JSON object with model and messages")
+    # UTF-8 itself holds no surrogates, so that only an escape can bring one in, and most bodies need no search
     if _SURROGATE_ESCAPE.search(text):
         _check_surrogates(found)
+    # Counted before pydantic makes an object of each message
     messages = found.get("messages")
     if isinstance(messages, list) and len(messages) > limits.messages:
         raise RequestRefused(
@@ -146,6 +162,7 @@ def parse_chat_request(body: bytes, limits: Limits) -> ChatRequest:
     return request
 
 
+# The signs by which values are counted, and the rest of a string up to its closing quotation mark
 _OPENER = re.compile(r'[,\[{"]')
 _STRING_REST = re.compile(r'[^"\\]*(?:\\.[^"\\]*){0,256}("?)', re.DOTALL)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -160,6 +177,8 @@ def has_more_values(text: str, most: int) -> bool:
     >>> has_more_values('{"a": [1, "2,3,4"]}', 4), has_more_values('{"a": [1, 2, 3, 4]}', 4)
     (False, True)
     """
+    # Signs within strings are counted here as well. The sum can therefore only be too large, and where it is small enough,
+    # as in nearly every request, the slower walk below is not needed
     if sum(map(text.count, ",[{")) <= most:
         return False
     at = seen = 0
@@ -182,10 +201,12 @@ def has_more_values(text: str, most: int) -> bool:
 
 
 def _check_surrogates(found: dict[str, Any]) -> None:
+    """Refuse lone surrogates, by the name of the field that holds them. Tokenizers and UTF-8 cannot represent them."""
     for name, value in found.items():
         try:
             json.dumps([name, value], ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError):
+            # A field that is not known here may have any name, which may hold a surrogate itself
             where = name if name in ChatRequest.model_fields else None
             raise RequestRefused(
                 f"{where or 'a field'}: a text holds half a letter (a lone surrogate): send whole ones",
@@ -194,15 +215,18 @@ def _check_surrogates(found: dict[str, Any]) -> None:
 
 
 def _no_constant(name: str) -> float:
+    """Refuse NaN and Infinity, which Python's JSON parser takes and JSON does not have."""
     raise RequestRefused(f"{name} is no number in JSON")
 
 
 def _check(request: ChatRequest, limits: Limits) -> None:
+    """Refuse fields that are not supported, that exceed a limit, or that have no effect beside the others."""
+
     def refuse(param: str, why: str) -> None:
         raise RequestRefused(f"{param}: {why}", param=param)
 
     for name in ("frequency_penalty", "presence_penalty", "logit_bias", "tools", "functions"):
-        if getattr(request, name):
+        if getattr(request, name):  # 0 and empty values would change nothing, and are accepted
             refuse(name, "not supported by this server: leave it out")
     if request.response_format and request.response_format.get("type", "text") != "text":
         refuse("response_format", "only text can be answered")
@@ -251,7 +275,8 @@ def read_messages(request: ChatRequest, open_image: Callable[[str], Image]) -> t
     """The conversation with its images opened. A user's message of images alone is merged with the user's next message.
 
     Args:
-        open_image: opens the image of a URL.
+        request: the request.
+        open_image: opens the image of a URL. It is called for one image after another, in their order.
 
     Raises:
         RequestRefused: a role or a part that is not supported.
@@ -279,12 +304,14 @@ def _merge_image_messages(messages: Iterable[ChatMessage]) -> tuple[ChatMessage,
 
 
 def _read_message(at: int, message: RequestMessage, open_image: Callable[[str], Image]) -> ChatMessage:
+    """The message at this position of the conversation, with its images opened."""
     where = f"messages.{at}"
     role = _ROLES.get(message.role)
     if role is None:
         raise RequestRefused(
             f"{where}.role: {message.role[:50]!r} is not one of {', '.join(_ROLES)}", param=f"{where}.role"
         )
+    # OpenAI allows null beside tool calls, which are not supported here
     if message.content is None:
         raise RequestRefused(f"{where}.content: there is none", param=f"{where}.content")
     if isinstance(message.content, str):
@@ -299,11 +326,13 @@ def _read_message(at: int, message: RequestMessage, open_image: Callable[[str], 
 
 
 def _read_part(where: str, part: dict[str, Any], open_image: Callable[[str], Image]) -> str | Image:
+    """One part of a message's content: a text, or an image that was opened."""
     kind = part.get("type")
     if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     if kind == "image_url":
         url = part.get("image_url")
+        # OpenAI's form is an object that holds the URL. The URL alone is understood as well
         url = url.get("url") if isinstance(url, dict) else url
         if not isinstance(url, str):
             raise RequestRefused(
@@ -319,4 +348,5 @@ def _read_part(where: str, part: dict[str, Any], open_image: Callable[[str], Ima
 
 
 def _short(error: object) -> str:
+    """An error's message on one line, cut at 300 characters because it may repeat what the client has sent."""
     return " ".join(str(error).split())[:300]

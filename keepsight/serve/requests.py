@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keepsight.method import Method
 
 
+# Requests are compared by identity, because tensors cannot be compared for a single truth value
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GenerationRequest:
     """One answer that the engine is asked to generate.
@@ -28,11 +29,12 @@ class GenerationRequest:
         inputs: the model inputs of one prompt, with a batch size of 1, as ``prompts.prepare_chat`` returns them.
         methods: the methods in the order in which they are applied. An empty tuple is the plain model.
         max_tokens: the largest number of tokens of the answer, 1 or more.
-        temperature: 0 decodes greedily. Above 0, tokens are sampled from a random stream of this request alone.
-        top_p: the nucleus of sampling, above 0 and at most 1. It has no effect on greedy decoding.
+        temperature: 0, the default, decodes greedily. Above 0, tokens are sampled from a random stream of this request
+            alone.
+        top_p: the nucleus of sampling, above 0 and at most 1, the default. It has no effect on greedy decoding.
         seed: the seed of the random stream. None draws a fresh seed for every request.
         stop: the answer ends before the first of these texts.
-        top_logprobs: how many alternatives are recorded beside each token. None records no log-probabilities.
+        top_logprobs: how many alternatives are recorded beside each token, 0 or more. None records no log-probabilities.
         grounding: whether to record how far the image supports each token. It costs one more forward pass per token.
 
     Raises:
@@ -57,6 +59,7 @@ class GenerationRequest:
             Generation(
                 max_new_tokens=self.max_tokens, sample=True, temperature=self.temperature, top_p=self.top_p
             )
+        # A frozen dataclass refuses plain assignment, also in its own __post_init__
         if self.seed is None:
             object.__setattr__(self, "seed", secrets.token_hex(16))
 
@@ -80,8 +83,8 @@ class GenerationEvent:
         finish: why the answer ended. None while it goes on, and where it failed.
         prompt_tokens: the number of tokens of the prompt.
         tokens: the number of tokens generated so far, the end mark included.
-        grounding: the grounding of the whole answer, if it was requested and the answer has ended.
-        error: why the answer failed. Input that cannot be used gets the method's or the model's own named error.
+        grounding: the grounding of the whole answer, if it was requested and the answer has ended; otherwise None.
+        error: why the answer failed, or None. Input that cannot be used gets the method's or the model's own named error.
     """
 
     index: int
@@ -106,8 +109,8 @@ class RequestState:
         request: what was submitted.
         index: the position of the request among those that were submitted together.
         on_event: the caller's callback. It runs in the engine's thread, so it must neither block nor raise.
-        batch_key: ``request.batch_key``, computed once.
-        cancelled: whether the caller gave up; no event is reported any more.
+        batch_key: ``request.batch_key``, computed once, because the engine compares it for every batch.
+        cancelled: whether the caller gave up. If so, no event is reported any more.
         finished: whether the last event was reported.
         started: whether a token was generated. A request that has started is never generated a second time.
     """

@@ -1,4 +1,8 @@
-"""What is sent: completions and chunks as OpenAI's own library defines them, and grounding beside them on request."""
+"""Builds the JSON that is sent: completions and chunks of OpenAI's own classes, and grounding beside them on request.
+
+Only fields that were set are sent (``exclude_unset``), because OpenAI's clients tell a missing field from ``null``. Fields
+that OpenAI sends as ``null`` are therefore set to None explicitly.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +46,12 @@ log = logging.getLogger("keepsight.serve")
 
 @dataclass(eq=False)
 class ResponseBuilder:
-    """Turns the events of one request into the JSON that is sent. All of it carries one id.
+    """Turns the events of one request into the JSON that is sent.
 
     Args:
-        request: what is answered.
+        request: the request that is answered.
+        id: the id of the answer, which all of its chunks carry; by default a fresh one.
+        created: when the answer began, in seconds since 1970; by default now.
     """
 
     request: ParsedRequest
@@ -55,13 +61,14 @@ class ResponseBuilder:
     _last_events: dict[int, GenerationEvent] = field(default_factory=dict)
 
     def chunks(self, event: GenerationEvent) -> Iterator[dict[str, Any]]:
-        """The chunks of a stream for one event, which must not be a failure."""
+        """The chunks of a stream for one event, which must not be a failure. The events of a choice must come in order."""
         index = event.index
+        # As in OpenAI's streams, the first chunk of a choice holds the role and an empty text
         if index not in self._texts:
             self._texts[index] = ""
             yield self._chunk([_chunk_choice(index, ChoiceDelta(role="assistant", content=""))])
         tokens, text = event.piece.tokens, event.piece.text
-        self._texts[index] += text
+        self._texts[index] += text  # the words of the last chunk need the whole text
         if tokens or text:
             more = self._extension(tokens)
             if self.request.logprobs:
@@ -77,7 +84,7 @@ class ResponseBuilder:
         return self._chunk([], usage=_usage(list(self._last_events.values())))
 
     def completion(self, events: Sequence[GenerationEvent]) -> dict[str, Any]:
-        """The whole answer, from all events of all choices."""
+        """The whole answer, from all events of all choices. The events of each choice must be in order."""
         choices = []
         last_events = []
         for index in range(len(self.request.generation_requests)):
@@ -92,6 +99,7 @@ class ResponseBuilder:
                 Choice(
                     index=index,
                     message=ChatCompletionMessage(role="assistant", content=text, refusal=None),
+                    # The field's type allows None, which the last event of a completed answer never has
                     finish_reason=own[-1].finish or "stop",
                     logprobs=logprobs,
                     **self._extension(tokens, own[-1].grounding, text),
@@ -107,6 +115,7 @@ class ResponseBuilder:
         ).model_dump(mode="json", exclude_unset=True)
 
     def _chunk(self, choices: list[ChunkChoice], usage: CompletionUsage | None = None) -> dict[str, Any]:
+        """One chunk of the stream as plain data."""
         # With include_usage, OpenAI sends "usage": null in every chunk but the last
         more: dict[str, Any] = {"usage": usage} if self.request.include_usage else {}
         return ChatCompletionChunk(
@@ -121,7 +130,10 @@ class ResponseBuilder:
     def _extension(
         self, tokens: Sequence[Token], grounding: Grounding | None = None, text: str = ""
     ) -> dict[str, Any]:
-        """The field ``keepsight`` of a choice. It is only there if grounding was requested."""
+        """The field ``keepsight`` of a choice, or nothing if no grounding was requested or there is none yet.
+
+        OpenAI's classes accept further fields, and clients find them as attributes.
+        """
         if self.request.threshold is None:
             return {}
         content: dict[str, Any] = {}
@@ -135,6 +147,7 @@ class ResponseBuilder:
 
 
 def _chunk_choice(index: int, delta: ChoiceDelta, finish: Finish | None = None, **more: Any) -> ChunkChoice:
+    """A choice of a chunk. Its finish reason is always set, because OpenAI sends ``null`` until the last chunk."""
     return ChunkChoice(index=index, delta=delta, finish_reason=finish, **more)
 
 
@@ -142,6 +155,7 @@ def model_card(name: str, created: int, methods: Sequence[str]) -> dict[str, Any
     """One entry of the list of models.
 
     Args:
+        name: the model name.
         created: seconds since 1970.
         methods: the specs of the methods that the name stands for.
     """
@@ -150,7 +164,7 @@ def model_card(name: str, created: int, methods: Sequence[str]) -> dict[str, Any
 
 
 def error_response(error: Exception) -> Response:
-    """The response for an error. What the client may not read is logged."""
+    """The response for an error. An error whose message the client may not read is logged."""
     status, body, headers = error_parts(log_and_detach(error))
     return JSONResponse(body, status, headers)
 
@@ -168,7 +182,7 @@ def log_and_detach(error: Exception) -> Exception:
 
 
 def error_parts(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """The status, the body and the headers of an error, in OpenAI's shape."""
+    """The HTTP status, the body and the headers of the response for an error, in OpenAI's shape."""
     param = code = None
     headers: dict[str, str] = {}
     if isinstance(error, RequestRefused):
@@ -181,7 +195,7 @@ def error_parts(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         status, kind, code = 503, "server_error", "shutting_down"
     elif isinstance(error, GenerationFailed) or not is_client_safe(error):
         status, kind = 500, "server_error"
-    else:
+    else:  # the named errors of methods, processors and images: the request asked for what does not work
         status, kind, code = 400, "invalid_request_error", code_of(error)
     message = (
         " ".join(str(error).split()) if is_client_safe(error) else "an unexpected error: see the server's log"
@@ -190,12 +204,14 @@ def error_parts(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
 
 
 def _usage(last_events: Sequence[GenerationEvent]) -> CompletionUsage:
+    """The usage figures of all choices, from the last event of each. Their common prompt counts once."""
     prompt = last_events[0].prompt_tokens
     generated = sum(event.tokens for event in last_events)
     return CompletionUsage(prompt_tokens=prompt, completion_tokens=generated, total_tokens=prompt + generated)
 
 
 def _logprobs(tokens: Sequence[Token]) -> list[ChatCompletionTokenLogprob]:
+    """The log-probabilities of tokens, in nats. Tokens for which none was recorded are left out."""
     return [
         ChatCompletionTokenLogprob(
             token=token.text,
@@ -211,11 +227,15 @@ def _logprobs(tokens: Sequence[Token]) -> list[ChatCompletionTokenLogprob]:
 
 
 def _bytes(text: str) -> list[int] | None:
-    """The bytes of a token's text; None for a token that is part of a character, whose bytes the text does not tell."""
+    """The bytes of a token's text.
+
+    They are None for a token that is part of a character, because its text is a replacement character and not its bytes.
+    """
     return None if BROKEN in text else list(text.encode())
 
 
 def _token(token: Token) -> dict[str, Any]:
+    """The grounding of one token as plain data, in nats."""
     figures = dict(zip(Figures._fields, token.figures or (), strict=True))
     return {
         "text": token.text,
@@ -228,6 +248,7 @@ def _token(token: Token) -> dict[str, Any]:
 
 
 def _words(grounding: Grounding, text: str, threshold: float) -> list[dict[str, Any]]:
+    """The grounding of the object words of an answer as plain data, in nats."""
     return [
         {
             "word": word.word,

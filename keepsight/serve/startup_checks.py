@@ -12,11 +12,13 @@ from keepsight.serve.model_registry import ModelRegistry
 from keepsight.serve.prompts import ChatMessage, prepare_chat
 
 QUESTION = "Describe this image."
+"""The question of the trial prompt."""
 SIDE = 336
+"""Width and height of the trial prompt's grey image, in pixels."""
 
 
 class CannotServe(InputError):
-    """A method that was to be offered, or the model itself, does not run."""
+    """A method that the operator wants to offer, or the model itself, does not run."""
 
 
 def check_models(model: Any, processor: Any, models: ModelRegistry) -> None:
@@ -38,9 +40,13 @@ def runnable_models(
 ) -> tuple[ModelRegistry, list[str]]:
     """All methods that run on the model with their defaults, and for each of the others a line that says why not.
 
+    Every method generates two tokens.
+
     Args:
+        model: the model.
+        processor: the model's processor.
         base: the name of the plain model.
-        calibration: the file that is given to methods that read one.
+        calibration: the path of the file that is given to methods that read one, or None.
     """
     inputs = _inputs(model, processor)
     runs, why_not = [], []
@@ -49,6 +55,7 @@ def runnable_models(
             dry_run(model, inputs, ModelRegistry.from_specs(base, [name], calibration).served[name])
             runs.append(name)
         except KeepsightError as error:
+            # Many of our errors begin with the name of the method already
             why_not.append(str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}")
         except Exception as error:
             # Whatever a model of an unknown family raises is the answer to whether the method runs on it
@@ -57,5 +64,6 @@ def runnable_models(
 
 
 def _inputs(model: Any, processor: Any) -> Any:
+    """The model inputs of the trial prompt, on the model's device."""
     inputs = prepare_chat(processor, [ChatMessage("user", (grey_picture(SIDE, SIDE), QUESTION))])
     return inputs.to(model.device, dtype=model.dtype)

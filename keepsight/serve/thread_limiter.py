@@ -18,14 +18,15 @@ class ThreadLimiter:
     """Runs blocking calls in threads, at most ``limit`` at the same time.
 
     A caller that is cancelled while it waits for a thread leaves nothing behind. A call that has begun runs to its end even
-    if its caller was cancelled, and counts until then: memory is bounded by the calls that run, not by those who wait.
+    if its caller was cancelled, and counts until then, because it holds memory until then.
 
     Args:
-        limit: the largest number of calls at the same time.
-        name: what the threads are called, after ``keepsight-``.
+        limit: the largest number of calls at the same time, 1 or more.
+        name: the name of the threads, after ``keepsight-``.
     """
 
     def __init__(self, limit: int, name: str) -> None:
+        # The pool alone would bound the threads, but it takes any number of calls, with their arguments, into its queue
         self._free = asyncio.Semaphore(limit)
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix=f"keepsight-{name}")
 
@@ -37,12 +38,13 @@ class ThreadLimiter:
         await self._free.acquire()
 
         def release(_: Future[Result]) -> None:
+            # This runs in the thread of the call, and semaphores of asyncio are not thread-safe
             with suppress(RuntimeError):  # the event loop may have ended before the call
                 loop.call_soon_threadsafe(self._free.release)
 
         try:
             call = self._threads.submit(function, *args, **options)
-        except BaseException:
+        except BaseException:  # no call has begun that could release its place
             self._free.release()
             raise
         # Released by the call and not by this coroutine, which may be cancelled while the call still holds memory
@@ -51,7 +53,10 @@ class ThreadLimiter:
 
 
 async def wait_for_disconnect(request: Request) -> None:
-    """Return once the client of ``request`` has disconnected. The body must have been read before."""
+    """Return once the client of ``request`` has disconnected.
+
+    The body must have been read before, because ``receive`` gives its parts first.
+    """
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -62,7 +67,8 @@ async def run_unless_disconnected(
     """Run ``work`` and return its result; cancel it if the client disconnects.
 
     Args:
-        disconnected: a future of ``wait_for_disconnect``.
+        disconnected: a future of ``wait_for_disconnect``. It stays as it is.
+        work: a coroutine that has not begun.
 
     Raises:
         ClientDisconnect: the client has disconnected, even if ``work`` ended in the same moment. The caller begins
@@ -74,7 +80,8 @@ async def run_unless_disconnected(
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if disconnected.done():
             if task.done() and not task.cancelled():
-                task.exception()  # nobody is left to hear it; asyncio would log an error that is never looked at
+                # Nobody is left to raise the error to, and asyncio logs every error that is never retrieved
+                task.exception()
             raise ClientDisconnect
         return task.result()
     finally:

@@ -42,6 +42,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+"""The headers of every response, unless the response sets them itself."""
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -50,6 +51,7 @@ FILES = {
     "/heat.js": ("heat.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+"""The files of the page by their path, each with its media type. Nothing else of the folder is served."""
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +68,7 @@ def create_page(service: PageService, *, local_host: str | None = "localhost") -
     bodies = BodyReader(service.limits.request_bytes)
     preparing = ThreadLimiter(MAX_PREPARING, "page")
 
+    # uvicorn waits for open responses before it runs what follows the yield, which ends the threads of the workers
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
@@ -76,21 +79,24 @@ def create_page(service: PageService, *, local_host: str | None = "localhost") -
 
     async def scene(request: Request) -> Response:
         found = _png(request.path_params["name"])
+        # A scene is a function of its name alone, so that browsers may keep its picture
         return Response(found, media_type="image/png", headers={"Cache-Control": "max-age=86400"})
 
+    # This takes time and memory for the image, so that it runs in threads of its own and takes no worker from the model
     def parse_and_prepare(body: bytes, answered: bool) -> PreparedRequest:
         request = parse_page_request(body, service.limits, vocabulary=service.vocabulary, answered=answered)
         del body  # it holds the image once more, as base64
         return service.prepare(request)
 
     async def answer(request: Request) -> Response:
+        # A client gets a slot only once its body has arrived, so that bodies that never come keep nobody out
         body = await bodies.read(request)
         slot = scheduler.reserve()
         try:
             prepared = await _run_unless_disconnected(request, preparing.run(parse_and_prepare, body, False))
             del body
             events = slot.run(_report_errors(service.answer, prepared))
-        except BaseException:
+        except BaseException:  # a disconnect and a cancelled coroutine included
             slot.leave()
             raise
 
@@ -112,6 +118,7 @@ def create_page(service: PageService, *, local_host: str | None = "localhost") -
             )
         finally:
             slot.leave()
+        # The client is still there, so that only the end of the server can have stopped the job before its event
         if not events:
             raise RequestRefused("the server is about to end", status=503)
         failed = events[0].get("event") == "error"
@@ -127,6 +134,7 @@ def create_page(service: PageService, *, local_host: str | None = "localhost") -
     app = Starlette(
         routes=routes,
         middleware=[Middleware(_HostAndHeadersMiddleware, local_host=local_host)],
+        # Starlette runs the handler of Exception outside of all middleware, so that this one has to set HEADERS itself
         exception_handlers={
             HTTPException: _on_error,
             KeepsightError: _on_error,
@@ -140,7 +148,12 @@ def create_page(service: PageService, *, local_host: str | None = "localhost") -
 
 
 class _HostAndHeadersMiddleware:
-    """ASGI middleware that refuses requests to foreign host names, and puts ``HEADERS`` on every response."""
+    """ASGI middleware that refuses requests to foreign host names, and puts ``HEADERS`` on every response.
+
+    Args:
+        app: the application behind the middleware.
+        local_host: as for ``create_page``.
+    """
 
     def __init__(self, app: ASGIApp, local_host: str | None) -> None:
         self._app, self._local_host = app, local_host
@@ -165,7 +178,10 @@ class _HostAndHeadersMiddleware:
 
 
 class _EventStream(StreamingResponse):
-    """A stream of JSON lines. A client that disconnects leaves its slot, even before the first line was read."""
+    """A stream of JSON lines. A client that disconnects leaves its slot, even before the first line was read.
+
+    A clean-up in the generator of the lines would not do, because a generator that was never begun runs no ``finally``.
+    """
 
     def __init__(self, lines: AsyncIterator[str], slot: Slot) -> None:
         super().__init__(lines, media_type="application/x-ndjson")
@@ -179,7 +195,7 @@ class _EventStream(StreamingResponse):
 
 
 def error_response(error: KeepsightError) -> Response:
-    """The response for an error: one line of JSON. What the client may not read is logged."""
+    """The response for an error: one line of JSON. An error whose message the client may not read is logged."""
     status, headers = 400, dict(HEADERS)
     if isinstance(error, Busy):
         status, headers["Retry-After"] = 429, str(error.retry_after)
@@ -195,6 +211,7 @@ def error_response(error: KeepsightError) -> Response:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
+    """The response for a named error, or for one that Starlette raises."""
     if isinstance(error, HTTPException):  # raised by Starlette, for example for an unknown route
         what = f"{request.method} {request.url.path[:200]}: {error.detail}"
         return error_response(RequestRefused(what, status=error.status_code, headers=error.headers))
@@ -208,11 +225,16 @@ async def _on_unexpected_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    """A response that nobody reads. nginx has introduced its status for clients that disconnect."""
+    return Response(status_code=499)
 
 
 async def _run_unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of ``work``. Raises ``ClientDisconnect`` if the client, whose body has been read, disconnects before."""
+    """The result of ``work``, for a client whose body has been read.
+
+    Raises:
+        ClientDisconnect: the client has disconnected before the end of ``work``.
+    """
     disconnected = asyncio.ensure_future(wait_for_disconnect(request))
     try:
         return await run_unless_disconnected(disconnected, work)
@@ -221,6 +243,7 @@ async def _run_unless_disconnected(request: Request, work: Coroutine[Any, Any, R
 
 
 async def _collect(events: AsyncIterator[Any]) -> list[Any]:
+    """All events as a list."""
     return [event async for event in events]
 
 
@@ -241,10 +264,12 @@ def _report_errors(
 
 
 def _line(event: Any) -> str:
+    """An event as one line of JSON."""
     return json.dumps(event, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def _file(name: str, kind: str) -> Callable[[Request], Any]:
+    """An endpoint that sends a file of the folder ``static``, which is read once."""
     content = (files("keepsight.serve.page") / "static" / name).read_bytes()
 
     async def send_file(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Reads the page's requests from JSON. Every field is checked, and none is guessed."""
+"""Reads the page's requests from JSON. Every field is checked, and a field that is missing is refused and not guessed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keepsight.method import Method
 
 SCENE = re.compile(r"([a-z-]{1,20}):(\d{1,9})")
+"""The form of a scene's name: its split and its number."""
 MAX_QUESTION_LENGTH = 2000
 """Characters of a question."""
 MAX_SPEC_LENGTH = 2000
@@ -27,7 +28,8 @@ MAX_SPEC_LENGTH = 2000
 MAX_METHODS = 8
 """Methods that are applied together."""
 MAX_COMMAS = 10_000
-"""More commas than any request of the page has. Python's JSON parser lets no other thread run, so its work is bounded."""
+"""More commas than any request of the page has. Python's JSON parser lets no other thread run while it works, so that its
+work is bounded by what can be counted before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +39,10 @@ class PageRequest:
     Args:
         question: what is asked.
         file: the bytes of the image's file, not decoded yet. None if the image is a ``scene``.
-        scene: a scene of the demo world, whose objects are known.
+        scene: a scene of the demo world, whose objects are known. None if the image is a ``file``.
         methods: the methods in the order in which they are applied. An empty tuple is the plain model.
-        tokens: the largest number of tokens of the answer.
-        answer: the token ids of an answer that was given, whose attention maps are requested.
+        tokens: the largest number of tokens of the answer; default 128.
+        answer: the token ids of an answer that was given, whose attention maps are requested. None requests an answer.
     """
 
     question: str
@@ -51,7 +53,10 @@ class PageRequest:
     answer: tuple[int, ...] | None = None
 
     def image(self, limits: Limits) -> Image:
-        """The decoded image.
+        """The decoded image, RGB. A scene is drawn, and has 128 by 128 pixels.
+
+        Args:
+            limits: the bounds on an image that was uploaded.
 
         Raises:
             InvalidImage: the file is no image, or not one that the page takes.
@@ -86,7 +91,7 @@ def parse_page_request(body: bytes, limits: Limits, *, vocabulary: int, answered
         body: a JSON object.
         limits: the bounds on the image and the answer.
         vocabulary: the number of tokens that the model knows.
-        answered: whether the request is about an answer that was given, and not for a new one.
+        answered: True for a request for attention maps of a given answer, False for a request for a new answer.
 
     Raises:
         RequestRefused: a field is missing, unknown, of the wrong type or out of its range.
@@ -129,6 +134,7 @@ def find_scene(name: str) -> Scene:
 
 
 def _image(given: Any, limits: Limits) -> tuple[bytes | None, Scene | None]:
+    """The bytes of the uploaded file or the scene, and None for the other one. Nothing is decoded yet."""
     if isinstance(given, dict) and set(given) == {"scene"} and isinstance(given["scene"], str):
         return None, find_scene(given["scene"])
     if isinstance(given, dict) and set(given) == {"data"} and isinstance(given["data"], str):
@@ -137,6 +143,7 @@ def _image(given: Any, limits: Limits) -> tuple[bytes | None, Scene | None]:
 
 
 def _methods(spec: str) -> tuple[Method, ...]:
+    """The methods of a spec. An empty spec is the plain model."""
     if not spec.strip():
         return ()
     count = spec.count("+") + 1
@@ -147,17 +154,20 @@ def _methods(spec: str) -> tuple[Method, ...]:
 
 
 def _text(given: Mapping[str, Any], name: str, longest: int) -> str:
+    """The text of a field, with at most ``longest`` characters."""
     value = given.get(name)
     if not isinstance(value, str):
         raise RequestRefused(f"{name} must be a text", param=name)
     if len(value) > longest:
         raise RequestRefused(f"{name} has {len(value)} letters: at most {longest} are taken", param=name)
+    # JSON may escape half of a surrogate pair, which tokenizers cannot encode as UTF-8
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise RequestRefused(f"{name} holds half a letter (a lone surrogate)", param=name)
     return value
 
 
 def _whole_number(given: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    """The whole number of a field, from ``low`` to ``high``."""
     value = given.get(name)
     # In Python, True is an int
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -166,6 +176,8 @@ def _whole_number(given: Mapping[str, Any], name: str, low: int, high: int) -> i
 
 
 def _token_ids(value: Any, vocabulary: int, longest: int) -> tuple[int, ...]:
+    """The ids of 1 to ``longest`` tokens, each below ``vocabulary``."""
+    # An id beyond the vocabulary would be an index out of range in the model's embedding
     if not isinstance(value, list) or not 1 <= len(value) <= longest:
         raise RequestRefused(f"answer must be a list of 1 to {longest} token ids", param="answer")
     if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < vocabulary for one in value):

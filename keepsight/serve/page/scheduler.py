@@ -14,18 +14,21 @@ from keepsight.serve.errors import Busy
 
 Emit = Callable[[Any], None]
 Job = Callable[[Emit, Event, int], None]
-"""Work for one worker. A job gets a function that sends events to the client, an event that tells it to stop, and the number
-of the worker that runs it."""
+"""Work for one worker.
+
+A job is called with a function that sends events to the client, with an event that is set when the job should stop, and with
+the number of the worker that runs it.
+"""
 
 
 class Scheduler:
-    """Runs jobs on workers. A worker is one thread for one model, so that no two generations meet in a model.
+    """Runs jobs on workers. A worker is one thread for one model, so that a model never runs two generations at a time.
 
     Jobs begin in the order in which they were submitted, on whichever worker is free.
 
     Args:
         queue: the largest number of clients that may wait.
-        workers: how many jobs run at the same time. Workers are numbered from 0.
+        workers: how many jobs run at the same time, 1 or more; default 1. Workers are numbered from 0.
     """
 
     def __init__(self, queue: int, workers: int = 1) -> None:
@@ -33,6 +36,7 @@ class Scheduler:
         self.workers = workers
         self.occupied = 0
         """The number of clients that are served or wait. It is only changed in the event loop."""
+        # The pool calls the initializer in each new thread, and what is stored in a local() belongs to that thread alone
         numbers, self._worker = itertools.count(), local()
 
         def assign_number() -> None:
@@ -45,7 +49,7 @@ class Scheduler:
 
     @property
     def ahead(self) -> int:
-        """The number of clients that must be done before one that comes now is served."""
+        """The number of clients that must be done before a client that comes now is served."""
         return max(self.occupied - self.workers + 1, 0)
 
     def reserve(self) -> Slot:
@@ -62,7 +66,12 @@ class Scheduler:
         return Slot(self)
 
     def submit(self, job: Callable[[int], None], stop: Event) -> Future[None]:
-        """Run ``job`` on the next free worker, and pass it the worker's number. ``close`` sets ``stop``."""
+        """Run ``job`` on the next free worker, and pass it the worker's number.
+
+        Args:
+            job: the work. It must end soon after ``stop`` is set.
+            stop: set by ``close``, for jobs that run by then.
+        """
         self._stops.add(stop)
         future = self._threads.submit(lambda: job(self._worker.number))
         future.add_done_callback(lambda _: self._stops.discard(stop))
@@ -70,7 +79,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Stop the jobs that run, drop those that wait, and return when all workers have ended."""
-        for stop in list(self._stops):
+        for stop in list(self._stops):  # a copy, because jobs that end discard their events meanwhile
             stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
@@ -78,7 +87,11 @@ class Scheduler:
 class Slot:
     """A client's slot in a scheduler. It is free again once the client has left and no job runs for it any more.
 
-    ``ahead`` is the number of clients that had to be done before this one, when it came.
+    ``ahead`` is the number of clients that had to be done before this one when it came. All methods must be called in the
+    event loop.
+
+    Args:
+        scheduler: the scheduler, in which a slot must be free. ``Scheduler.reserve`` checks that.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -109,6 +122,7 @@ class Slot:
             self._release()
             events.put_nowait(_END)
 
+        # Called in the thread of the worker, or in the event loop if the job is cancelled before it begins
         def on_done(_: Any) -> None:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish)
@@ -118,7 +132,7 @@ class Slot:
         return self._listen(events, self._future)
 
     def leave(self) -> None:
-        """The client has left. It may be called any number of times."""
+        """Give the slot up, because the client has left or its answer has ended. It may be called any number of times."""
         self._stop.set()
         if self._future is None:
             self._release()
@@ -127,11 +141,13 @@ class Slot:
             self._future.cancel()
 
     def _release(self) -> None:
+        """Count the slot as free. Only the first call has an effect."""
         if not self._released:
             self._released = True
             self._scheduler.occupied -= 1
 
     async def _listen(self, events: asyncio.Queue[Any], future: Future[None]) -> AsyncIterator[Any]:
+        """The events of a job until its end. Then it raises what the job has raised."""
         try:
             while (event := await events.get()) is not _END:
                 yield event
@@ -141,3 +157,4 @@ class Slot:
 
 
 _END = object()
+"""The last entry of a queue of events. None would not do, because a job may emit anything."""

@@ -33,7 +33,7 @@ LIMITS = Limits(request_bytes=30 << 20, image_bytes=20 << 20, tokens=512, queue=
 SPLITS = ("test-shifted", "test", "val-shifted", "val")
 """The splits of the demo world that the page offers."""
 DEMO_SPEC = "m3id:decay=0.07,cutoff=0.02"
-"""The setting that the page first compares the plain demo model with."""
+"""The setting that the page first compares the plain demo model with, chosen on the validation split of the demo world."""
 
 
 class NothingToMap(InputError):
@@ -42,10 +42,10 @@ class NothingToMap(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRequest:
-    """A request whose image has been processed; what is left to do needs the model.
+    """A request whose image has been processed. What is left to do needs the model.
 
     Args:
-        request: the request without its image.
+        request: the request without the bytes of its image.
         inputs: the model inputs of the prompt, with a batch size of 1, on the CPU.
         methods: the request's methods, with the calibration file of the page.
         size: width and height of the image in pixels.
@@ -68,10 +68,10 @@ class PageService:
         name: the name of the model, as the operator wrote it.
         model: the model.
         processor: its processor.
-        calibration: the calibration file of methods that read one.
+        calibration: the calibration file of methods that read one, or None.
         limits: the bounds on requests.
-        at_once: how many answers are generated at the same time, 1 or more. It is 1 for a model whose weights cannot be
-            shared, and ``single_worker_reason`` says why.
+        at_once: how many answers are generated at the same time, 1 or more; default 2. A model whose weights cannot be
+            shared generates one at a time, and ``single_worker_reason`` says why.
 
     Raises:
         InvalidParameter: ``at_once`` is below 1.
@@ -100,6 +100,7 @@ class PageService:
 
     @property
     def vocabulary(self) -> int:
+        """The number of tokens that the model has embeddings for. It may exceed the number that its tokenizer knows."""
         return int(self.model.get_input_embeddings().num_embeddings)
 
     def facts(self) -> dict[str, Any]:
@@ -112,16 +113,19 @@ class PageService:
         from keepsight.registry import methods
 
         packaged = self.name == DEMO
+        # The published defaults do not suit the demo model: these settings were chosen on its validation split
         suggested = {
             "m3id": DEMO_SPEC,
             "vcd": "vcd:beta=0.02,noise_step=999",
             "pai": "pai:alpha=0.5,gamma=1.5",
         }
         return {
+            # Of a checkpoint on disk, visitors see the name of its folder and not where it lies
             "model": self.name if packaged or not Path(self.name).exists() else Path(self.name).name,
             "packaged": packaged,
             "version": __version__,
             "question": PROMPT,
+            # The demo model was trained on these questions, and knows no others
             "questions": [PROMPT, *map(ask, NAMES)] if packaged else [PROMPT],
             "splits": list(SPLITS),
             "threshold": THRESHOLD,
@@ -146,6 +150,9 @@ class PageService:
     def prepare(self, request: PageRequest) -> PreparedRequest:
         """Decode the image of a request and tokenize its prompt. Any thread may call it. The image is not kept.
 
+        Args:
+            request: the request, with the bytes of its image or a scene.
+
         Raises:
             InvalidImage: the image cannot be used.
             BadPrompt, NoChatTemplate, NoImageTokens: as ``keepsight.source.prompts.prepare``.
@@ -155,12 +162,11 @@ class PageService:
         image = request.image(self.limits)
         size = image.size
         try:
-            with (
-                self._processor_lock
-            ):  # fast tokenizers keep settings that two threads must not change at once
+            # Fast tokenizers keep settings that change while they encode, which two threads must not do at the same time
+            with self._processor_lock:
                 inputs = prepare(self.processor, [image], request.question)
         finally:
-            del image
+            del image  # it must be freed before memory is given back
             if size[0] * size[1] > LARGE_IMAGE_PIXELS:
                 trim_memory()
         return PreparedRequest(
@@ -171,9 +177,11 @@ class PageService:
         )
 
     def _on_device(self, model: Any, inputs: Any) -> Any:
+        """The inputs on the model's device, floating-point ones in its precision."""
         return inputs.to(model.device, dtype=model.dtype)
 
     def _with_calibration(self, methods: Sequence[Method]) -> tuple[Method, ...]:
+        """The same methods, with the page's calibration file for those that read one."""
         if self.calibration is None:
             return tuple(methods)
         path = str(self.calibration)
@@ -188,14 +196,17 @@ class PageService:
     ) -> None:
         """Generate an answer. It emits an event for each piece of text, and a last one with everything about the answer.
 
-        The plain model judges the words, whichever methods wrote them, so that two answers can be compared. It raises what
-        the model or a method raises.
+        The plain model judges the words, whichever methods wrote them, so that two answers can be compared.
 
         Args:
-            prepared: what to answer.
+            prepared: the request.
             emit: receives the events, in this thread.
             stop: once it is set, generation ends with the next token and nothing more is emitted.
-            worker: the index of the model in ``models``.
+            worker: the index of the model in ``models``; default 0. No other thread may use this model at the same time.
+
+        Raises:
+            KeepsightError: a method or the model cannot be used with this request. Whatever else they raise is raised as
+                well.
         """
         from keepsight.grounding.teacher_forcing import judge
         from keepsight.inference.generation import Generation
@@ -221,7 +232,7 @@ class PageService:
         try:
             if written.ids:
                 words = judge(model, self.processor, inputs, written.ids).words()
-        except KeepsightError as error:
+        except KeepsightError as error:  # the answer itself is complete, and is shown without figures
             judging_error = client_message(error)
         emit(answer_event(written, words, request.methods, request.scene) | {"unjudged": judging_error})
 
@@ -236,7 +247,7 @@ class PageService:
             prepared: the request, with the token ids of the answer.
             emit: receives the event, in this thread.
             stop: once it is set, recording ends with the next token and nothing is emitted.
-            worker: the index of the model in ``models``.
+            worker: the index of the model in ``models``; default 0. No other thread may use this model at the same time.
 
         Raises:
             NothingToMap: the answer names no object.
@@ -285,7 +296,16 @@ class PageService:
 def answer_event(
     written: StreamedAnswer, words: Sequence[WordGrounding], methods: Sequence[Method], scene: Scene | None
 ) -> dict[str, Any]:
-    """The last event of an answer, as plain data. Rates are fractions, and figures are in nats; an infinite one is None."""
+    """The last event of an answer, as plain data.
+
+    Rates are fractions, and figures are in nats. An infinite figure is None, because JSON has no infinities.
+
+    Args:
+        written: the answer.
+        words: the grounding of its object words, in their order.
+        methods: the methods that wrote it, as the request named them: without the path of a calibration file.
+        scene: the scene of the image, or None if its objects are not known.
+    """
     present = None if scene is None else frozenset(scene.names)
     return {
         "event": "done",
@@ -312,9 +332,13 @@ def answer_event(
 
 
 def segments(text: str, words: Sequence[WordGrounding]) -> list[dict[str, Any]]:
-    """A text in pieces; a piece that is a word carries the word's index, any other None.
+    """A text in pieces. The entry ``word`` of a piece is the index of its word, and None for text between words.
 
-    Offsets would not do: JavaScript counts UTF-16 units where Python counts code points.
+    Offsets would not do, because JavaScript counts UTF-16 units where Python counts code points.
+
+    Args:
+        text: the whole text.
+        words: words of the text in their order, which do not overlap.
     """
     pieces: list[dict[str, Any]] = []
     at = 0
@@ -330,15 +354,16 @@ def segments(text: str, words: Sequence[WordGrounding]) -> list[dict[str, Any]]:
 
 
 def chair(text: str, scene: Scene) -> dict[str, Any] | None:
-    """The CHAIR score of one answer about a drawn scene.
+    """The CHAIR score of one answer about a drawn scene, as plain data with rates as fractions.
 
-    It is None for a yes or no, whose words repeat the question and describe nothing.
+    It is None for an answer that begins with yes or no, because its words repeat the question and describe nothing.
     """
     from keepsight.eval.chair.captions import Caption
     from keepsight.eval.chair.score import score
 
     if re.match(r"(yes|no)\b", text, re.IGNORECASE):
         return None
+    # An interval from resampling needs more than one caption
     report = score([Caption(scene.image_id, text)], {scene.image_id: scene.names}, resamples=0)
     [row] = report.captions
     return {
@@ -354,7 +379,10 @@ def chair(text: str, scene: Scene) -> dict[str, Any] | None:
 
 
 def client_message(error: Exception) -> str:
-    """An error as one line for the page. Of unexpected errors, and of those that tell a path, it is the name alone."""
+    """An error as one line for the page.
+
+    It is the name of the error alone for unexpected errors, and for errors whose message holds a path of the server.
+    """
     if not is_client_safe(error):
         return f"{type(error).__name__}: the server's log tells more"
     hint = " (start the page with --calibration FILE)" if isinstance(error, NeedsCalibration) else ""

@@ -2,9 +2,11 @@
 
 import { drawHeat } from "./heat.js";
 
+// With a typographic minus sign, and without a sign before a value that rounds to zero. The server sends null for an
+// infinite value, which can only be minus infinity: the log-probability of a word that is ruled out
 export const nats = (value) => (value === null ? "−∞" : value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−"));
 const percent = (rate) => (rate === null ? "–" : `${(100 * rate).toFixed(0)} %`);
-const OWN = "own";
+const OWN = "own"; // the value of the list's last entry, whose spec is typed
 
 function element(name, text, className) {
   const made = document.createElement(name);
@@ -13,6 +15,7 @@ function element(name, text, className) {
   return made;
 }
 
+// Posts JSON. A refusal becomes an Error with the server's message; an unreachable server is fetch's own TypeError.
 export async function post(address, body, signal) {
   const answer = await fetch(address, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
@@ -43,6 +46,7 @@ export class Pane {
       if (this.method.value === OWN) this.spec.focus();
     });
     this.spec.addEventListener("input", () => { this.match(this.spec.value, true); this.settle(); });
+    // One listener for all words, since they are replaced with every answer
     this.answer.addEventListener("click", (event) => this.choose(event.target.closest("button.word")));
     this.answer.addEventListener("keydown", (event) => this.walk(event));
     this.root.addEventListener("keydown", (event) => { if (event.key === "Escape") this.choose(null); });
@@ -58,6 +62,7 @@ export class Pane {
     this.method.value = offered ? spec : OWN;
   }
 
+  // Says under the list what the chosen methods do and cost, as far as their names are known
   settle() {
     this.spec.hidden = this.method.value === "";
     const names = this.spec.value.split("+").map((spec) => spec.trim().split(":")[0].toLowerCase());
@@ -84,6 +89,7 @@ export class Pane {
     this.error.hidden = false;
   }
 
+  // Asks for an answer and shows it as it comes. After every wait, a newer run may own the pane: then nothing is written
   async run(request, picture, signal, threshold) {
     this.clear();
     this.signal = signal;
@@ -94,7 +100,7 @@ export class Pane {
     try {
       const answer = await post("api/answer", { ...this.request, tokens: request.tokens }, signal);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-      let rest = "";
+      let rest = ""; // a chunk of the stream may end in the middle of a line
       for (;;) {
         const { value, done } = await reader.read();
         if (this.signal !== signal) return;
@@ -103,6 +109,7 @@ export class Pane {
         rest = lines.pop();
         for (const line of lines) this.heard(JSON.parse(line), threshold);
       }
+      // The last event is an answer or an error. Without either, the server has ended
       if (!this.result && this.error.hidden) this.fail("the answer broke off: the server ended");
     } catch (error) {
       if (this.signal !== signal) return;
@@ -113,6 +120,7 @@ export class Pane {
     this.answer.setAttribute("aria-busy", "false");
   }
 
+  // Takes one event of the stream; `_report_errors` and `PageService.answer` send them
   heard(event, threshold) {
     if (event.event === "queued") this.state.textContent = event.ahead ? `waiting for ${event.ahead} answer${event.ahead === 1 ? "" : "s"} to end …` : "looking at the picture …";
     else if (event.event === "begun") this.state.textContent = "looking at the picture …";
@@ -121,6 +129,7 @@ export class Pane {
     else if (event.event === "done") { this.result = event; this.show(threshold); }
   }
 
+  // Replaces the streamed text by the whole answer, in which each object word is a button
   show(threshold) {
     const { segments, words, text } = this.result;
     this.words = [];
@@ -147,6 +156,7 @@ export class Pane {
     this.score();
   }
 
+  // Colours the words by a threshold, also after the answer, when the threshold is changed
   flag(threshold) {
     this.threshold = threshold;
     this.words.forEach((button, number) => {
@@ -155,6 +165,7 @@ export class Pane {
       const flagged = value < threshold;
       button.classList.toggle("flagged", flagged);
       button.classList.toggle("absent", present === false);
+      // The colour is strongest from two nats below the threshold on
       button.style.setProperty("--doubt", `${Math.round(14 + 32 * Math.min((threshold - value) / 2, 1))}%`);
       const truth = present === null ? "" : present ? ", in the picture" : ", not in the picture";
       button.title = `grounding ${nats(support)}${flagged ? ", may not be supported" : ""}${truth}`;
@@ -163,6 +174,7 @@ export class Pane {
     if (this.chosen !== null) this.tell(this.chosen);
   }
 
+  // The arrow keys go from word to word, and from the last one to the first
   walk(event) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const at = this.words.indexOf(event.target);
@@ -171,6 +183,7 @@ export class Pane {
     this.words[(at + step + this.words.length) % this.words.length].focus();
   }
 
+  // A word's button shows its map, or hides it if it is shown. null, from Escape or a click beside the words, hides the map
   async choose(button) {
     if (button === null && this.chosen === null) return;
     if (button === undefined) return;
@@ -186,11 +199,12 @@ export class Pane {
     this.tell(number);
     const { result } = this;
     try {
+      // One request brings the maps of all words, because they come from one generation. Later words use the same promise
       this.looking ??= new AbortController();
       this.maps ??= post("api/attention", { ...this.request, answer: result.ids }, this.looking.signal).then((answer) => answer.json());
       this.map.classList.add("busy");
       const maps = await this.maps;
-      if (this.result !== result || this.chosen !== number) return;
+      if (this.result !== result || this.chosen !== number) return; // a newer answer, or another word meanwhile
       if (maps.words.length !== result.words.length) throw new Error("the maps are of other words");
       const where = drawHeat(this.canvas, this.picture, maps, number);
       const share = `${(100 * maps.words[number].share).toFixed(1)} % of the attention is on the picture`;
@@ -199,7 +213,7 @@ export class Pane {
       this.tell(number, `; ${share}, most of it ${where}`);
     } catch (error) {
       if (this.result !== result) return;
-      this.maps = null;
+      this.maps = null; // the next click may try again
       if (this.chosen !== number) return;
       this.map.hidden = true;
       this.tell(number, `. No map: ${error.message}`);
@@ -208,6 +222,7 @@ export class Pane {
     }
   }
 
+  // Describes a word in one line. `more` is what is known of its map; a new threshold leaves it as it was
   tell(number, more) {
     const word = this.result.words[number];
     if (more !== undefined) this.more = more;
@@ -220,6 +235,7 @@ export class Pane {
       + `${nats(word.with_image)} with the picture, ${nats(word.without_image)} without${this.more}`);
   }
 
+  // The CHAIR score, which only drawn scenes have
   score() {
     const { chair } = this.result;
     this.chair.hidden = !chair;
