@@ -43,7 +43,7 @@ def calibrate(
 
     The method var needs the file that this command writes: [bold]keepsight caption MODEL IMAGE --method var --calibration
     FILE[/bold]. The rest of what is printed helps to choose heads and layers. The pictures should be as varied as those
-    that the model will see later. The model reads every picture three times and generates nothing.
+    that the model will see later. Every picture takes three passes, one of them without it, and nothing is generated.
     """
     from keepsight.cli._console import progress
     from keepsight.cli._model import open_model
