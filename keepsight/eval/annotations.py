@@ -188,7 +188,7 @@ class _Reader:
             if not isinstance(objects, list):
                 raise MalformedFile(f"{where}: 'objects' must be a list of names")
             image = read_image_id(entry, where)
-            # Names are checked for images that are not wanted, too, so that an error does not hang on which ones are.
+            # Names are checked for images that are not wanted, too, so that an error does not depend on which ones are.
             named = {self._canonical(name, where) for name in objects}
             if self.asked is None or image in self.asked:
                 self.truth[image].update(named)

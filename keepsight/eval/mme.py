@@ -151,6 +151,7 @@ def score_task(
     of_pictures = [int(all(pair)) for pair in right.values()]
     n, images = len(replies), len(right)
     sides = {
+        # Both shares are ratios of sums over pictures, since the bootstrap draws pictures and not questions.
         "acc": (of_questions, [len(pair) for pair in right.values()]),
         "acc_plus": (of_pictures, [1] * images),
     }

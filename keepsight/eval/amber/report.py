@@ -252,6 +252,7 @@ def score_interval(
 
 def _places(scored: Sequence[Described | Answered], pictures: Mapping[int, Hashable]) -> dict[Hashable, int]:
     """Number the pictures, in an order that does not depend on the order of the responses."""
+    # Pictures are ids or file names, which are sorted as text.
     return {image: at for at, image in enumerate(sorted({pictures[one.id] for one in scored}, key=str))}
 
 
@@ -261,7 +262,7 @@ def _sums(
     pictures: Mapping[int, Hashable],
 ) -> Matrix:
     """Return the numerator and the denominator of each figure for each picture, an array (figures, pictures, 2)."""
-    sums = np.zeros((4, len(places), 2))
+    sums = np.zeros((4, len(places), 2))  # descriptions and answers have four figures each
     for one in scored:
         sums[:, places[pictures[one.id]]] += one.sums
     return sums
@@ -276,6 +277,7 @@ def _official(names: Sequence[str], total: Sequence[tuple[int, int]], kind: str)
         ):  # the script counts responses without a hallucination and takes their share from 100
             percent[name] = round(100 - (bottom - top) / (bottom + _EPSILON) * 100, 1)
         elif name == "f1":
+            # `DISCRIMINATIVE` names F1 last, so that the figures that it is made of are known here.
             p, r = percent["precision"] / 100, percent["recall"] / 100
             below = 0.001 if kind == "existence" else 0.0001  # the script has both, and no other difference
             percent[name] = round(2 * p * r / (p + r + below) * 100, 1)

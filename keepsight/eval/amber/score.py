@@ -128,7 +128,7 @@ def describe(text: str, truth: Description, lexicon: Lexicon, similarity: Simila
     covered, marked = [False] * len(truth.truth), [False] * len(truth.hallu)
     bad: list[str] = []
     for noun in found:
-        if noun in lexicon.safe:
+        if noun in lexicon.safe:  # not judged, but counted among the nouns, as the official script does
             continue
         if noun in there:
             covered[their_places[there.index(noun)]] = True
@@ -220,7 +220,7 @@ def score(
     for one in responses:
         truth = annotations[one.id]
         if one.text is None:
-            failed[isinstance(truth, YesNo)] += 1
+            failed[isinstance(truth, YesNo)] += 1  # False and True are the indices 0 and 1
         elif isinstance(truth, Description):
             described.append(describe(one.text, truth, lexicon, similarity))
         else:
@@ -238,6 +238,7 @@ def score(
         part(described, sides[0], official=official, resamples=resamples, seed=seed) if described else None
     )
     rows: dict[str, Part] = {}
+    # A type without answers has no row, which tells it from a type whose answers are all wrong.
     for kind, types in TYPES.items():
         some = [one for one in answered if one.type in types]
         if some:
@@ -245,6 +246,7 @@ def score(
     final = bounds = None
     if generative is not None and rows:
         chair, f1 = generative.values["chair"], rows["all"].values["f1"]
+        # Under the official convention these are the rounded figures, the only ones that the script prints.
         final = None if chair is None or f1 is None else (1 - chair + f1) / 2
         # Both parts have to be drawn by the same pictures, so that the interval needs the pictures of the questions.
         if pictures is not None and final is not None:

@@ -88,6 +88,7 @@ def _spacy(model: str) -> Callable[[str, str], bool]:
             f"the spaCy model {model!r} has no word vectors; AMBER's is en_core_web_lg, others end in _md or _lg"
         )
 
+    # The same words come up in many descriptions, so that spaCy processes each of them only once.
     @cache
     def read(word: str) -> Any:
         return nlp(word)

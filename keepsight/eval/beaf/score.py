@@ -173,8 +173,10 @@ def score(
         Reply(question_id=one.id, image=one.original, label=one.label, answer=answers[one.id] or "")
         for one in scored
     ]
+    # The replies stand in the order of the questions, which BEAF's rule for unreadable answers depends on.
     binary = score_binary(replies, name, resamples=resamples, seed=seed)
     judged = {reply.question_id: reply for reply in binary.replies}
+    # Sorting makes the draws independent of the order of the questions.
     places = {image: at for at, image in enumerate(sorted({one.original for one in scored}))}
     # A row of sums for each original: the five classes, removed pairs, pairs with indecision, other pairs.
     sums = np.zeros((len(places), len(CHANGES) + 3))
@@ -204,10 +206,12 @@ def score(
         images=len({one.image for one in scored}),
         removed_pairs=int(sums[:, -3].sum()),
         other_pairs=int(sums[:, -1].sum()),
+        # Every answer belongs to a question, as was checked above, so that `missing` counts the questions without one.
         failed=sum(answer is None for answer in answers.values()),
         missing=len(questions) - len(answers),
         dropped_pairs=dropped,
         counts=binary.counts,
+        # BEAF reports all figures of `pope.score` but the share of yes.
         values=values | {figure: getattr(binary, figure) for figure in BINARY if figure in METRICS},
         ci=ci | {figure: bounds for figure, bounds in binary.ci.items() if figure in METRICS},
         replies=binary.replies,

@@ -63,11 +63,13 @@ def read_captions_and_failures(
     failed: list[str] = []
     for where, entry in read_entries(read_text(path), path):
         if isinstance(entry, dict) and entry.get("error") is not None and entry.get("answer") is None:
+            # A failure of another method than the chosen one says nothing about the captions that are kept.
             failed += [where] if method in (None, entry.get("method")) else []
             continue
         caption = _caption(entry, where)
         if method is None or caption.method == method:
             found.append(caption)
+    # A file in which every caption failed is not scored as a file of empty captions.
     if not found:
         of_method = "" if method is None else f" by the method {method!r}"
         all_failed = f" ({len(failed)} failed)" if failed else ""
@@ -84,6 +86,7 @@ def read_entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         MalformedFile: the text, or a line of it, is not JSON.
     """
+    # Entries are objects, so that a bracket can only open a list of all of them.
     if text.lstrip().startswith("["):
         for number, entry in enumerate(parse_json(text, str(path)), start=1):
             yield f"{path}, entry {number}", entry
@@ -166,6 +169,7 @@ def _refuse_duplicates(captions: list[Caption], path: Path) -> None:
         known = first.setdefault(caption.image_id, caption)
         if known is caption:
             continue
+        # A file of several methods captions every image several times. Naming the first duplicate would not help there.
         if known.method != caption.method:
             methods = ", ".join(sorted({str(entry.method) for entry in captions}))
             raise DuplicateImage(

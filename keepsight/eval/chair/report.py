@@ -105,6 +105,7 @@ METRICS: Mapping[str, tuple[Callable[[PerCaption], int], Callable[[PerCaption], 
     "precision": (lambda row: row.correct, lambda row: row.named),
     "f1": (lambda row: 2 * row.correct, lambda row: row.named + row.expected),
     "length": (lambda row: row.length, lambda row: 1),
+    # The last two are not part of the official score. A caption that says less invents less, and they show how much is said.
     "mentions": (lambda row: len(row.generated), lambda row: 1),
     "no_object": (lambda row: int(not row.generated), lambda row: 1),
 }
@@ -147,6 +148,7 @@ class Report:
     captions: tuple[PerCaption, ...]
     resamples: int
     seed: int
+    # Two files of one name may hold different words, so that the digest decides whether scores can be compared.
     vocabulary: str = "coco"
     vocabulary_sha256: str = ""
 
@@ -166,4 +168,5 @@ class Report:
 
 def divide(numerator: int, denominator: int) -> float | None:
     """Return the ratio, or None where the denominator is zero."""
+    # None instead of 0, which would be the best CHAIR there is, and instead of NaN, which JSON cannot hold.
     return numerator / denominator if denominator else None

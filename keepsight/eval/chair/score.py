@@ -90,6 +90,7 @@ def _lemmas(tokens: Sequence[str]) -> list[str]:
     return lemmatize(tokens)
 
 
+# A family is given all tokens of a caption at once, because the tagger of `wordnet` looks at the words around a word.
 FAMILIES: Mapping[str, Callable[[Sequence[str]], list[str]]] = {"pattern": _singular, "wordnet": _lemmas}
 """How each family brings the lower-cased tokens of a caption to their dictionary forms."""
 
@@ -196,10 +197,12 @@ def score(
     check_family(family)
     if not captions:
         raise EmptyFile("there are no captions to score")
+    # Ids are brought to one spelling on both sides, so that 42, "42" and COCO's file name of 42 are the same image.
     known = {image_id(image): frozenset(objects) for image, objects in truth.items()}
     # A misspelt object in the ground truth would make every mention of the real one count as hallucinated.
     _check_truth(known, vocabulary)
     rows = [_judge(entry, _truth_of(entry, known), family, vocabulary) for entry in captions]
+    # A figure is a ratio of sums over all captions, as in the official code, and not the mean of the captions' ratios.
     figures = {
         name: divide(sum(map(top, rows)), sum(map(bottom, rows))) for name, (top, bottom) in METRICS.items()
     }
@@ -329,6 +332,7 @@ def _drop(joined: Sequence[Word], vocabulary: Vocabulary) -> Sequence[Word]:
     if not any(word.text in vocabulary.dropped for word in joined):
         return joined
     present = {word.text for word in joined}
+    # A companion counts only if it is there, too: a seat without a toilet is a chair.
     left_out = {
         word for word, companion in vocabulary.dropped.items() if word in present and companion in present
     }

@@ -126,6 +126,7 @@ def _plural(word: str) -> str:
     """
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return word + "es"
+    # The letter before the y is taken as a slice, which is empty for the word "y". The empty text is in "aeiou", too.
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return word[:-1] + "ies"
     return word + "s"

@@ -70,6 +70,7 @@ class Tagger:
 
         The features are those of `PerceptronTagger._get_features` in NLTK, grouped by what they depend on.
         """
+        # `START` puts two entries in front of the context, so that entry `at` belongs to the token two before token `at`.
         two_before, one_before, word, one_after, two_after = context[at : at + 5]
         near2, near1, after1, after2 = self.near
         # The key is the token as written, since its suffix and first letter are features beside its normalised form.

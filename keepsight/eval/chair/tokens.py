@@ -89,9 +89,11 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     start = 0
     for match in _TERMINATOR.finditer(text):
         word, following = match.groups()
+        # A period after a single letter may belong to an initial, and one after no letter to a number or an ellipsis. An
+        # abbreviation matters only before a period: "jr?" ends a sentence.
         if following is None or len(word) < 2 or (word in abbreviations() and text[match.end(1)] == "."):
             return list(_punkt().span_tokenize(text))
-        if match.end() < len(text):
+        if match.end() < len(text):  # the last sentence is added after the loop, with or without a period
             spans.append((start, match.end(1) + 1))
             start = match.end()
     end = len(text.rstrip())
@@ -127,7 +129,7 @@ _PARTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 
 @lru_cache(maxsize=1 << 17)
 def _cut(chunk: str, before: str, after: str) -> tuple[tuple[str, int, int], ...]:
-    """Return the tokens of one stretch of text without white space, with their places in it.
+    """Return the tokens of a stretch of text between white spaces, or of a whole sentence, with their places in it.
 
     `before` and `after` are the white-space characters beside the stretch, or "" at the ends of the sentence. They are
     passed as they are, because some of the tokenizer's expressions look for a space and others for any white space: with a
@@ -142,7 +144,7 @@ def _cut(chunk: str, before: str, after: str) -> tuple[tuple[str, int, int], ...
     found: list[tuple[str, int, int]] = []
     at = 0
     for word in words[1 if before else 0 : -1 if after else None]:
-        while chunk[at].isspace():
+        while chunk[at].isspace():  # only a whole sentence holds white space
             at += 1
         # Only double quotes are rewritten: `` stands for " or '' that opens, '' for " that closes.
         width = len(word) if chunk.startswith(word, at) else 1 if chunk[at] == '"' else 2

@@ -68,6 +68,8 @@ _PARTS = {"J": "a", "V": "v", "N": "n", "R": "r"}
 @lru_cache(maxsize=1)
 def _tools() -> tuple[Callable[[Sequence[str]], list[tuple[str, str]]], Callable[[str, str], str]]:
     """Return a function that tags tokens and one that brings a word to its dictionary form, made once."""
+    # The models are loaded at the first use, since loading takes time and `pattern` needs neither of them. `lru_cache` does
+    # not keep a failure, so that data which are installed later are found.
     from nltk.stem import WordNetLemmatizer
     from nltk.tag import PerceptronTagger
 

@@ -73,6 +73,7 @@ class Reading:
         if not self.text or len(set(self.text)) < len(self.text):
             raise InvalidParameter("text: name at least one part, and none twice")
         for name, value, known in (
+            # The picture is the first part and cannot count as text.
             *(("text", part, PARTS[1:]) for part in self.text),
             ("heads", self.heads, HEADS),
             ("average", self.average, AVERAGES),
@@ -152,7 +153,7 @@ def groups(layers: int, size: int = 2) -> dict[str, tuple[int, ...]]:
     >>> groups(32)["middle"]
     (15, 16)
     """
-    size = min(size, layers)
+    size = min(size, layers)  # a model may have fewer layers than a group
     start = (layers - size) // 2
     return {
         "early": tuple(range(size)),
@@ -186,6 +187,7 @@ class Reduced:
 
     def added(self, times: Array) -> Reduced:
         """Add up the answers, each as often as ``times`` ``(resamples, answers)`` says; a resample becomes one answer."""
+        # Attention and tokens are added up before any ratio is taken: this is what pooling means.
         text, image, total = (
             np.tensordot(times, one, axes=(1, 0)) for one in (self.text, self.image, self.total)
         )
@@ -204,6 +206,7 @@ def reduced(answers: Sequence[Masses], reading: Reading) -> Reduced:
         raise InvalidParameter("answers of models with different layers or heads cannot be averaged")
     attention = np.stack([one.attention for one in answers])
     tokens = np.stack([one.tokens for one in answers])
+    # The axis of the heads is kept with length 1, so that both readings go on with the same shapes.
     if reading.heads == "mean":
         attention = attention.mean(2, keepdims=True)
     text = [PARTS.index(part) for part in reading.text]
@@ -241,6 +244,7 @@ def figures_by_layer(found: Reduced) -> Array:
     # The numbers of tokens get axes for layers and heads.
     counts = (one[:, None, None] for one in (found.text_tokens, found.image_tokens))
     figures = (*_figures(found.text, found.image, *counts), over(found.image, found.total))
+    # A mean that skips NaN would let a head without a figure drop out of its layer unnoticed.
     return np.stack([figure.mean(-1) for figure in figures], axis=-1)
 
 

@@ -66,10 +66,11 @@ def strict(answer: str) -> Decision:
     text = answer.translate(_PLAIN).lower()
     words = _WORD.findall(text)
     said: set[Answer] = {word for word in words if word == "yes" or word == "no"}
-    if len(said) != 1:
+    if len(said) != 1:  # rule 1: both words, or neither
         return None
     (verdict,) = said
     at = words.index(verdict)
+    # Rule 3 goes before rule 2: "No doubt there is a dog" begins with a "no" that is not the verdict.
     if verdict == "no" and _IDIOM.match(text, _start(text, at)):
         return None
     if at == 0 or (verdict == "no" and _begins_with_none(words[:at])):
@@ -108,6 +109,7 @@ def official(answer: str) -> Answer:
     The first sentence ends at the first full stop. Words are what spaces separate after commas were removed, so that "NO",
     "No!", "**No**" and "" all count as yes.
     """
+    # The scripts split at spaces alone, so that a line break does not separate two words.
     words = answer.split(".", 1)[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 

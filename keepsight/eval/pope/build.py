@@ -184,7 +184,7 @@ def _ask(
         for positive in picture.objects[:per_image]:
             negative = _absent(taken, candidates(positive), names, stream)
             taken.add(negative)
-            number, image = len(asked) + 1, picture.image
+            number, image = len(asked) + 1, picture.image  # POPE numbers the questions of each file from 1
             asked += [
                 BuiltQuestion(question_id=number, image=image, object=positive, label="yes"),
                 BuiltQuestion(question_id=number + 1, image=image, object=negative, label="no"),

@@ -49,5 +49,6 @@ def published(report: YesNoReport) -> Figures | None:
     else:  # lmms_eval
         recall = divide(counts.tp, counts.tp + counts.fn) or 0.0
         figures["yes_ratio"] = divide(counts.tp + counts.fn + counts.unparsed_yes, counts.n)
+    # Both scripts make F1 of precision and recall, which are 0 here where the report has none.
     harmonic = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return {**figures, "precision": precision, "recall": recall, "f1": harmonic}

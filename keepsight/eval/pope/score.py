@@ -85,6 +85,8 @@ class Counts:
 
 # Every figure is a sum over replies divided by another, so that the bootstrap only has to add up the sums of the pictures
 # that it draws. This is why F1 is written with counts here instead of as the harmonic mean of precision and recall.
+# An unreadable answer is wrong and neither yes nor no: it counts in the denominators of accuracy and yes_ratio, and in
+# recall as a yes that was missed, but not in precision.
 METRICS: Mapping[str, tuple[Callable[[Counts], int], Callable[[Counts], int]]] = {
     "accuracy": (lambda c: c.tp + c.tn, lambda c: c.n),
     "precision": (lambda c: c.tp, lambda c: c.tp + c.fp),
@@ -177,6 +179,7 @@ def score(
     """
     if not replies:
         raise EmptyFile("there is no answer to score")
+    # A question with two replies would count twice.
     if len({reply.question_id for reply in replies}) != len(replies):
         raise InvalidParameter("a question was answered twice: keep one reply for each question_id")
     decisions = decide([reply.answer for reply in replies], [reply.label for reply in replies], parser)
@@ -192,6 +195,7 @@ def score(
     )
     counts = count(judged)
     images = _images([judged])
+    # Every call draws the same pictures, since all have the same seed.
     ci = {
         name: mean_interval([_sums(judged, images, name)], resamples=resamples, seed=seed) for name in METRICS
     }
@@ -234,6 +238,8 @@ def mean(reports: Mapping[str, YesNoReport]) -> MeanReport:
     some = next(iter(reports.values()))
     if len({report.parser for report in reports.values()}) > 1:
         raise UnpairedReports("scores of different parsers have no common mean; score all with one parser")
+    # The splits of POPE ask about the same pictures. All are drawn together, so that what makes a picture hard moves the
+    # figures of all splits in the same resamples; a picture that a split lacks adds zeros to its sums.
     images = _images([report.replies for report in reports.values()])
     values = {name: _mean([getattr(report, name) for report in reports.values()]) for name in METRICS}
     ci = {
@@ -302,6 +308,7 @@ def _check_pair(split: str, a: YesNoReport, b: YesNoReport) -> None:
         raise UnpairedReports(
             f"answers read by {a.parser!r} and by {b.parser!r} cannot be compared; score both with one parser"
         )
+    # The ids alone would not do, since POPE's splits share them.
     first, second = ({(r.question_id, r.image, r.label) for r in side.replies} for side in (a, b))
     if first != second:
         raise UnpairedReports(
@@ -338,6 +345,7 @@ def _sums(replies: Sequence[Judged], images: Mapping[Hashable, int], metric: str
 def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean, or None if one of the values is None."""
     known = [value for value in values if value is not None]
+    # A mean over the remaining splits would be a figure of something else.
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 

@@ -123,7 +123,7 @@ def _resampled(
         raise InvalidParameter(f"{values.size} scores need as many images, not {len(images)}")
     if resamples < 0 or not 0 < level < 1:
         raise InvalidParameter(f"resamples={resamples} must be 0 or more, level={level} between 0 and 1")
-    if not values.size:
+    if not values.size:  # there is no image to draw, which `resample_counts` refuses
         return np.empty(0)
     # Images are drawn, but areas are made of cases: each case is weighted with how often its image was drawn.
     place: dict[Hashable, int] = {}
@@ -166,7 +166,7 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
         raise InvalidParameter("a score is infinite: there is no threshold beyond it")
     if not positive.any():
         raise EmptyFile("a threshold is chosen on positive and negative cases, and none is positive")
-    # Entry k of the sums from the end says what flagging all cases from level k upwards gives.
+    # The sums run from the end: entry k counts the cases at level k and above, which a threshold below level k flags.
     levels, group = np.unique(values, return_inverse=True)
     hits = np.bincount(group, weights=positive, minlength=levels.size)[::-1].cumsum()[::-1]
     marked = np.bincount(group, minlength=levels.size)[::-1].cumsum()[::-1]

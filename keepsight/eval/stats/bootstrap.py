@@ -62,7 +62,8 @@ def resample_counts(units: int, *, resamples: int, seed: int, slice_size: int) -
     """
     if units < 1:
         raise InvalidParameter("there is nothing to resample: give at least one image")
-    _check(resamples, 0.95)
+    _check(resamples, 0.95)  # there is no level here, and 0.95 is always in range
+    # A new generator for each call makes equal seeds give equal draws, so that figures of separate calls can be paired.
     generator = np.random.default_rng(seed)
     # Drawing how often each unit comes up is the same as drawing units one by one, and takes one call.
     uniform = np.full(units, 1 / units)
@@ -110,6 +111,7 @@ def resampled_ratios(top: Matrix, bottom: Matrix, *, resamples: int = 1000, seed
     for counts in resample_counts(images, resamples=resamples, seed=seed, slice_size=slice_size):
         # An image drawn twice counts twice in both sums, so that the counts are the weights of the images.
         below = counts @ bottom
+        # `np.where` divides everywhere, also where the result is not used, and would warn about division by zero.
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios.append(np.where(below > 0, (counts @ top) / below, np.nan))
     return np.concatenate(ratios)
@@ -178,10 +180,12 @@ def paired(a: Report, b: Report, metric: str, *, resamples: int = 1000, seed: in
     _check(resamples, 0.95)
     if a.family != b.family:
         raise UnpairedReports(f"scores of the families {a.family!r} and {b.family!r} cannot be compared")
+    # Files of one name may hold different words, so that the digest is compared instead of the name.
     if a.vocabulary_sha256 != b.vocabulary_sha256:
         raise UnpairedReports(
             f"scores of different vocabularies ({a.vocabulary}, {b.vocabulary}) cannot be compared"
         )
+    # The numbers of captions are compared, too: an image with two captions in one report weighs more there.
     if Counter(row.image_id for row in a.captions) != Counter(row.image_id for row in b.captions):
         raise UnpairedReports("the reports caption different images; score the same images with both methods")
     before, after = getattr(a, metric), getattr(b, metric)
@@ -250,6 +254,8 @@ def mean_interval(
         )
 
     def mean_change(ratios: Matrix) -> Matrix:
+        """Return the mean of the first ratios, minus the mean of the others if there are any, for each resample."""
+        # A ratio that is NaN makes the mean NaN, so that the resample is left out.
         means: Matrix = ratios[:, : len(parts)].mean(axis=1)
         if minus:
             means = means - ratios[:, len(parts) :].mean(axis=1)
