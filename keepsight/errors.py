@@ -1,4 +1,4 @@
-"""The errors Keepsight raises on purpose. The message of each is one line that says what is wrong and what to do."""
+"""The errors that Keepsight raises on purpose. Each message is one line that says what is wrong and what to do about it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class NeedsCalibration(InputError):
 
 
 class ConflictingMethods(InputError):
-    """Methods were asked for together that cannot be combined."""
+    """The caller asked for several methods that cannot be combined."""
 
 
 class ConcurrentUse(KeepsightError, RuntimeError):
@@ -51,11 +51,11 @@ class ConcurrentUse(KeepsightError, RuntimeError):
 
 
 class NeedsBlock(InputError):
-    """A method acts inside the model, and was asked for a logits processor."""
+    """A method that acts inside the model was asked for a logits processor, which it cannot give."""
 
 
 class CopiedInBlock(KeepsightError, RuntimeError):
-    """A model is copied while a method is in place in it."""
+    """A model was copied while a method was in place in it."""
 
 
 class ProcessorReused(KeepsightError, RuntimeError):
@@ -63,12 +63,17 @@ class ProcessorReused(KeepsightError, RuntimeError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The words that end an error about an unknown name: the one or two nearest names, or all of them if none is near.
+    """Return the words that end an error about an unknown name: the one or two nearest names, or all if none is near.
+
+    Args:
+        word: the name that is not known; letter case does not matter.
+        known: all names that would have been right, in any order.
 
     >>> did_you_mean("m3di", ["m3id", "vcd"])
     "did you mean 'm3id'?"
     """
     names = sorted(known)
+    # Names are lower case as a rule. Without lowering, "M3DI" would have no letter in common with "m3id" but the "3".
     close = difflib.get_close_matches(word.lower(), names, n=2, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
@@ -76,10 +81,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not blank, without space around it.
+    """Return the first line of an error's message that is not blank, without white space around it.
 
-    Errors of other libraries may have messages of many lines, of which one fits into a message of ours. An error without
-    a message gives the name of its class, so that the result is never empty.
+    Messages of errors from other libraries may have many lines, of which only one fits into a message of Keepsight. For an
+    error without a message the name of its class is returned, so that the result is never empty.
 
     >>> first_line(ValueError("\\n  shapes differ\\n(3, 4) and (4, 4)"))
     'shapes differ'

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and JSON without NaN."""
+"""Functions that write a file completely or not at all, and that make JSON without NaN and infinities."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ class CannotWrite(InputError):
 def check_writable(path: Path) -> None:
     """Check that a file can be written at ``path``, so that a command fails at once rather than after minutes of work.
 
-    Nothing is left behind. Raises ``CannotWrite`` where the path is a folder, its folder is missing or may not be written.
+    The check leaves no file behind.
+
+    Raises:
+        CannotWrite: ``path`` is a folder, its folder does not exist, or no file may be made in its folder.
     """
     if path.is_dir():
         raise CannotWrite(f"{path} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise CannotWrite(f"cannot write {path}: there is no folder {path.parent}")
+    # The trial does what `write_whole` will do: it makes another file in the same folder. An old file at `path` is not
+    # opened, since `write_whole` replaces it and needs no permission to write into it.
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
             pass
@@ -33,20 +38,24 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write ``text``, in UTF-8, so that whoever opens ``path`` meanwhile sees the old file or the whole new one.
+    """Write ``text`` to ``path`` in UTF-8, so that a reader sees either the old file or the complete new one.
 
-    Raises ``CannotWrite`` where the file cannot be written; the old file is then as it was.
+    Raises:
+        CannotWrite: the file cannot be written; the old file is then as it was.
     """
     try:
+        # The temporary file stands beside its target, because `os.replace` is atomic only within one file system.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-            # mkstemp makes a file that only its owner can read, while a result should be as public as any other new file
+            # mkstemp makes a file that only its owner can read, while a result should be as public as any other new file.
+            # The mask that decides this can only be read by setting another one, so that it is put back at once.
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(temporary, 0o666 & ~mask)
             os.replace(temporary, path)
+        # A command that is interrupted (KeyboardInterrupt) must not leave a temporary file behind either.
         except BaseException:
             os.unlink(temporary)
             raise
@@ -55,15 +64,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def as_json(value: Any) -> str:
-    """The value as indented JSON with a final newline.
+    """Return the value as JSON text, indented by two spaces and with a newline at the end.
 
-    Raises ``ValueError`` for NaN and infinities, which Python would write as words that other readers of JSON refuse.
+    Raises:
+        ValueError: the value holds NaN or an infinity, which Python would write as words that other readers refuse.
     """
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def finite_or_none(value: float) -> float | None:
-    """The value itself, or None for NaN and infinities, which JSON cannot hold.
+    """Return the value itself, or None for NaN and infinities, which JSON cannot hold.
 
     >>> finite_or_none(0.5), finite_or_none(float("-inf"))
     (0.5, None)

@@ -1,1 +1,4 @@
-"""Scorers of hallucination: text and annotations in, numbers with intervals out. No torch in here."""
+"""Scorers of hallucination: they take texts and annotations and return figures with confidence intervals.
+
+Nothing in this package imports torch.
+"""

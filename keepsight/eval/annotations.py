@@ -1,4 +1,4 @@
-"""Which objects are in which image: ground truth from COCO's annotations or from plain lists of objects."""
+"""Read which objects are in which image: ground truth from COCO's annotations or from plain lists of objects."""
 
 from __future__ import annotations
 
@@ -30,32 +30,38 @@ def load_truth(
     *,
     vocabulary: Vocabulary = COCO,
 ) -> dict[ImageId, frozenset[str]]:
-    """The objects of the asked images, gathered from all files.
+    """Return the objects of the images that were asked for, gathered from all files.
 
-    A file is told by what it holds:
+    The content of a file decides how it is read:
 
-    - COCO instances (`instances_val2014.json`): the names of the categories annotated, crowds included.
-    - COCO captions (`captions_val2014.json`): the objects the reference captions name, found as in a caption
-      that is scored. CHAIR's ground truth is both; a person only a caption speaks of is no hallucination.
-    - JSON lines of `{"image_id": …, "objects": ["cat", …]}`, or a JSON list of such; the objects may stand under
-      `truth`, as in the `items.jsonl` of a run.
-    - `{"categories": ["person", …], "objects": {image_id: [category number from 0, …]}}`, one compact JSON:
-      what `ground_truth_file.to_json` makes, with family and vocabulary in it.
+    - COCO instances (`instances_val2014.json`) give the names of the annotated categories, crowds included.
+    - COCO captions (`captions_val2014.json`) give the objects that the reference captions name, found as in a
+      caption that is scored. CHAIR's ground truth is made of both, so that a person whom only a caption mentions
+      is no hallucination.
+    - JSON lines of `{"image_id": …, "objects": ["cat", …]}`, or a JSON list of such objects; the list of names may
+      stand under `truth`, as in the `items.jsonl` of a run.
+    - `{"categories": ["person", …], "objects": {image_id: [category number from 0, …]}}` is one compact JSON
+      object: what `ground_truth_file.to_json` makes, which also records family and vocabulary.
 
-    Any may be gzipped (.gz). Object names may be synonyms ("sofa"); they are brought to the vocabulary's own.
-    Lists of objects that were made with the other family's reference captions cannot be told unless the file
-    says its family, so keep it in their name.
+    Every file may be gzipped (.gz). Names of objects may be synonyms ("sofa"); they are replaced by the names of
+    the vocabulary. A list of objects that was made with the other family's reference captions cannot be recognised
+    unless the file records its family, so keep the family in its file name.
 
     Args:
-        image_ids: the images wanted; None for all that the files know.
+        paths: one file or more, of any of these forms.
+        image_ids: the images that are wanted; None stands for all images of the files.
+        family: "pattern" (the default) or "wordnet": how words of reference captions are brought to dictionary form.
+        vocabulary: which words name which objects; COCO's by default.
 
-    Returns the images that some file knows, also those without objects; the rest is left out, so that
-    `chair.score` raises `UnknownImage` for it.
+    Returns:
+        The objects of every wanted image that some file knows; an image without objects has an empty set. An image
+        that no file knows is left out, so that `chair.score.score` raises `UnknownImage` for it.
 
     Raises:
         EmptyFile: no file was given, or one is empty.
         MalformedFile: a file is not in one of these forms.
-        UnknownObject: a file names an object the vocabulary does not hold.
+        UnknownFamily: there is no CHAIR family of this name.
+        UnknownObject: a file names an object that the vocabulary does not hold.
         MixedTruth: a file says that it was made with another family or vocabulary.
     """
     check_family(family)
@@ -78,6 +84,7 @@ class _Reader:
         self.truth: Truth = defaultdict(set)
 
     def read(self, path: Path) -> None:
+        """Add the objects of one file, whose content decides how it is read."""
         text = _text(path)
         if not text.strip():
             raise EmptyFile(f"{path}: is empty")
@@ -90,6 +97,7 @@ class _Reader:
             self._lists(path, text)
 
     def _coco(self, path: Path, content: dict[str, Any]) -> None:
+        """Add what COCO's instances or captions say of the wanted images."""
         from pycocotools.coco import COCO as Annotations
 
         coco = Annotations()
@@ -101,12 +109,15 @@ class _Reader:
             raise MalformedFile(f"{path}: COCO annotations, but an entry lacks {error}") from error
         except (TypeError, AttributeError) as error:
             raise MalformedFile(f"{path}: COCO annotations, but not in COCO's form ({error})") from error
+        # COCO has hundreds of thousands of annotations in 80 categories, so that each name is looked up only once.
         names: dict[Any, str] = {}
+        # An annotation may be about an image that the list "images" lacks; it counts nevertheless.
         for raw in set(coco.imgs) | set(coco.imgToAnns):
             image = self._image(raw, path)
             if self.asked is not None and image not in self.asked:
                 continue
-            objects = self.truth[image]  # known, even if nothing is annotated
+            # Reading the entry makes it, so that an image without annotations is known to be empty instead of unknown.
+            objects = self.truth[image]
             for annotation in coco.imgToAnns.get(raw, ()):
                 if "caption" in annotation:
                     objects.update(self._spoken(annotation["caption"], path, raw))
@@ -122,12 +133,14 @@ class _Reader:
                 objects.add(name)
 
     def _spoken(self, caption: object, path: Path, image: object) -> set[str]:
+        """Return the objects that a reference caption names."""
         if not isinstance(caption, str):
             raise MalformedFile(f"{path}: a caption of image {image} is no text but {caption!r:.40}")
         found = mentions(caption, family=self.family, vocabulary=self.vocabulary)
         return {mention.object for mention in found}
 
     def _compact(self, path: Path, content: dict[str, Any]) -> None:
+        """Add the objects of a file that numbers its categories, as `ground_truth_file.to_json` makes it."""
         self._check_making(path, content)
         if not isinstance(content["categories"], list) or not isinstance(content["objects"], dict):
             raise MalformedFile(
@@ -139,6 +152,7 @@ class _Reader:
             if self.asked is not None and image not in self.asked:
                 continue
             try:
+                # Python would take -1 for the last category and `true` for the second.
                 if any(isinstance(number, bool) or number < 0 for number in numbers):
                     raise IndexError
                 self.truth[image].update(names[number] for number in numbers)
@@ -148,7 +162,8 @@ class _Reader:
                 ) from error
 
     def _check_making(self, path: Path, content: dict[str, Any]) -> None:
-        """What the file says of how it was made must be what it is read for."""
+        """Raise `MixedTruth` if the file says that it was made with another family or vocabulary than it is read for."""
+        # The form allows a file without the two records, which offers nothing to compare.
         family = content.get("family", self.family)
         if family != self.family:
             raise MixedTruth(
@@ -164,6 +179,7 @@ class _Reader:
             )
 
     def _lists(self, path: Path, text: str) -> None:
+        """Add the objects of a JSON list or of JSON lines."""
         for where, entry in read_entries(text, path):
             told = (
                 entry["truth"] if isinstance(entry, dict) and isinstance(entry.get("truth"), dict) else entry
@@ -172,17 +188,20 @@ class _Reader:
             if not isinstance(objects, list):
                 raise MalformedFile(f"{where}: 'objects' must be a list of names")
             image = read_image_id(entry, where)
+            # Names are checked for images that are not wanted, too, so that an error does not depend on which ones are.
             named = {self._canonical(name, where) for name in objects}
             if self.asked is None or image in self.asked:
                 self.truth[image].update(named)
 
     def _image(self, raw: object, path: Path) -> ImageId:
+        """Return the image's id, or raise `MalformedFile` naming the file."""
         try:
             return image_id(raw)
         except InputError as error:
             raise MalformedFile(f"{path}: {error}") from error
 
     def _canonical(self, name: object, where: str) -> str:
+        """Return the vocabulary's name of the object that a word names; raise `UnknownObject` if there is none."""
         if not isinstance(name, str):
             raise MalformedFile(f"{where}: an object is named by a text, not {name!r:.40}")
         if name not in self.vocabulary.words:
@@ -191,18 +210,21 @@ class _Reader:
         return self.vocabulary.words[name]
 
 
-# Outlines are nine tenths of COCO's instances and say nothing about which objects there are.
+# Outlines are nine tenths of COCO's instances and say nothing about which objects there are, so that they are cut out of
+# the text before it is parsed. The outlines of crowds are JSON objects, which the expression does not match; they stay.
 _OUTLINES = re.compile(r'"segmentation"\s*:\s*\[[\d\s.,\[\]eE+-]*\]')
 
 
 def _whole(text: str, path: Path) -> Any:
-    """The file's value, without outlines, or None when it holds several values, as JSON lines do."""
+    """Return the file's JSON value without outlines, or None if it holds several values, as JSON lines do."""
     if '"segmentation"' in text:
+        # A text that cannot be parsed is parsed again as it stands, so that an error names the line and column of the file.
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(_OUTLINES.sub('"segmentation":0', text))
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        # This message says that another value follows the first one: the file holds JSON lines.
         if error.msg == "Extra data":
             return None
         place = f"line {error.lineno}, column {error.colno}"
@@ -212,10 +234,12 @@ def _whole(text: str, path: Path) -> Any:
 
 
 def _text(path: Path) -> str:
+    """Return the text of a UTF-8 file, which is decompressed if its name ends in .gz."""
     if path.suffix != ".gz":
         return read_text(path)
     try:
         return gzip.decompress(path.read_bytes()).decode("utf-8-sig")
+    # Python reports a wrong header, a file that ends too soon and broken data as three unrelated exceptions.
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise MalformedFile(f"{path}: is not gzipped UTF-8 text") from error
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The errors that scorers raise about the files and numbers they are given."""
+"""The errors that the scorers raise about the files and values they are given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MixedTruth(InputError):
 
 
 class MalformedFile(InputError):
-    """A file, or one of its lines, does not have the documented form; the message names file and line."""
+    """A file, or one of its lines, does not have the documented form; the message names the file and the line."""
 
 
 class EmptyFile(InputError):
@@ -46,7 +46,7 @@ class UnknownFamily(InputError):
 
 
 class UnpairedReports(InputError):
-    """Two reports cannot be compared image by image."""
+    """Two reports cannot be compared image by image: their images, questions, family, vocabulary or parser differ."""
 
 
 class MissingData(KeepsightError, LookupError):

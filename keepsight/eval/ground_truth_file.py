@@ -1,4 +1,4 @@
-"""Ground truth made once from COCO's files and kept: one small JSON file that says what it was made of."""
+"""Ground truth that is made once from COCO's files and kept in one small JSON file, which records what it was made of."""
 
 from __future__ import annotations
 
@@ -20,13 +20,24 @@ def to_json(
     sources: Sequence[str | Path],
     vocabulary: Vocabulary = COCO,
 ) -> dict[str, Any]:
-    """Ground truth as JSON that `annotations.load_truth` reads and, in another family or vocabulary, refuses.
+    """Return ground truth as JSON that `annotations.load_truth` reads, and refuses for another family or vocabulary.
 
-    Returns `{"family", "vocabulary": {"name", "sha256"}, "sources": [{"file", "sha256"}, …], "categories":
-    [names], "objects": {image id: [numbers of categories, from 0]}}`. Raises `InputError` when a source cannot
-    be read any more.
+    Args:
+        truth: the names of the objects in each image, as `annotations.load_truth` returns them.
+        family: the CHAIR family that the reference captions were read with.
+        sources: the files that the ground truth was made from; their names and SHA-256 are recorded.
+        vocabulary: the vocabulary that the names of the objects come from.
+
+    Returns:
+        `{"family", "vocabulary": {"name", "sha256"}, "sources": [{"file", "sha256"}, …], "categories": [names],
+        "objects": {image id: [numbers of categories, from 0]}}`.
+
+    Raises:
+        InputError: a source can no longer be read.
+        UnknownFamily: there is no CHAIR family of this name.
     """
     check_family(family)
+    # All names of the vocabulary are listed and everything is sorted, so that the same ground truth gives the same file.
     names = sorted(vocabulary.objects)
     number = {name: at for at, name in enumerate(names)}
     return {
@@ -41,14 +52,16 @@ def to_json(
 
 
 def _order(image: ImageId) -> tuple[bool, int, str]:
-    """Numbers by size, then names."""
+    """Return a key that sorts whole numbers by size and puts names after them; Python cannot compare the two."""
     return (True, 0, image) if isinstance(image, str) else (False, image, "")
 
 
 def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
+            # COCO's files have hundreds of megabytes, so that a file is read in blocks of one.
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:

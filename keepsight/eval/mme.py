@@ -1,4 +1,4 @@
-"""MME's score for tasks with two questions for each picture: existence, count, position, color.
+"""MME's score for its tasks with two questions about each picture: existence, count, position and color.
 
 Fu et al., "MME: A Comprehensive Evaluation Benchmark for Multimodal Large Language Models", 2023 (2306.13394).
 """
@@ -18,23 +18,24 @@ from keepsight.eval.pope.score import Judged, Reply
 from keepsight.eval.stats.bootstrap import mean_interval
 
 BEST = 200
-"""The best score of a task."""
+"""The best score of a task: 100 for accuracy and 100 for accuracy over pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReport:
-    """One task's score.
+    """The score of one task.
 
     Attributes:
-        task: the name of its file, without the ending.
-        parser: the rule that read the answers; MME's own is "mme".
-        n: questions, two for each of `images`.
-        acc: share of questions answered right, in [0, 1]; an unreadable answer is wrong.
+        task: the name of the task's file without its ending.
+        parser: the rule that read the answers; MME's own rule is "mme".
+        n: number of questions, two for each picture.
+        images: number of pictures.
+        acc: share of questions that were answered right, in [0, 1]; an unreadable answer is wrong.
         acc_plus: share of pictures with both questions right, in [0, 1].
-        score: 100 · (acc + acc_plus), MME's own unit, at most 200.
-        unparsed: answers that could not be read (MME's "other").
-        ci: 95 % bootstrap intervals over pictures of the three figures.
-        replies: each answer and how it was read, in the file's order.
+        score: 100 · (acc + acc_plus), which is MME's own unit, in [0, 200].
+        unparsed: number of answers that could not be read (MME's "other").
+        ci: 95 % bootstrap intervals over pictures of `acc`, `acc_plus` and `score`.
+        replies: each answer and how it was read, in the order of the file.
     """
 
     task: str
@@ -49,7 +50,7 @@ class TaskReport:
     replies: tuple[Judged, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The task's figures and answers as JSON can hold them."""
+        """Return the task's figures and answers as values that JSON can hold."""
         return {
             "task": self.task,
             "n": self.n,
@@ -64,20 +65,22 @@ class TaskReport:
 
 
 def read_task(path: str | Path) -> list[Reply]:
-    """The answers of a task: lines of picture, question, right answer and answer, parted by tabs.
+    """Read the answers of a task: one line each of picture, question, right answer and answer, separated by tabs.
 
     Raises:
-        EmptyFile: no answer.
+        EmptyFile: the file holds no answer.
         MalformedFile: a line has fewer than four fields or its right answer is not yes or no, or a picture has
-            another number of questions than two; the message names file and line.
+            another number of questions than two; the message names the file and the line.
         DuplicateQuestion: a question about a picture comes twice.
     """
     path = Path(path)
     found: list[Reply] = []
     lines: dict[tuple[str, str], int] = {}
+    # `splitlines` would also cut at marks such as U+2028, which may stand inside an answer.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
+        # Only the first three tabs separate fields: an answer may hold tabs of its own.
         fields = line.removesuffix("\r").split("\t", 3)
         if len(fields) < 4:
             raise MalformedFile(
@@ -93,6 +96,7 @@ def read_task(path: str | Path) -> list[Reply]:
         first = lines.setdefault((image, question), number)
         if first != number:
             raise DuplicateQuestion(f"{path}:{number}: the same question as in line {first}: keep one")
+        # MME's lines have no ids, so that the number of the line stands for one.
         found.append(Reply(question_id=number, image=image, label=cast(Answer, spoken), answer=answer))
     if not found:
         raise EmptyFile(f"{path}: holds no answer")
@@ -101,6 +105,7 @@ def read_task(path: str | Path) -> list[Reply]:
 
 
 def _check_pairs(replies: Sequence[Reply], path: Path) -> None:
+    """Raise `MalformedFile` unless every picture has exactly two questions."""
     questions: dict[Any, list[Reply]] = {}
     for reply in replies:
         questions.setdefault(reply.image, []).append(reply)
@@ -120,10 +125,21 @@ def score_task(
     resamples: int = 1000,
     seed: int = 0,
 ) -> TaskReport:
-    """Score a task's answers as `read_task` gives them.
+    """Score the answers of a task.
 
-    The official script takes lines 1 and 2, 3 and 4, … for pairs; here a pair is what is about one picture.
-    Raises `EmptyFile` for no answer, `UnknownParser`.
+    The official script takes lines 1 and 2, lines 3 and 4, and so on for pairs; here the two questions about one picture
+    are a pair, wherever they stand.
+
+    Args:
+        replies: the answers as `read_task` returns them.
+        task: the name of the task, which the report repeats.
+        parser: the rule that reads the answers, one of `answer_parsers.PARSERS`; MME's own by default.
+        resamples: number of bootstrap resamples of the pictures; 0 gives no intervals.
+        seed: seed of the bootstrap.
+
+    Raises:
+        EmptyFile: there is no answer.
+        UnknownParser: no rule has this name.
     """
     if not replies:
         raise EmptyFile("there is no answer to score")
@@ -135,10 +151,12 @@ def score_task(
     of_pictures = [int(all(pair)) for pair in right.values()]
     n, images = len(replies), len(right)
     sides = {
+        # Both shares are ratios of sums over pictures, since the bootstrap draws pictures and not questions.
         "acc": (of_questions, [len(pair) for pair in right.values()]),
         "acc_plus": (of_pictures, [1] * images),
     }
     ci = {name: mean_interval([side], resamples=resamples, seed=seed) for name, side in sides.items()}
+    # `score` is 200 times the mean of the two shares, so that the interval of that mean, scaled, is the interval of `score`.
     both = mean_interval(list(sides.values()), resamples=resamples, seed=seed)
     ci["score"] = None if both is None else (BEST * both[0], BEST * both[1])
     acc, acc_plus = sum(of_questions) / n, sum(of_pictures) / images

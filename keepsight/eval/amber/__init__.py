@@ -1,1 +1,1 @@
-"""AMBER: generative and discriminative scores."""
+"""AMBER: scores of descriptions of pictures and of answers to yes-or-no questions about them."""

@@ -1,4 +1,4 @@
-"""The files AMBER is scored from: annotations, word relations, safe words, responses."""
+"""Read the files that AMBER is scored from: annotations, word relations, safe words, queries and responses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,23 @@ TYPES: Mapping[str, str] = {
     "discriminative-relation": "relation",
     "relation": "relation",
 }
-"""AMBER's names of its kinds of questions, and what its figures call them; both relation names are one kind."""
+"""The types of questions by the names that AMBER's files give them; AMBER uses both names of relation questions."""
 GENERATIVE = "generative"
+"""The type of an annotation of a picture that is to be described."""
 
 _FILE_NAME = re.compile(r"(?:.*[/\\])?AMBER_(\d{1,9})(?:\.\w+)?", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is true of a picture to be described: objects in it, and objects that models tend to imagine in it."""
+    """The annotation of a picture that is to be described.
+
+    Attributes:
+        id: the id of the annotation, to which the response refers.
+        truth: the objects that are in the picture.
+        hallu: objects that are not in the picture, but that models tend to imagine in it.
+        where: file and entry of the annotation.
+    """
 
     id: int
     truth: tuple[str, ...]
@@ -39,7 +47,14 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class YesNo:
-    """A yes-or-no question; `type` is existence, state, number, action or relation."""
+    """The annotation of a yes-or-no question.
+
+    Attributes:
+        id: the id of the annotation, to which the answer refers.
+        type: existence, state, number, action or relation.
+        label: the right answer.
+        where: file and entry of the annotation.
+    """
 
     id: int
     type: str
@@ -52,12 +67,12 @@ Annotation = Description | YesNo
 
 @dataclass(frozen=True, kw_only=True)
 class Lexicon:
-    """AMBER's words.
+    """AMBER's lists of words.
 
     Attributes:
-        relations: for every object word, the words that count as the same or as part of it.
+        relations: for each name of an object, the words that count as the same object or as a part of it.
         safe: words that are never judged.
-        known: all words of `relations`, keys and values; other nouns are not objects.
+        known: all words of `relations`, keys and values; other nouns are not taken for objects.
     """
 
     relations: Mapping[str, tuple[str, ...]]
@@ -67,7 +82,7 @@ class Lexicon:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """A line of responses; `text` is None where the model failed."""
+    """A response of a model to an annotation's prompt; `text` is None where the model failed."""
 
     id: int
     text: str | None
@@ -75,10 +90,13 @@ class Response:
 
 
 def read_annotations(path: str | Path) -> dict[int, Annotation]:
-    """AMBER's `annotations.json` by id.
+    """Read AMBER's `annotations.json` and return the annotations by their ids.
 
-    Raises `EmptyFile`, `MalformedFile` (also for a right answer other than yes or no, or an unknown type), and
-    `DuplicateQuestion` for an id that comes twice; the message names file and entry.
+    Raises:
+        EmptyFile: the file holds no annotation.
+        MalformedFile: the file does not have AMBER's form, a right answer is not yes or no, or a type is unknown; the
+            message names file and entry.
+        DuplicateQuestion: an id comes twice.
     """
     path = Path(path)
     found: dict[int, Annotation] = {}
@@ -93,9 +111,11 @@ def read_annotations(path: str | Path) -> dict[int, Annotation]:
 
 
 def read_lexicon(relations: str | Path, safe_words: str | Path) -> Lexicon:
-    """AMBER's `relation.json` (a word to a list of words) and `safe_words.txt` (one word a line).
+    """Read AMBER's `relation.json` (which maps words to lists of words) and `safe_words.txt` (one word a line).
 
-    Raises `MalformedFile`, and `EmptyFile` for relations without a word.
+    Raises:
+        MalformedFile: a file does not have this form.
+        EmptyFile: the relations hold no word.
     """
     path = Path(relations)
     content = parse_json(read_text(path), str(path))
@@ -110,7 +130,7 @@ def read_lexicon(relations: str | Path, safe_words: str | Path) -> Lexicon:
 
 
 def check_words(annotations: Mapping[int, Annotation], lexicon: Lexicon) -> None:
-    """Raises `UnknownObject` for an annotated object that the relations do not hold."""
+    """Raise `UnknownObject` if the relations lack an annotated object, since a noun could then not be related to it."""
     for one in annotations.values():
         if isinstance(one, Description):
             for word in (*one.truth, *one.hallu):
@@ -121,12 +141,15 @@ def check_words(annotations: Mapping[int, Annotation], lexicon: Lexicon) -> None
 
 
 def read_responses(path: str | Path) -> list[Response]:
-    """The responses of a file, in its order.
+    """Read the responses of a file and return them in its order.
 
-    Read are a JSON list, or JSON lines, of `id` and `response` (AMBER's form; `answer` will do), a line whose `error`
-    is not null being a failure; and what `keepsight caption --json` writes about pictures called AMBER_7.jpg.
+    The file is a JSON list, or JSON lines, of objects with `id` and `response` (AMBER's form) or `answer`, where an entry
+    whose `error` is not null is a failure; or what `keepsight caption --json` writes about pictures called AMBER_7.jpg.
 
-    Raises `EmptyFile`, `MalformedFile`, and `DuplicateQuestion` for an id that comes twice.
+    Raises:
+        EmptyFile: the file holds no response.
+        MalformedFile: the file is not in one of these forms; the message names file and entry.
+        DuplicateQuestion: an id has two responses, neither of which is a failure.
     """
     path = Path(path)
     found: dict[int, Response] = {}
@@ -137,7 +160,7 @@ def read_responses(path: str | Path) -> list[Response]:
             continue
         if known.text is not None and one.text is not None:
             raise DuplicateQuestion(f"{where}: id {one.id} was answered before ({known.where}): keep one")
-        if known.text is None:  # a failure made good
+        if known.text is None:  # a failure that was repeated; a failure after an answer does not replace it
             found[one.id] = one
     if not found:
         raise EmptyFile(f"{path}: holds no response")
@@ -145,9 +168,12 @@ def read_responses(path: str | Path) -> list[Response]:
 
 
 def read_queries(path: str | Path) -> dict[int, str]:
-    """The picture of each id, from AMBER's `query_all.json` or `query_discriminative.json`.
+    """Read AMBER's `query_all.json` or `query_discriminative.json` and return the picture of each id.
 
-    Raises `EmptyFile`, `MalformedFile`, and `DuplicateQuestion` for an id that comes twice.
+    Raises:
+        EmptyFile: the file holds no query.
+        MalformedFile: the file does not have AMBER's form; the message names file and entry.
+        DuplicateQuestion: an id comes twice.
     """
     path = Path(path)
     found: dict[int, str] = {}
@@ -162,6 +188,7 @@ def read_queries(path: str | Path) -> dict[int, str]:
 
 
 def _annotation(entry: Any, where: str) -> Annotation:
+    """Return the annotation of one entry of the file."""
     number = _id(require(entry, "id", where), where)
     kind = require(entry, "type", where)
     truth = require(entry, "truth", where)
@@ -177,6 +204,8 @@ def _annotation(entry: Any, where: str) -> Annotation:
 
 
 def _response(entry: Any, where: str) -> Response:
+    """Return the response of one entry of the file."""
+    # `keepsight caption` knows pictures and no ids, but AMBER names its pictures by the ids of their descriptions.
     if isinstance(entry, dict) and "id" not in entry and "caption" in entry:
         image = str(entry.get("image") or entry.get("image_id"))
         name = _FILE_NAME.fullmatch(image)
@@ -193,6 +222,7 @@ def _response(entry: Any, where: str) -> Response:
 
 
 def _id(value: Any, where: str) -> int:
+    """Return an id as int, also if it is written as text; `image_ids.image_id` says why only fewer than 20 ASCII digits."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -201,14 +231,17 @@ def _id(value: Any, where: str) -> int:
 
 
 def _words(value: Any, what: str) -> tuple[str, ...]:
+    """Return the value as a tuple of words, or raise `MalformedFile`."""
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise MalformedFile(f"{what} must be a list of words, not {short(value)}")
     return tuple(value)
 
 
 def _text(value: Any, key: str, where: str) -> str:
+    """Return the value itself if it is a text that UTF-8 can hold; otherwise raise `MalformedFile`."""
     if not isinstance(value, str):
         raise MalformedFile(f"{where}: {key!r} must be a text, not {short(value)}")
+    # JSON can escape one half of a surrogate pair ("\ud83d"). Such a text cannot be written to a file in UTF-8.
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""What AMBER's score consists of, and how its figures come from sums over responses. `amber.score` says what they mean."""
+"""The parts of an AMBER score, and how its figures are made of sums over responses; `amber.score` says what they mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from keepsight.eval.pope.answer_parsers import Decision
 from keepsight.eval.stats.bootstrap import Matrix, combined_interval, joint_intervals
 
 CONVENTIONS = ("exact", "official")
-# The official script adds counts to what data/metrics.txt holds, where denominators start from this and not from zero
+"""The two ways to make figures of counts, which the docstring of `amber.score` explains."""
+# The official script adds counts to the values in data/metrics.txt, where denominators start from this instead of zero.
 _EPSILON = 0.001
 GENERATIVE = ("chair", "cover", "hal", "cog")
 DISCRIMINATIVE = ("accuracy", "precision", "recall", "f1")
@@ -26,7 +27,7 @@ TYPES: Mapping[str, tuple[str, ...]] = {
     "action": ("action",),
     "relation": ("relation",),
 }
-"""The rows of the discriminative table, and the types of questions in each."""
+"""The rows of the table of answers, and the types of questions in each row."""
 
 Values = Mapping[str, float | None]
 Bounds = Mapping[str, Interval | None]
@@ -34,12 +35,14 @@ Bounds = Mapping[str, Interval | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """One response: its judged nouns, and which annotated objects they meet.
+    """The judged nouns of one description, and which annotated objects they name.
 
     Attributes:
+        id: the id of the annotation.
         nouns: the nouns that are words of the relations, in order.
-        hallucinated: those that are not in the picture, in order.
-        covered, marked: for each object in the picture, and for each that models tend to imagine, whether it was met.
+        hallucinated: those of them that are not in the picture, in order.
+        covered: for each object in the picture, whether a noun names it.
+        marked: for each object that models tend to imagine in the picture, whether a noun names it.
     """
 
     id: int
@@ -50,7 +53,7 @@ class Described:
 
     @property
     def sums(self) -> tuple[tuple[int, int], ...]:
-        """Numerator and denominator of each of `GENERATIVE`."""
+        """The numerator and the denominator that the response adds to each of `GENERATIVE`."""
         return (
             (len(self.hallucinated), len(self.nouns)),
             (sum(self.covered), len(self.covered)),
@@ -59,7 +62,7 @@ class Described:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The response's share as JSON can hold it."""
+        """Return the response as values that JSON can hold."""
         return {
             "id": self.id,
             "nouns": list(self.nouns),
@@ -71,7 +74,7 @@ class Described:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One answer; `decision` is None where it could not be read."""
+    """One answer to a yes-or-no question; `decision` is None where it could not be read."""
 
     id: int
     type: str
@@ -81,7 +84,8 @@ class Answered:
 
     @property
     def sums(self) -> tuple[tuple[int, int], ...]:
-        """Numerator and denominator of each of `DISCRIMINATIVE`."""
+        """The numerator and the denominator that the answer adds to each of `DISCRIMINATIVE`."""
+        # "No" is the positive class of AMBER. F1 is written with counts, so that it is a ratio of sums like the others.
         said, meant = self.decision == "no", self.label == "no"
         right = int(said and meant)
         return (
@@ -92,7 +96,7 @@ class Answered:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The answer as JSON can hold it."""
+        """Return the answer as values that JSON can hold."""
         return {
             "id": self.id,
             "type": self.type,
@@ -104,7 +108,14 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The figures of one kind of responses; `values` and `ci` by name, fractions in [0, 1]."""
+    """The figures of one kind of responses.
+
+    Attributes:
+        n: number of scored responses.
+        unparsed: number of answers that could not be read.
+        values: each figure by its name, a fraction in [0, 1] or None.
+        ci: the 95 % bootstrap interval of each figure by its name, or None.
+    """
 
     n: int
     unparsed: int
@@ -114,17 +125,19 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class AmberReport:
-    """A score.
+    """An AMBER score.
 
     Attributes:
-        convention, similarity, parser: what it hangs on; `parser` is the rule that read the answers.
-        generative: None without descriptions.
-        discriminative: for each of `TYPES` that has an answer; empty without answers.
-        amber_score, amber_score_ci: None unless both are there; the interval also needs the questions' pictures.
+        convention, similarity, parser: the choices that the figures depend on; `parser` is the rule that read the answers.
+        generative: the figures of the descriptions; None without descriptions.
+        discriminative: the figures of the answers, for each of `TYPES` that has an answer; empty without answers.
+        amber_score: a fraction in [0, 1]; None unless there are descriptions and answers.
+        amber_score_ci: its 95 % interval; None without a score and where the pictures of the questions are not known.
         described, answered: every scored response, in the order given.
-        total: how many descriptions and questions the annotations hold.
-        failed: how many of each the model failed on; not scored.
-        unit: what the discriminative intervals draw, "image" or, where the pictures are not known, "question".
+        total: numbers of descriptions and of questions in the annotations.
+        failed: numbers of descriptions and of questions that the model failed on; they are not scored.
+        unit: what the intervals of answers draw: "image" or, where the pictures are not known, "question".
+        resamples, seed: number of bootstrap resamples and seed of the draws.
     """
 
     convention: str
@@ -143,7 +156,7 @@ class AmberReport:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report as JSON can hold it, responses in the order given."""
+        """Return the whole report as values that JSON can hold, with the responses in the order given."""
         described, questions = self.total
         generative = None
         if self.generative is not None:
@@ -193,7 +206,16 @@ def part(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Part:
-    """The figures of responses of one sort; `kind` is a row of `TYPES`, whose official F1 are not all made alike."""
+    """Return the figures of some descriptions, or of some answers.
+
+    Args:
+        scored: one response or more, all of one class.
+        pictures: the picture of each id; the bootstrap draws pictures.
+        official: whether the values are those that the official script prints; the intervals are exact in any case.
+        kind: the row of `TYPES` that the answers belong to, since the official F1 differs between rows.
+        resamples: number of bootstrap resamples; 0 gives no intervals.
+        seed: seed of the bootstrap.
+    """
     names = GENERATIVE if isinstance(scored[0], Described) else DISCRIMINATIVE
     sums = _sums(scored, _places(scored, pictures), pictures)
     total = [(int(top), int(bottom)) for top, bottom in sums.sum(axis=1)]
@@ -215,12 +237,13 @@ def score_interval(
     resamples: int,
     seed: int,
 ) -> Interval | None:
-    """The interval of the AMBER score, the same pictures drawn for both of its parts."""
+    """Return the interval of the AMBER score, for which the same pictures are drawn for both of its parts."""
     places = _places([*described, *answered], pictures)
     chair = _sums(described, places, pictures)[GENERATIVE.index("chair")]
     f1 = _sums(answered, places, pictures)[DISCRIMINATIVE.index("f1")]
 
     def combine(ratios: Matrix) -> Matrix:
+        """Return the score of each resample from its CHAIR and its F1."""
         return (1 - ratios[:, 0] + ratios[:, 1]) / 2
 
     sides = [(chair[:, 0], chair[:, 1]), (f1[:, 0], f1[:, 1])]
@@ -228,7 +251,8 @@ def score_interval(
 
 
 def _places(scored: Sequence[Described | Answered], pictures: Mapping[int, Hashable]) -> dict[Hashable, int]:
-    """The pictures, numbered in an order that the order of the responses does not change."""
+    """Number the pictures, in an order that does not depend on the order of the responses."""
+    # Pictures are ids or file names, which are sorted as text.
     return {image: at for at, image in enumerate(sorted({pictures[one.id] for one in scored}, key=str))}
 
 
@@ -237,15 +261,15 @@ def _sums(
     places: Mapping[Hashable, int],
     pictures: Mapping[int, Hashable],
 ) -> Matrix:
-    """(figures, pictures, 2): numerator and denominator of each figure for each picture."""
-    sums = np.zeros((4, len(places), 2))
+    """Return the numerator and the denominator of each figure for each picture, an array (figures, pictures, 2)."""
+    sums = np.zeros((4, len(places), 2))  # descriptions and answers have four figures each
     for one in scored:
         sums[:, places[pictures[one.id]]] += one.sums
     return sums
 
 
 def _official(names: Sequence[str], total: Sequence[tuple[int, int]], kind: str) -> dict[str, float | None]:
-    """The figures as the official script rounds them, as fractions. Its F1 comes from the rounded figures."""
+    """Return the figures as the official script rounds them, as fractions; its F1 is made of rounded figures."""
     percent: dict[str, float] = {}
     for name, (top, bottom) in zip(names, total, strict=True):
         if (
@@ -253,14 +277,16 @@ def _official(names: Sequence[str], total: Sequence[tuple[int, int]], kind: str)
         ):  # the script counts responses without a hallucination and takes their share from 100
             percent[name] = round(100 - (bottom - top) / (bottom + _EPSILON) * 100, 1)
         elif name == "f1":
+            # `DISCRIMINATIVE` names F1 last, so that the figures that it is made of are known here.
             p, r = percent["precision"] / 100, percent["recall"] / 100
             below = 0.001 if kind == "existence" else 0.0001  # the script has both, and no other difference
             percent[name] = round(2 * p * r / (p + r + below) * 100, 1)
         else:
             percent[name] = round(top / (bottom + _EPSILON) * 100, 1)
-    # Rounded once more, since 7.1 / 100 is not the fraction closest to 0.071
+    # They are rounded once more, since 0.7 / 100 is not the float closest to 0.007.
     return {name: round(value / 100, 3) for name, value in percent.items()}
 
 
 def _listed(ci: Bounds) -> dict[str, list[float] | None]:
+    """Return the intervals as values that JSON can hold."""
     return {name: None if bounds is None else list(bounds) for name, bounds in ci.items()}

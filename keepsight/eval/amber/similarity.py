@@ -1,4 +1,4 @@
-"""Which words mean nearly the same: what AMBER accepts besides its own lists of words."""
+"""Similarities of words, by which AMBER accepts nouns that are in none of its own lists of words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keepsight.errors import InputError
 from keepsight.eval.errors import MissingData
 
 ABOVE = 0.8
-"""AMBER's threshold: two words are alike if the cosine of their vectors is more than this."""
+"""AMBER's threshold: two words are similar if the cosine of their vectors is greater than this."""
 
 
 class UnknownSimilarity(InputError):
@@ -22,21 +22,30 @@ class UnknownSimilarity(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
-    """A word similarity by name; `first(word, words)` is the place of the first of `words` that is like `word`."""
+    """A similarity of words.
+
+    Attributes:
+        name: the name that reports record, such as "exact".
+        first: takes a word and a list of words; returns the place of the first word in the list that is similar to the
+            word, or None.
+    """
 
     name: str
     first: Callable[[str, Sequence[str]], int | None]
 
 
 def similarity(name: str) -> Similarity:
-    """The similarity of this name.
+    """Return the similarity of this name.
 
-    - `exact`: equal words. Needs nothing.
-    - `spacy:MODEL`: vectors of a spaCy model, alike above a cosine of 0.8. AMBER's script has `en_core_web_lg`; the
-      scores of other models are other scores.
+    - `exact` accepts equal words and needs no data.
+    - `spacy:MODEL` accepts words whose vectors in a spaCy model have a cosine greater than 0.8. AMBER's script uses
+      `en_core_web_lg`; other models give other scores.
 
-    Cost: spaCy reads each word once and compares each pair once; the official script does so at every occurrence.
-    Raises `UnknownSimilarity`, and `MissingData` where spaCy, the model or its vectors are missing.
+    spaCy processes each word once and compares each pair once; the official script does so at every occurrence.
+
+    Raises:
+        UnknownSimilarity: no similarity has this name.
+        MissingData: spaCy, the model or its vectors are not installed.
     """
     if name == "exact":
         return Similarity(name=name, first=_equal)
@@ -52,10 +61,13 @@ def similarity(name: str) -> Similarity:
 
 
 def _equal(word: str, words: Sequence[str]) -> int | None:
+    """Return the place of a word in a list, or None."""
     return words.index(word) if word in words else None
 
 
 def _spacy(model: str) -> Callable[[str, str], bool]:
+    """Return a function that says whether two words are similar by the vectors of a spaCy model."""
+    # spaCy is no dependency of Keepsight and is imported only where it was asked for.
     try:
         spacy: Any = import_module("spacy")
     except ImportError as error:
@@ -70,11 +82,13 @@ def _spacy(model: str) -> Callable[[str, str], bool]:
             f"spaCy has no model {model!r}; install it with `python -m spacy download {model}`, or choose --similarity"
             " exact"
         ) from error
+    # Without vectors (models in _sm) spaCy would compare something else with nothing but a warning.
     if not nlp.vocab.vectors_length:
         raise MissingData(
             f"the spaCy model {model!r} has no word vectors; AMBER's is en_core_web_lg, others end in _md or _lg"
         )
 
+    # The same words come up in many descriptions, so that spaCy processes each of them only once.
     @cache
     def read(word: str) -> Any:
         return nlp(word)
@@ -82,7 +96,8 @@ def _spacy(model: str) -> Callable[[str, str], bool]:
     @lru_cache(maxsize=1 << 20)
     def alike(a: str, b: str) -> bool:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # words without a vector are like nothing
+            # spaCy warns about a word without a vector. It is similar to no word, which is all that matters here.
+            warnings.simplefilter("ignore", UserWarning)
             return bool(read(a).similarity(read(b)) > ABOVE)
 
     return alike

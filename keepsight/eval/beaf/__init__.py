@@ -1,1 +1,1 @@
-"""BEAF: answers before and after an object is taken out of a picture."""
+"""BEAF: scores of answers about pictures before and after an object is removed from them."""

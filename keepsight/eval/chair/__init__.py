@@ -1,1 +1,1 @@
-"""CHAIR: objects that a caption names and the picture does not hold."""
+"""CHAIR: the share of objects named by captions that are not in the pictures."""

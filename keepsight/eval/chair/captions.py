@@ -1,4 +1,4 @@
-"""Read the captions to score from a file."""
+"""Read captions from a file, and read JSON in general for the other readers of the scorers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from keepsight.eval.image_ids import ImageId, image_id
 
 @dataclass(frozen=True)
 class Caption:
-    """A text said of an image; `method` tells what made it, `where` is its file and line."""
+    """A caption of an image.
+
+    Attributes:
+        image_id: the image.
+        caption: the text of the caption.
+        method: the method that made the caption, if the file names it.
+        where: file and line of the caption.
+    """
 
     image_id: ImageId
     caption: str
@@ -24,36 +31,45 @@ class Caption:
 
 
 def read_captions(path: str | Path, *, method: str | None = None) -> list[Caption]:
-    """The captions of a file, in its order: what `read_captions_and_failures` finds, without the failures."""
+    """Return the captions that `read_captions_and_failures` finds, without the failures."""
     return read_captions_and_failures(path, method=method)[0]
 
 
 def read_captions_and_failures(
     path: str | Path, *, method: str | None = None
 ) -> tuple[list[Caption], list[str]]:
-    """The captions of a file, in its order, and the places of those that could not be made.
+    """Read the captions of a file, and the places of those that the model failed to make.
 
-    Read are JSON lines and JSON lists (COCO's results) of objects with the keys `image_id` (see
-    `image_ids.image_id`) and `caption`, or, as `keepsight run` writes them, `answer`; further keys are ignored, but
-    for `method`: what made the caption. With `method`, only the captions of that method are kept. An answer that
-    failed (`answer` null, `error` says why) is no caption, and not an empty one either.
+    The file holds JSON lines, or a JSON list (COCO's results), of objects with the keys `image_id` (see
+    `image_ids.image_id`) and `caption`, or `answer` as `keepsight run` writes it. A key `method` names the method that
+    made the caption; further keys are ignored. An answer that failed (`answer` is null and `error` is not) is neither a
+    caption nor an empty caption.
+
+    Args:
+        path: the file.
+        method: the method whose captions are kept; None keeps all, which must then be of one method.
+
+    Returns:
+        The captions in the order of the file, and the places ("file:line") of the failures.
 
     Raises:
         EmptyFile: the file holds no caption (of that method).
-        MalformedFile: not JSON, not an object, a key missing or of the wrong type; the message names file and
-            line.
-        DuplicateImage: an image is captioned twice, or by several methods and none was chosen.
+        MalformedFile: the file is not JSON, an entry is not an object, or a key is missing or has a value of the wrong
+            type; the message names file and line.
+        DuplicateImage: an image is captioned twice, or by several methods while none was chosen.
     """
     path = Path(path)
     found: list[Caption] = []
     failed: list[str] = []
     for where, entry in read_entries(read_text(path), path):
         if isinstance(entry, dict) and entry.get("error") is not None and entry.get("answer") is None:
+            # A failure of another method than the chosen one says nothing about the captions that are kept.
             failed += [where] if method in (None, entry.get("method")) else []
             continue
         caption = _caption(entry, where)
         if method is None or caption.method == method:
             found.append(caption)
+    # A file in which every caption failed is not scored as a file of empty captions.
     if not found:
         of_method = "" if method is None else f" by the method {method!r}"
         all_failed = f" ({len(failed)} failed)" if failed else ""
@@ -63,22 +79,33 @@ def read_captions_and_failures(
 
 
 def read_entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Every entry of a JSON list or of JSON lines with its place ("file:line" or "file, entry 3").
+    """Yield every entry of a JSON list or of JSON lines with its place ("file, entry 3" or "file:line").
 
-    Empty lines are skipped. Raises `MalformedFile` for what is not JSON.
+    Empty lines are skipped.
+
+    Raises:
+        MalformedFile: the text, or a line of it, is not JSON.
     """
+    # Entries are objects, so that a bracket can only open a list of all of them.
     if text.lstrip().startswith("["):
         for number, entry in enumerate(parse_json(text, str(path)), start=1):
             yield f"{path}, entry {number}", entry
         return
+    # `splitlines` would also cut at marks such as U+2028, which JSON allows inside a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises `InputError` or `MalformedFile` in one line that names the file."""
+    """Return the text of a UTF-8 file.
+
+    Raises:
+        InputError: the file cannot be opened or read.
+        MalformedFile: the file is not UTF-8 text.
+    """
     try:
+        # This variant of UTF-8 drops the byte order mark that some editors put in front, and that `json` refuses.
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise MalformedFile(f"{path}: is not UTF-8 text (byte {error.start})") from error
@@ -87,7 +114,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text. Raises `MalformedFile` naming the place."""
+    """Return the value of a JSON text, or raise `MalformedFile` naming the place `where`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -98,7 +125,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def require(entry: Any, key: str, where: str) -> Any:
-    """The value of a key. Raises `MalformedFile` when the entry is no object or lacks it."""
+    """Return the value of a key, or raise `MalformedFile` if the entry is no object or lacks the key."""
     if not isinstance(entry, dict):
         raise MalformedFile(f"{where}: an object with {key!r} was expected, not {json.dumps(entry)[:40]}")
     if key not in entry:
@@ -108,22 +135,24 @@ def require(entry: Any, key: str, where: str) -> Any:
 
 
 def read_image_id(entry: Any, where: str) -> ImageId:
-    """The entry's `image_id`. Raises `MalformedFile` naming the place."""
+    """Return the entry's `image_id`, or raise `MalformedFile` naming the place `where`."""
     try:
         return image_id(require(entry, "image_id", where))
-    except MalformedFile:
+    except MalformedFile:  # raised by `require`, and names the place already
         raise
     except InputError as error:
         raise MalformedFile(f"{where}: {error}") from error
 
 
 def _caption(entry: Any, where: str) -> Caption:
+    """Return the caption of one entry of the file."""
     image = read_image_id(entry, where)
     key = "answer" if "answer" in entry and "caption" not in entry else "caption"
     text = require(entry, key, where)
     method = entry.get("method")
     if not isinstance(text, str):
         raise MalformedFile(f"{where}: {key!r} must be a text, not {json.dumps(text)[:40]}")
+    # JSON can escape one half of a surrogate pair ("\ud83d"). Such a text cannot be written to a file in UTF-8.
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -134,11 +163,13 @@ def _caption(entry: Any, where: str) -> Caption:
 
 
 def _refuse_duplicates(captions: list[Caption], path: Path) -> None:
+    """Raise `DuplicateImage` if an image has two captions; the message depends on whether they are of one method."""
     first: dict[ImageId, Caption] = {}
     for caption in captions:
         known = first.setdefault(caption.image_id, caption)
         if known is caption:
             continue
+        # A file of several methods captions every image several times. Naming the first duplicate would not help there.
         if known.method != caption.method:
             methods = ", ".join(sorted({str(entry.method) for entry in captions}))
             raise DuplicateImage(

@@ -1,4 +1,4 @@
-"""What a CHAIR score consists of, per caption and over all of them."""
+"""The parts of a CHAIR score: mentions, the figures of each caption, and the figures of all captions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Mention:
-    """An object a caption names.
+    """One place at which a caption names an object.
 
     Attributes:
-        word: the word that names it, normalised ("hot dog", "kitten").
-        object: the object it names ("hot dog", "cat").
-        index: number of the word's first token among the caption's tokens, from 0.
-        span: where the word stands in the caption as given: `caption[span[0]:span[1]]`.
+        word: the word that names the object, in its dictionary form ("hot dog", "kitten").
+        object: the object that it names ("hot dog", "cat").
+        index: number of the word's first token among the tokens of the caption, from 0.
+        span: the place of the word in the caption as given, which is `caption[span[0]:span[1]]`.
     """
 
     word: str
@@ -30,15 +30,17 @@ class Mention:
 
 @dataclass(frozen=True)
 class PerCaption:
-    """One caption's share in a score.
+    """The part of one caption in a score.
 
     Attributes:
-        generated: the objects named, in order, repeats included.
+        image_id: the image of the caption.
+        caption: the text as given.
+        generated: the objects that the caption names, in order, repeats included.
         hallucinated: the mentions of objects that are not in the image.
-        named: number of distinct objects named.
-        correct: how many of these are in the image.
+        named: number of distinct objects that the caption names.
+        correct: number of these that are in the image.
         expected: number of objects in the image.
-        length: number of words and marks, word pairs as one.
+        length: number of words and punctuation marks, where a word pair counts as one.
     """
 
     image_id: ImageId
@@ -52,12 +54,12 @@ class PerCaption:
 
     @property
     def chair_s(self) -> int:
-        """1 if an object is made up, else 0."""
+        """1 if a mentioned object is not in the image, else 0."""
         return int(bool(self.hallucinated))
 
     @property
     def chair_i(self) -> float | None:
-        """Share of mentions that are made up; None if nothing is mentioned."""
+        """Share of mentions whose object is not in the image; None if nothing is mentioned."""
         return divide(len(self.hallucinated), len(self.generated))
 
     @property
@@ -76,7 +78,7 @@ class PerCaption:
         return divide(2 * self.correct, self.named + self.expected)
 
     def to_json(self) -> dict[str, Any]:
-        """The caption's figures as JSON can hold them."""
+        """Return the caption and its figures as values that JSON can hold."""
         return {
             "image_id": self.image_id,
             "caption": self.caption,
@@ -94,7 +96,8 @@ class PerCaption:
         }
 
 
-# Every figure is a sum over the captions divided by another: what the bootstrap resamples.
+# Every figure is a sum over captions divided by another, so that the bootstrap only has to add up the sums of the images
+# that it draws. This is why F1 is written with counts here instead of as the harmonic mean of precision and recall.
 METRICS: Mapping[str, tuple[Callable[[PerCaption], int], Callable[[PerCaption], int]]] = {
     "chair_s": (lambda row: row.chair_s, lambda row: 1),
     "chair_i": (lambda row: len(row.hallucinated), lambda row: len(row.generated)),
@@ -102,31 +105,33 @@ METRICS: Mapping[str, tuple[Callable[[PerCaption], int], Callable[[PerCaption], 
     "precision": (lambda row: row.correct, lambda row: row.named),
     "f1": (lambda row: 2 * row.correct, lambda row: row.named + row.expected),
     "length": (lambda row: row.length, lambda row: 1),
+    # The last two are not part of the official score. A caption that says less invents less, and they show how much is said.
     "mentions": (lambda row: len(row.generated), lambda row: 1),
     "no_object": (lambda row: int(not row.generated), lambda row: 1),
 }
-"""Each figure's numerator and denominator, to be summed over captions."""
+"""The numerator and the denominator of each figure, to be summed over captions."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A CHAIR score. Rates are fractions in [0, 1], None where nothing could be counted.
+    """A CHAIR score. Rates are fractions in [0, 1], or None where there was nothing to count.
 
     Attributes:
-        family: which CHAIR this is, "pattern" or "wordnet"; the two must not be compared.
+        family: "pattern" or "wordnet"; scores of the two families must not be compared.
         n: number of captions.
-        chair_s: share of captions with a made-up object.
-        chair_i: share of mentions that are made up.
+        chair_s: share of captions that name an object that is not in the image.
+        chair_i: share of mentions whose object is not in the image.
         recall: share of the images' objects that are named.
         precision: share of the distinct objects named that are in the image.
         f1: harmonic mean of precision and recall.
-        length: mean number of words and marks of a caption (the official "Len", not scaled).
+        length: mean number of words and punctuation marks of a caption (the official "Len", not scaled).
         mentions: mean number of mentions of a caption.
         no_object: share of captions that name no object.
-        ci: 95 % bootstrap interval over images of every figure above; None where it has none.
-        captions: each caption's share, in the order given.
-        vocabulary, vocabulary_sha256: name and digest of the words that were looked for; scores made with
-            different ones must not be compared.
+        ci: 95 % bootstrap interval over images of every figure above; None where a figure has none.
+        captions: the part of each caption, in the order given.
+        resamples, seed: number of bootstrap resamples and seed of the draws.
+        vocabulary, vocabulary_sha256: name and SHA-256 of the vocabulary whose words were looked for; scores of different
+            vocabularies must not be compared.
     """
 
     family: str
@@ -143,11 +148,12 @@ class Report:
     captions: tuple[PerCaption, ...]
     resamples: int
     seed: int
+    # Two files of one name may hold different words, so that the digest decides whether scores can be compared.
     vocabulary: str = "coco"
     vocabulary_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report as JSON can hold it, captions in the order given."""
+        """Return the whole report as values that JSON can hold, with the captions in the order given."""
         return {
             "family": self.family,
             "vocabulary": {"name": self.vocabulary, "sha256": self.vocabulary_sha256},
@@ -161,5 +167,6 @@ class Report:
 
 
 def divide(numerator: int, denominator: int) -> float | None:
-    """The ratio, or None where there is nothing to divide by."""
+    """Return the ratio, or None where the denominator is zero."""
+    # None instead of 0, which would be the best CHAIR there is, and instead of NaN, which JSON cannot hold.
     return numerator / denominator if denominator else None

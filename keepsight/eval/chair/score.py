@@ -1,26 +1,26 @@
-"""CHAIR: how many of the objects a caption names are not in the image.
+"""CHAIR: how many of the objects that captions name are not in the images.
 
 Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018 (arXiv 1809.02156); official code
 LisaAnne/Hallucination, utils/chair.py at 6e4d33c. Two families are in use, and their scores must not be
 compared:
 
-- `pattern`: words are made singular as in 2018. The original, and what POPE's ground truth comes from.
-- `wordnet`: words are tagged and lemmatised by NLTK, as in shikiw/OPERA, chair.py at 61426ef, and its many
-  copies.
+- `pattern` makes words singular as the original of 2018 does; POPE's ground truth comes from it.
+- `wordnet` tags and lemmatises words with NLTK, as in shikiw/OPERA, chair.py at 61426ef, and its many copies.
 
-With `M` the mentions of a caption (repeats count), `O` the distinct objects among them and `G` the objects of
-its image:
+`M` stands for the mentions of a caption (repeats count), `O` for the distinct objects among them, and `G` for the
+objects of its image:
 
     chair_s   = captions with a mention outside G / captions
     chair_i   = sum |mentions outside G| / sum |M|
     recall    = sum |O in G| / sum |G|
     precision = sum |O in G| / sum |O|
     f1        = 2 sum |O in G| / (sum |O| + sum |G|)
-    length    = mean number of words and marks, word pairs as one
+    length    = mean number of words and punctuation marks, where a word pair counts as one
 
-`chair_s` and `chair_i` are better low; all but `length` and `mentions` are fractions in [0, 1]. Departs from
-the official code: an image without ground truth is an error, not an image without objects; a rate that would
-divide by zero is None; `Mention.index` is right after a dropped "seat" (see `official_indices`).
+Lower is better for `chair_s` and `chair_i`; all figures but `length` and `mentions` are fractions in [0, 1]. This module
+departs from the official code in three ways: an image without ground truth is an error instead of an image without
+objects; a rate with a denominator of zero is None; and `Mention.index` is right after a dropped "seat" (see
+`official_indices`).
 """
 
 from __future__ import annotations
@@ -55,9 +55,12 @@ __all__ = [
 
 
 class Word(NamedTuple):
-    """A word of a caption as CHAIR sees it: normalised, pairs joined.
+    """A word of a caption in its dictionary form, or a word pair that is read as one word.
 
-    `token` is the number of its first token, `span` its place in the caption as given.
+    Attributes:
+        text: the dictionary form, or what the pair is read as.
+        token: number of the word's first token in the caption, from 0.
+        span: the place of the word in the caption as given.
     """
 
     text: str
@@ -66,7 +69,7 @@ class Word(NamedTuple):
 
 
 class CaptionLike(Protocol):
-    """What is scored: an image's id and the text said of it. A `where` ("file:line") is used in errors."""
+    """What `score` takes: the id of an image and a caption of it. An attribute `where` ("file:line") is quoted in errors."""
 
     @property
     def image_id(self) -> ImageId: ...
@@ -75,27 +78,35 @@ class CaptionLike(Protocol):
 
 
 def _singular(tokens: Sequence[str]) -> list[str]:
+    """Return the dictionary forms of the family `pattern`."""
     return [singularize(token) for token in tokens]
 
 
 def _lemmas(tokens: Sequence[str]) -> list[str]:
+    """Return the dictionary forms of the family `wordnet`."""
+    # The import waits, because the family `pattern` works without NLTK's tagger and WordNet.
     from keepsight.eval.chair.wordnet import lemmatize
 
     return lemmatize(tokens)
 
 
+# A family is given all tokens of a caption at once, because the tagger of `wordnet` looks at the words around a word.
 FAMILIES: Mapping[str, Callable[[Sequence[str]], list[str]]] = {"pattern": _singular, "wordnet": _lemmas}
-"""How each family brings the lower-cased tokens of a caption to their dictionary form."""
+"""How each family brings the lower-cased tokens of a caption to their dictionary forms."""
 
 
 def check_family(family: str) -> None:
-    """Raises `UnknownFamily` unless CHAIR has a family of this name."""
+    """Raise `UnknownFamily` unless CHAIR has a family of this name."""
     if family not in FAMILIES:
         raise UnknownFamily(f"CHAIR has no family {family!r}; {did_you_mean(family, FAMILIES)}")
 
 
 def words(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> tuple[Word, ...]:
-    """The words of a caption: lower-cased, normalised, word pairs joined.
+    """Return the words of a caption: lower-cased, in their dictionary forms, and with word pairs joined.
+
+    Raises:
+        UnknownFamily: there is no CHAIR family of this name.
+        MissingData: the family `wordnet` needs NLTK's data, which are not installed.
 
     >>> [word.text for word in words("Two men eat hot dogs.")]
     ['two', 'man', 'eat', 'hot dog', '.']
@@ -104,7 +115,9 @@ def words(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COC
 
 
 def mentions(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> tuple[Mention, ...]:
-    """The objects a caption names, in order, repeats included; beside a toilet, "seat" names none.
+    """Return the objects that a caption names, in order and with repeats; beside a toilet, "seat" names none.
+
+    Arguments and errors are those of `words`.
 
     >>> [(m.word, m.object, m.span) for m in mentions("A kitten on a table.")]
     [('kitten', 'cat', (2, 8)), ('table', 'dining table', (14, 19))]
@@ -115,23 +128,27 @@ def mentions(caption: str, *, family: str = "pattern", vocabulary: Vocabulary = 
 def official_indices(
     caption: str, *, family: str = "pattern", vocabulary: Vocabulary = COCO
 ) -> tuple[int, ...]:
-    """The token index the official code gives each of `mentions(caption)`.
+    """Return the token index that the official code gives to each of `mentions(caption)`.
 
-    It differs from `Mention.index` only after a "seat" that was dropped because of a toilet: the official
-    code then forgets to drop the seat's index, so that every later mention is given its predecessor's.
+    It differs from `Mention.index` only after a "seat" that was dropped because of a toilet: the official code forgets to
+    drop the index of the seat, so that every later mention has the index of the mention before it.
     """
     joined = _join(caption, family, vocabulary).words()
     kept = _drop(joined, vocabulary)
+    # Like the official code, this pairs the words that were kept with the tokens of all words; `zip` stops with the former.
     return tuple(
         shown.token for shown, word in zip(joined, kept, strict=False) if word.text in vocabulary.words
     )
 
 
 def truncate_mentions(caption: str, k: int, *, family: str = "pattern", vocabulary: Vocabulary = COCO) -> str:
-    """The caption cut right after its k-th mention: the control for a method that merely says less.
+    """Cut a caption right after its k-th mention: the control for a method that merely says less.
 
-    A caption of fewer than `k` mentions comes back whole; `k = 0` gives the empty text. The result never
-    holds more than `k` mentions, `InvalidParameter` is raised for a negative `k`.
+    A caption with fewer than `k` mentions is returned whole; `k = 0` gives the empty text. The result never holds more
+    than `k` mentions.
+
+    Raises:
+        InvalidParameter: `k` is negative.
 
     >>> truncate_mentions("A dog on a couch near a lamp and a cat.", 2)
     'A dog on a couch'
@@ -144,8 +161,8 @@ def truncate_mentions(caption: str, k: int, *, family: str = "pattern", vocabula
     if len(found) < k:
         return caption
     text = caption[: found[k - 1].span[1]]
-    # A cut can lose the toilet that hid a "seat", or change a part-of-speech tag. The shorter text may then hold more
-    # mentions than the same stretch of the whole caption did, and is cut again.
+    # The cut may remove the toilet that hid a "seat", or change the part of speech of a word. The shorter text may then hold
+    # more mentions than the same stretch of the whole caption did, and is cut again.
     while len(found := mentions(text, family=family, vocabulary=vocabulary)) > k:
         text = text[: found[k - 1].span[1]]
     return text
@@ -163,25 +180,29 @@ def score(
     """Score captions against the objects of their images.
 
     Args:
-        captions: anything with `image_id` and `caption`. An image may be captioned more than once; each
-            caption counts.
-        truth: the objects of each image, by the names of the vocabulary (see `annotations.load_truth`).
-        vocabulary: what words name which objects: COCO's, or your own (see `synonyms.read_vocabulary`).
-        family: "pattern" or "wordnet"; the ground truth must have been made with the same one.
-        resamples: bootstrap resamples of the images for the 95 % intervals; 0 for none.
-        seed: of the bootstrap.
+        captions: objects with an `image_id` and a `caption`. An image may have several captions, each of which counts.
+        truth: the objects of each image, by their names in the vocabulary (see `annotations.load_truth`).
+        vocabulary: which words name which objects: COCO's by default, or your own (see `synonyms.read_vocabulary`).
+        family: "pattern" or "wordnet"; the ground truth must have been made with the same family.
+        resamples: number of bootstrap resamples of the images for the 95 % intervals; 0 gives none.
+        seed: seed of the bootstrap.
 
     Raises:
         EmptyFile: there are no captions.
-        UnknownImage: an image has no entry in `truth` (an empty entry is fine: an image without objects).
+        UnknownFamily: there is no CHAIR family of this name.
+        UnknownImage: an image has no entry in `truth`; an empty entry stands for an image without objects.
         UnknownObject: `truth` names an object that is not in the vocabulary.
+        MissingData: the family `wordnet` needs NLTK's data, which are not installed.
     """
     check_family(family)
     if not captions:
         raise EmptyFile("there are no captions to score")
+    # Ids are brought to one spelling on both sides, so that 42, "42" and COCO's file name of 42 are the same image.
     known = {image_id(image): frozenset(objects) for image, objects in truth.items()}
+    # A misspelt object in the ground truth would make every mention of the real one count as hallucinated.
     _check_truth(known, vocabulary)
     rows = [_judge(entry, _truth_of(entry, known), family, vocabulary) for entry in captions]
+    # A figure is a ratio of sums over all captions, as in the official code, and not the mean of the captions' ratios.
     figures = {
         name: divide(sum(map(top, rows)), sum(map(bottom, rows))) for name, (top, bottom) in METRICS.items()
     }
@@ -200,6 +221,7 @@ def score(
 
 
 def _truth_of(entry: CaptionLike, known: Mapping[ImageId, frozenset[str]]) -> frozenset[str]:
+    """Return the objects of a caption's image, or raise `UnknownImage`."""
     image = image_id(entry.image_id)
     if image in known:
         return known[image]
@@ -211,6 +233,7 @@ def _truth_of(entry: CaptionLike, known: Mapping[ImageId, frozenset[str]]) -> fr
 
 
 def _judge(entry: CaptionLike, truth: frozenset[str], family: str, vocabulary: Vocabulary) -> PerCaption:
+    """Return the part of one caption in the score."""
     spoken = _join(entry.caption, family, vocabulary)
     found = _look_up(spoken, vocabulary)
     named = {mention.object for mention in found}
@@ -227,7 +250,14 @@ def _judge(entry: CaptionLike, truth: frozenset[str], family: str, vocabulary: V
 
 
 class _Joined(NamedTuple):
-    """The normalised words of a caption, pairs made one: of each, its first and its last token's number."""
+    """The words of a caption in columns, so that a `Word` is made only of the few words that name objects.
+
+    Attributes:
+        texts: the dictionary form of each word, pairs joined.
+        firsts, lasts: the numbers of the first and of the last token of each word.
+        starts, ends: the place of each token in the lower-cased caption.
+        place: for each letter of the lower-cased caption its place in the caption as given; None if all are the same.
+    """
 
     texts: Sequence[str]
     firsts: Sequence[int]
@@ -237,31 +267,37 @@ class _Joined(NamedTuple):
     place: Sequence[int] | None
 
     def word(self, at: int) -> Word:
+        """Return word number `at`."""
         first, last = self.firsts[at], self.lasts[at]
         start, end = self.starts[first], self.ends[last]
         if self.place is not None:
+            # `end` is the place after the last letter, which may be none; the last letter has a place in any case.
             start, end = self.place[start], self.place[end - 1] + 1
         return Word(self.texts[at], first, (start, end))
 
     def words(self) -> list[Word]:
+        """Return all words."""
         return [self.word(at) for at in range(len(self.texts))]
 
 
 def _join(caption: str, family: str, vocabulary: Vocabulary) -> _Joined:
-    """The caption's normalised words, pairs made one from left to right, none used twice."""
+    """Return the words of a caption; pairs are joined from left to right, and no word is part of two pairs."""
     check_family(family)
     lowered = caption.lower()
     tokens, starts, ends = spans(lowered)
     texts = FAMILIES[family](tokens)
+    # No letter becomes shorter in lower case, so that equal lengths mean that every letter kept its place.
     place = _places(caption) if len(lowered) != len(caption) else None
     firsts: Sequence[int] = range(len(texts))
     lasts = firsts
+    # A caption without a word that a pair may begin with needs no search.
     if not vocabulary.openers.keys().isdisjoint(texts):
         texts, firsts, lasts = _pair(texts, vocabulary)
     return _Joined(texts, firsts, lasts, starts, ends, place)
 
 
 def _pair(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[list[str], list[int], list[int]]:
+    """Return the words with pairs joined, and the numbers of the first and the last token of each."""
     joined: list[str] = []
     firsts: list[int] = []
     lasts: list[int] = []
@@ -269,7 +305,7 @@ def _pair(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[list[str], list
     while at < count:
         text, last = texts[at], at
         if text in openers:
-            for length in openers[text]:
+            for length in openers[text]:  # longest first, so that the longest pair wins
                 if at + length <= count and (pair := " ".join(texts[at : at + length])) in pairs:
                     text, last = pairs[pair], at + length - 1
                     break
@@ -281,21 +317,22 @@ def _pair(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[list[str], list
 
 
 def _places(caption: str) -> list[int]:
-    """For every letter of the lower-cased caption, which letter of the caption it comes from.
+    """Return, for every letter of the lower-cased caption, the place in the caption of the letter that it comes from.
 
-    A few letters, such as the dotted capital I of Turkish, are two letters in lower case, so that places would shift.
+    The dotted capital I of Turkish is two characters in lower case, so that the places after it shift.
     """
     return [at for at, letter in enumerate(caption) for _ in letter.lower()]
 
 
 def _drop(joined: Sequence[Word], vocabulary: Vocabulary) -> Sequence[Word]:
-    """The words without those whose companion is present.
+    """Return the words without those whose companion is present.
 
     The official code drops every "seat" of a caption that names a toilet, however far apart the two stand.
     """
     if not any(word.text in vocabulary.dropped for word in joined):
         return joined
     present = {word.text for word in joined}
+    # A companion counts only if it is there, too: a seat without a toilet is a chair.
     left_out = {
         word for word, companion in vocabulary.dropped.items() if word in present and companion in present
     }
@@ -303,12 +340,14 @@ def _drop(joined: Sequence[Word], vocabulary: Vocabulary) -> Sequence[Word]:
 
 
 def _look_up(joined: _Joined, vocabulary: Vocabulary) -> tuple[Mention, ...]:
+    """Return the mentions among the words of a caption."""
     names = vocabulary.words
     named = [joined.word(at) for at, text in enumerate(joined.texts) if text in names]
     return tuple(Mention(w.text, names[w.text], w.token, w.span) for w in _drop(named, vocabulary))
 
 
 def _check_truth(known: Mapping[ImageId, Collection[str]], vocabulary: Vocabulary) -> None:
+    """Raise `UnknownObject` if the ground truth names an object that the vocabulary does not hold."""
     for image, objects in known.items():
         if unknown := sorted(set(objects) - vocabulary.objects):
             raise UnknownObject(

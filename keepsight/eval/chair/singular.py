@@ -1,9 +1,8 @@
-"""English singulars the way the CHAIR of 2018 made them, mistakes included.
+"""Make English words singular as the CHAIR of 2018 did, mistakes included.
 
-The original scorer used `singularize` of the Pattern library (clips/pattern, pattern/text/en/inflect.py),
-which no longer installs. Scores depend on its mistakes ("bus" becomes "bu" and is never found, "ties" becomes
-"ty"), so they are kept. The word lists are facts taken from that file (Pattern: BSD-3-Clause; its endings
-after Bermi Ferrer's Inflector, MIT).
+The original scorer used `singularize` of the Pattern library (clips/pattern, pattern/text/en/inflect.py), which no longer
+installs. Scores depend on its mistakes ("bus" becomes "bu" and is never found, "ties" becomes "ty"), so that they are kept.
+The word lists are facts taken from that file (Pattern: BSD-3-Clause; its endings follow Bermi Ferrer's Inflector, MIT).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from functools import lru_cache
 
 
 def _listed(text: str) -> list[str]:
+    """Return the words of a text."""
     return text.split()
 
 
@@ -24,8 +24,8 @@ fruit furniture garbage gravel happiness information ketchup knowledge love lugg
 meat mustard news progress research rice sand software understanding water
 """)
 
-# Pattern asks whether an uninflected word ends with the given word, and not the other way round, so that every ending of
-# the above is left alone: "as", "is", "s" and the empty word.
+# Pattern tests whether an uninflected word ends with the given word, and not the other way round, so that it also leaves
+# every ending of the words above alone: "as", "is", "s" and the empty word.
 _ENDINGS_UNCHANGED = frozenset(word[at:] for word in _UNCHANGED for at in range(len(word) + 1))
 
 # Plurals in -ies of words in -ie. Pattern hands the plural back as it is, so "collies" is not a dog. In its list "pie"
@@ -40,6 +40,7 @@ _IE = tuple(
     """)
 )
 
+# Pattern replaces these as endings of words, so that "men:man" makes "woman" of "women", too.
 _IRREGULAR = dict(
     pair.split(":")
     for pair in _listed("""atlantes:atlas atlases:atlas axes:axe beeves:beef brethren:brother children:child
@@ -51,9 +52,9 @@ _IRREGULAR = dict(
     """)
 )
 
-# (what is looked for, letters to cut from the end of what was found, letters to put there); the first rule that fits
-# decides. Upper and lower case are the same but inside (?-i:), as in Pattern: that matters on lower-cased text, too,
-# because Python's `re` takes the long s and the dotless i for forms of s and i.
+# Each rule is an expression to search for, the number of letters to cut from the end of what was found, and letters to
+# put there; the first rule that fits decides. As in Pattern, upper and lower case are the same except inside (?-i:).
+# This matters on lower-cased text, too, because Python's `re` takes the long s and the dotless i for forms of s and i.
 _RULES = tuple(
     (re.compile(f"(?i)(?:{pattern})"), cut, add)
     for pattern, cut, add in (
@@ -63,7 +64,8 @@ _RULES = tuple(
         ("quizzes$", 3, ""),
         ("matrices$", 4, "ix"),
         ("(?:ap|vert|ind)ices$", 4, "ex"),
-        # The only rule without an end: "oxen-drawn" becomes "ox-drawn" and "oxenford" becomes "oxford".
+        # This is the only rule that is not bound to the end of a word: "oxen-drawn" becomes "ox-drawn", and "oxenford"
+        # becomes "oxford".
         ("^oxen", 2, ""),
         ("(?:alias|status)es$", 2, ""),
         ("[octpvir|]i$", 1, "us"),
@@ -90,7 +92,7 @@ _RULES = tuple(
         (".opses$", 5, "opsis"),
         (".yses$", 4, "ysis"),
         ("(?:h|d|r|o|n|b|cl|p)oses$", 4, "ose"),
-        # Without a plural ending, so this changes a word only where it is written with a long s.
+        # What is found equals what is put there, so that this changes a word only if it is written with a long s.
         ("(?:fruct|gluc|galact|lact|ket|malt|rib|sacchar|cellul)ose$", 3, "ose"),
         (".oses$", 4, "osis"),
         ("[ti]a$", 1, "um"),
@@ -107,17 +109,19 @@ _PREPOSITIONS = frozenset(
 )
 
 
+# Captions repeat their words, and a word that no rule changes is compared with all of them.
 @lru_cache(maxsize=1 << 16)
 def singularize(word: str) -> str:
-    """The singular of a lower-case word, as Pattern gives it.
+    """Return the singular of a lower-case word, as Pattern gives it.
 
     >>> [singularize(word) for word in ("dogs", "women", "knives", "bus", "ties", "scissors")]
     ['dog', 'woman', 'knife', 'bu', 'ty', 'scissors']
     """
+    # In a compound with a preposition the head is the plural: "mothers-in-law".
     head, hyphen, rest = word.partition("-")
     if hyphen and rest.partition("-")[0] in _PREPOSITIONS:
         return singularize(head) + hyphen + rest
-    if word.endswith("'"):
+    if word.endswith("'"):  # the possessive of a plural: "dogs'" becomes "dog's"
         return singularize(word[:-1]) + "'s"
     if word in _ENDINGS_UNCHANGED or word.endswith(_IE):
         return word

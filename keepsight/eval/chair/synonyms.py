@@ -1,4 +1,4 @@
-"""Read a vocabulary from a file: which words name which objects of a data set of your own."""
+"""Read a vocabulary from a file: which words name which objects of your own data set."""
 
 from __future__ import annotations
 
@@ -16,47 +16,52 @@ from keepsight.eval.errors import EmptyFile, MalformedFile
 
 
 def read_vocabulary(path: str | Path, family: str = "pattern") -> Vocabulary:
-    """The vocabulary of a file with one object a line: its name, then further words for it, parted by commas.
+    """Read a vocabulary from a file with one object a line: its name, then further words for it, separated by commas.
 
         goldfish, fish, koi
         sea lion, seal
         wine glass
 
-    Empty lines and lines that begin with # are skipped; capitals and spaces around an entry do not matter. An
-    entry of several words is found where they stand next to each other; where entries overlap, the one that
-    begins first wins, then the longest ("sea lion" is no "lion"). Captions are searched for dictionary forms, so
-    an entry is found by the dictionary forms of itself and of its regular plural, too: "wine glasses" is a wine
-    glass, and "bus" a bus, although `pattern` makes "bu" of it. An entry as it is written goes before another's
-    dictionary form.
+    Empty lines and lines that begin with # are skipped; capitals and spaces around an entry do not matter. An entry of
+    several words is found where these stand next to each other; where entries overlap, the one that begins first wins,
+    then the longest ("sea lion" does not count as "lion"). Captions are searched for dictionary forms, so that an entry is
+    also found by the dictionary forms of itself and of its regular plural: "wine glasses" is a wine glass, and "bus" a bus,
+    although `pattern` makes "bu" of it. Where one entry equals a
+    dictionary form of another one, the form counts as the former.
 
-    COCO's own vocabulary has rules besides that a file cannot give: "baby" before an animal is no person, a
-    train track no train, a toilet's seat no chair. Read from a file, its table scores otherwise.
+    COCO's own vocabulary has further rules that no file can give: "baby" before an animal is no person, a train track is
+    no train, and a toilet's seat is no chair. COCO's table read from a file therefore scores differently.
 
     Args:
         path: a UTF-8 text file.
-        family: whose dictionary forms; the one that is scored with.
+        family: the family whose dictionary forms are found, "pattern" or "wordnet"; score with the same one.
 
     Raises:
+        UnknownFamily: there is no CHAIR family of this name.
         EmptyFile: the file names no object.
-        MalformedFile: an entry is empty, or stands for two objects; file and line are named.
+        MalformedFile: an entry is empty, or names two objects; the message names file and line.
         MissingData: the family needs language data that is not installed.
     """
     check_family(family)
     path = Path(path)
     text = read_text(path)
-    claims: dict[str, tuple[str, int]] = {}  # what an entry says, its tokens joined, to its object and line
+    # Maps the tokens of an entry, joined by spaces, to the object that the entry names and its line.
+    claims: dict[str, tuple[str, int]] = {}
     words: dict[str, str] = {}
     for number, name, entry in _entries(text, path):
+        # Captions are tokenized, so that an entry has to be, too: the entry "dog's bowl" is found as "dog 's bowl".
         key = " ".join(token.text for token in tokenize(entry.lower()))
         object_, line = claims.setdefault(key, (name, number))
         if object_ != name or (entry == name and line != number):
             same = "is an object already" if entry == name == object_ else f"names {object_!r} already"
             raise MalformedFile(f"{path}:{number}: {entry!r} {same} (line {line})")
-        words[entry] = name
+        words[entry] = name  # ground truth names objects by entries as they are written
     if not claims:
         raise EmptyFile(f"{path}: names no object; give one a line, its name first: sea lion, seal")
     pairs = {key: key for key in claims if " " in key}
-    forms: dict[str, tuple[str, str]] = {}  # a dictionary form to the entry it is of, and its object
+    # Maps a dictionary form to the entry that it belongs to and the object. Forms are added only after all entries are
+    # known, since an entry as written goes before the form of another one.
+    forms: dict[str, tuple[str, str]] = {}
     for key, (name, number) in claims.items():
         words[key] = name
         for form in _forms(key, family):
@@ -76,7 +81,7 @@ def read_vocabulary(path: str | Path, family: str = "pattern") -> Vocabulary:
 
 
 def _entries(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, object and entry, for every entry; the object's name comes first."""
+    """Yield line, object and entry for every entry; the name of the object is the first entry of its line."""
     for number, line in enumerate(text.split("\n"), start=1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
@@ -93,31 +98,39 @@ def _entries(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _forms(key: str, family: str) -> Iterator[str]:
-    """The dictionary forms in which the words of an entry may come out of a caption."""
+    """Yield the dictionary forms that the family may make of an entry, or of its plural, in a caption."""
+    # Only the last word of an entry has a plural of its own: "wine glasses".
     *first, last = key.split(" ")
     parts = [_FORMS[family](word, False) for word in first] + [_FORMS[family](last, True)]
     yield from dict.fromkeys(" ".join(form) for form in product(*parts))
 
 
 def _singular(word: str, last: bool) -> list[str]:
+    """Return the forms that `pattern` makes of a word, and of its plural if it is the last of its entry."""
     return [singularize(word), singularize(_plural(word))] if last else [singularize(word)]
 
 
 def _lemmas(word: str, last: bool) -> list[str]:
-    """A tagger may take the first word of "parking meter" for a verb or an adjective."""
+    """Return the forms that `wordnet` makes of a word, and of its plural if it is the last of its entry."""
+    # A tagger may take the first word of "parking meter" for a verb or an adjective, so that all three forms are given.
     from keepsight.eval.chair.wordnet import lemma
 
     return [lemma(word, "n"), lemma(_plural(word), "n")] if last else [lemma(word, part) for part in "nva"]
 
 
 def _plural(word: str) -> str:
-    """The regular plural. Its dictionary form is not always the word: "ties" becomes "ty", "vases" WordNet's "vas",
-    and a word that WordNet does not know keeps its s."""
+    """Return the regular plural of a word.
+
+    The dictionary form of the plural is not always the word: `pattern` makes "ty" of "ties", WordNet makes "vas" of "vases",
+    and a word that WordNet does not know keeps its s.
+    """
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return word + "es"
+    # The letter before the y is taken as a slice, which is empty for the word "y". The empty text is in "aeiou", too.
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return word[:-1] + "ies"
     return word + "s"
 
 
+# The forms of a word by family; the flag says whether the word is the last one of its entry.
 _FORMS: dict[str, Callable[[str, bool], list[str]]] = {"pattern": _singular, "wordnet": _lemmas}

@@ -1,8 +1,8 @@
-"""Sentences and words of an English text, with where each word stands in it.
+"""Split an English text into sentences and words, with the place of each word in the text.
 
-The words are those of `nltk.word_tokenize` (NLTK 3.10.1 and later; before, "there'a" was three) on lower-cased text,
-without NLTK's data: sentences come from NLTK's Punkt algorithm fed with nothing but a list of abbreviations, and words
-from `NLTKWordTokenizer`, whose result is remembered for every stretch between two spaces.
+The words are those of `nltk.word_tokenize` on lower-cased text (NLTK 3.10.1 and later; before, "there'a" was three words).
+NLTK's data are not needed: sentences come from NLTK's Punkt algorithm with a list of abbreviations as its only parameter,
+and words from `NLTKWordTokenizer`, whose result is cached for every stretch of text between two white spaces.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Token(NamedTuple):
-    """A word or mark of a text: `text[start:end]` holds it (double quotes read as `` or '')."""
+    """A word or punctuation mark, which stands at `[start:end]` of the text (double quotes are given as `` or '')."""
 
     text: str
     start: int
@@ -26,7 +26,7 @@ class Token(NamedTuple):
 
 
 def tokenize(text: str) -> list[Token]:
-    """The words and marks of a lower-cased text, in order.
+    """Return the words and punctuation marks of a lower-cased text, in order.
 
     >>> [token.text for token in tokenize("the dog's bowl. a cat.")]
     ['the', 'dog', "'s", 'bowl', '.', 'a', 'cat', '.']
@@ -35,12 +35,16 @@ def tokenize(text: str) -> list[Token]:
 
 
 def spans(text: str) -> tuple[list[str], list[int], list[int]]:
-    """The words and marks of a lower-cased text, where each begins, and where it ends: `tokenize` in columns."""
+    """Return what `tokenize` does as three lists: the words and marks, where each begins, and where each ends.
+
+    Scoring calls this function, since it needs a value of its own only for the few words that name objects.
+    """
     words: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
 
     def take(found: tuple[tuple[str, int, int], ...], at: int) -> None:
+        """Append tokens whose places are relative to `at`."""
         for word, a, b in found:
             words.append(word)
             starts.append(at + a)
@@ -52,12 +56,13 @@ def spans(text: str) -> tuple[list[str], list[int], list[int]]:
             continue
         first, last = chunks[-1]
         if _CLOSERS.fullmatch(text, first, last):
-            # Where the last stretch is nothing but closing marks, the tokenizer parts the sentence's last period from
-            # an earlier stretch, so that the stretches cannot be cut one by one.
+            # Where the last stretch is nothing but closing marks, the tokenizer separates the last period of the sentence
+            # from an earlier stretch, so that the stretches cannot be tokenized one by one.
             take(_cut(text[start:end], "", ""), start)
             continue
         for at, until in chunks:
             chunk = text[at:until]
+            # A stretch that is a plain word is a token as it stands and needs neither the tokenizer nor its cache.
             if chunk.isalpha() and chunk.isascii() and chunk not in _PARTED:
                 words.append(chunk)
                 starts.append(at)
@@ -70,7 +75,7 @@ def spans(text: str) -> tuple[list[str], list[int], list[int]]:
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
-    """Where each sentence of a lower-cased text starts and ends.
+    """Return where each sentence of a lower-cased text starts and ends.
 
     >>> text = "a dog at st. mary's. a cat."
     >>> [text[start:end] for start, end in split_sentences(text)]
@@ -78,13 +83,17 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     """
     if _RARE_SPACE.search(text):
         return list(_punkt().span_tokenize(text))
+    # A text is split here as long as every mark at which a sentence may end is one that Punkt surely agrees about (see
+    # `_TERMINATOR`). A single other mark gives the whole text to Punkt.
     spans: list[tuple[int, int]] = []
     start = 0
     for match in _TERMINATOR.finditer(text):
         word, following = match.groups()
+        # A period after a single letter may belong to an initial, and one after no letter to a number or an ellipsis. An
+        # abbreviation matters only before a period: "jr?" ends a sentence.
         if following is None or len(word) < 2 or (word in abbreviations() and text[match.end(1)] == "."):
             return list(_punkt().span_tokenize(text))
-        if match.end() < len(text):
+        if match.end() < len(text):  # the last sentence is added after the loop, with or without a period
             spans.append((start, match.end(1) + 1))
             start = match.end()
     end = len(text.rstrip())
@@ -93,7 +102,7 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=1)
 def abbreviations() -> frozenset[str]:
-    """Words after which a period does not end a sentence (see the file for the source)."""
+    """Return the words after which a period does not end a sentence; the data file names the source."""
     lines = (
         files("keepsight.eval.chair").joinpath("abbreviations.txt").read_text(encoding="utf-8").splitlines()
     )
@@ -101,30 +110,31 @@ def abbreviations() -> frozenset[str]:
     return frozenset(word.strip() for word in listed if word.strip())
 
 
-# White space outside ASCII, such as the no-break space, and the separators \x1c to \x1f. Punkt looks for the word before a
-# period behind ASCII white space alone, so that in "table.\u00a0dog. a" the first period ends no sentence.
+# White space outside ASCII, such as the no-break space, and the separators \x1c to \x1f. Punkt takes only ASCII white space
+# for the end of a word, so that in "table.\u00a0dog. a" the first period ends no sentence. `_TERMINATOR` does not know this.
 _RARE_SPACE = re.compile(r"[^\S \t\n\r\f\v]")
 _CHUNK = re.compile(r"\S+")
 _CLOSERS = re.compile(r"[\])}>\"'»”’]+")
-# A period after a plain word and before a plain word (or the end) ends a sentence for Punkt, too, unless the word is an
-# abbreviation. Punkt is slow, so that only texts with other periods are given to it.
+# A period between two plain words, or after the last one, ends a sentence for Punkt, too, unless the word before it is an
+# abbreviation. Punkt is slow, so that only texts with other periods are given to it. The look-behind keeps the search
+# linear: without it, every letter of a long word would be tried as its beginning.
 _TERMINATOR = re.compile(r"(?<![a-z])([a-z]*)[.?!](\s+(?=[\"'(]?[a-z0-9])|\s*\Z)?")
 
 
-# A plain word, or one before a comma or the sentence's period, needs no tokenizer, unless it is one of those that the
-# tokenizer parts ("gonna" is "gon" and "na").
+# A plain word before a comma or before the last period of a sentence needs no tokenizer, unless it is one of those that
+# the tokenizer splits ("gonna" is "gon" and "na").
 _QUICK = re.compile(r"([a-z]+)([,.])")
 _PARTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 
 
 @lru_cache(maxsize=1 << 17)
 def _cut(chunk: str, before: str, after: str) -> tuple[tuple[str, int, int], ...]:
-    """The tokens of one stretch with their places in it.
+    """Return the tokens of a stretch of text between white spaces, or of a whole sentence, with their places in it.
 
-    `before` and `after` are the white-space characters beside the stretch, "" at the sentence's ends. They are passed as
-    they are, because some of the tokenizer's expressions look for a space and others for any white space: with a
-    no-break space in place of the space, "dog's' cat" is cut into other words. What stands beyond is never looked at, so
-    that a letter stands in for it.
+    `before` and `after` are the white-space characters beside the stretch, or "" at the ends of the sentence. They are
+    passed as they are, because some of the tokenizer's expressions look for a space and others for any white space: with a
+    no-break space in place of the space, "dog's' cat" is split into other words. The tokenizer never looks at what stands
+    beyond, so that a letter represents it.
     """
     if (quick := _QUICK.fullmatch(chunk)) and quick[1] not in _PARTED and (quick[2] == "," or not after):
         middle = len(chunk) - 1
@@ -134,7 +144,7 @@ def _cut(chunk: str, before: str, after: str) -> tuple[tuple[str, int, int], ...
     found: list[tuple[str, int, int]] = []
     at = 0
     for word in words[1 if before else 0 : -1 if after else None]:
-        while chunk[at].isspace():
+        while chunk[at].isspace():  # only a whole sentence holds white space
             at += 1
         # Only double quotes are rewritten: `` stands for " or '' that opens, '' for " that closes.
         width = len(word) if chunk.startswith(word, at) else 1 if chunk[at] == '"' else 2
@@ -145,6 +155,7 @@ def _cut(chunk: str, before: str, after: str) -> tuple[tuple[str, int, int], ...
 
 @lru_cache(maxsize=1)
 def _word_tokenizer() -> NLTKWordTokenizer:
+    """Return NLTK's word tokenizer, made once; NLTK is imported only when a caption needs it."""
     from nltk.tokenize.destructive import NLTKWordTokenizer
 
     return NLTKWordTokenizer()
@@ -152,8 +163,9 @@ def _word_tokenizer() -> NLTKWordTokenizer:
 
 @lru_cache(maxsize=1)
 def _punkt() -> PunktSentenceTokenizer:
-    # On lower-case text Punkt's statistics of capitals decide the same way almost everywhere (4 words of
-    # 20,365 in NLTK's English model differ), so that the abbreviations are all it needs.
+    """Return NLTK's sentence tokenizer, made once and without NLTK's data."""
+    # On lower-case text the statistics of capitals in NLTK's English model decide in the same way almost everywhere (for
+    # all but 4 of 20,365 words), so that Punkt needs nothing but the abbreviations.
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
     parameters = PunktParameters()

@@ -1,4 +1,4 @@
-"""Which words name which objects: the tables CHAIR looks words up in."""
+"""Which words name which objects: the tables in which CHAIR looks words up."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from functools import cached_property
 from importlib.resources import files
 
 
+# Without `eq=False` the class would compare by its tables and could not be hashed. `cached_property` works on a frozen class
+# because it writes into `__dict__` without calling `__setattr__`.
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Words, the objects they name, and the word pairs that are read as one word.
+    """Words, the objects that they name, and the word pairs that are read as one word.
 
     Attributes:
-        words: word (as the normaliser leaves it) to the object it names. A word of several parts is only found
-            when `pairs` makes it.
-        pairs: neighbouring words (two, or more), joined by spaces, to the word they are read as; where several
-            begin at one word, the longest. A pair may be read as a word that names nothing, to hide one of its
-            parts ("train track" is no train).
-        dropped: word to the companion in whose presence, anywhere in a caption, the word names nothing. Both are
-            words that name objects.
-        name: what scores made with it call it: "coco", or the name of the file it was read from.
-        source_sha256: of the file it was read from, in hexadecimal; empty if it comes from no file.
+        words: maps a word, in the dictionary form that the family makes, to the object that it names. A word of several
+            parts is found only if `pairs` makes it.
+        pairs: maps neighbouring words (two or more), joined by spaces, to the word that they are read as; where several
+            begin at one word, the longest counts. A pair may be read as a word that names nothing, which hides one of
+            its parts ("train track" is no train).
+        dropped: maps a word to a companion; a caption that names the companion anywhere does not count the word. Both
+            are words that name objects.
+        name: the name that scores record: "coco", or the name of the file that the vocabulary was read from.
+        source_sha256: the SHA-256 of that file in hexadecimal; empty if the vocabulary comes from no file.
     """
 
     words: Mapping[str, str]
@@ -40,7 +42,7 @@ class Vocabulary:
 
     @cached_property
     def openers(self) -> Mapping[str, tuple[int, ...]]:
-        """The words a pair may begin with, and how many words such pairs have, longest first."""
+        """The words that a pair may begin with, and the numbers of words of such pairs, largest first."""
         lengths: dict[str, set[int]] = {}
         for pair in self.pairs:
             first, *rest = pair.split(" ")
@@ -49,14 +51,14 @@ class Vocabulary:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file it was read from, else of all its entries: what tells two vocabularies apart."""
+        """The SHA-256 of the file that the vocabulary was read from, else of all its entries; equal ones are the same."""
         if self.source_sha256:
             return self.source_sha256
         content = [sorted(table.items()) for table in (self.words, self.pairs, self.dropped)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def hint(self, name: str) -> str:
-        """What an error about an unknown object ends in: the nearest word, if any is near."""
+        """Return the words that end an error about an unknown object: the nearest word, if any is near."""
         near = difflib.get_close_matches(name.lower(), self.words, n=1, cutoff=0.6)
         return f"did you mean {near[0]!r}?" if near else f"it knows {len(self.objects)} objects"
 
@@ -68,7 +70,7 @@ class Vocabulary:
         dropped: Mapping[str, str] | None = None,
         name: str = "custom",
     ) -> Vocabulary:
-        """Read a table of one object a line: "car, sedan, van" (the first word is the object's name).
+        """Make a vocabulary from a table of one object a line: "car, sedan, van" (the first word names the object).
 
         Empty lines and lines that start with # are skipped.
         """
@@ -83,8 +85,8 @@ class Vocabulary:
 
 
 def _coco_pairs() -> dict[str, str]:
-    """CHAIR's word pairs (LisaAnne/Hallucination, utils/chair.py at 6e4d33c, the double words of its constructor)."""
-    # "home plate" and "train track" are words of no object: the pair keeps its "plate" and its "train" from being counted.
+    """Return CHAIR's word pairs (LisaAnne/Hallucination, utils/chair.py at 6e4d33c, the double words of its constructor)."""
+    # "home plate" and "train track" name no object: as pairs they keep the words "plate" and "train" from being counted.
     kept = """motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light,
     fire hydrant,
         stop sign, parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine
@@ -92,6 +94,7 @@ def _coco_pairs() -> dict[str, str]:
         plate,
         train track"""
     pairs = {pair: pair for pair in (" ".join(entry.split()) for entry in kept.split(","))}
+    # A young or grown animal is the animal. Without these pairs "baby" would name a person.
     young = (
         "bird",
         "cat",
@@ -118,4 +121,4 @@ COCO = Vocabulary.from_lines(
     dropped={"seat": "toilet"},
     name="coco",
 )
-"""The 80 objects of COCO, as the CHAIR of 2018 reads them."""
+"""The 80 objects of COCO with the words and word pairs of the CHAIR of 2018."""

@@ -1,4 +1,4 @@
-"""Dictionary forms of words in context, as OPERA's CHAIR makes them: NLTK's tagger, then WordNet."""
+"""Dictionary forms of words in context, as OPERA's CHAIR makes them with NLTK's tagger and WordNet."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from keepsight.eval.errors import MissingData
 
 
 def lemmatize(tokens: Sequence[str]) -> list[str]:
-    """The dictionary form of every token of a caption, by its part of speech; unknown kinds count as nouns.
+    """Return the dictionary form of every token of a caption by its part of speech; other parts of speech count as nouns.
 
-    Raises `MissingData` when NLTK's tagger or WordNet is not installed.
+    Raises:
+        MissingData: NLTK's tagger or WordNet is not installed.
     """
+    # NLTK raises LookupError for missing data: the tagger at once, WordNet only when the first word is looked up.
     try:
         tag, of = _tools()
         return [of(word, _PARTS.get(kind[:1], "n")) for word, kind in tag(tokens)]
@@ -21,9 +23,10 @@ def lemmatize(tokens: Sequence[str]) -> list[str]:
 
 
 def lemma(word: str, part: str) -> str:
-    """The dictionary form of a word as a noun ("n"), verb ("v"), adjective ("a") or adverb ("r").
+    """Return the dictionary form of a word as a noun ("n"), verb ("v"), adjective ("a") or adverb ("r").
 
-    Raises `MissingData` when NLTK's tagger or WordNet is not installed.
+    Raises:
+        MissingData: NLTK's tagger or WordNet is not installed.
     """
     try:
         return _tools()[1](word, part)
@@ -38,13 +41,14 @@ _INSTALL = (
 
 
 def nouns(text: str) -> list[str]:
-    """The nouns of a text in the singular, in order, repeats and letter case kept, as AMBER's script finds them.
+    """Return the nouns of a text in the singular, in order, with repeats and letter case kept, as AMBER's script does.
 
-    Every token that NLTK's tagger calls a noun, brought to WordNet's form. The text is not lower-cased, so that its
-    sentences have to be found by NLTK's own Punkt model.
+    The nouns are the tokens that NLTK's tagger tags as nouns, in the form that WordNet gives them.
 
-    Raises `MissingData` when Punkt, the tagger or WordNet is not installed.
+    Raises:
+        MissingData: Punkt, the tagger or WordNet is not installed.
     """
+    # The text is not lower-cased, so that `chair.tokens` cannot split it: NLTK's own Punkt model looks at capitals.
     try:
         from nltk.tokenize import word_tokenize
 
@@ -57,12 +61,15 @@ def nouns(text: str) -> list[str]:
         ) from error
 
 
-# The first letter of a Penn Treebank tag to WordNet's part of speech.
+# Maps the first letter of a Penn Treebank tag to WordNet's part of speech.
 _PARTS = {"J": "a", "V": "v", "N": "n", "R": "r"}
 
 
 @lru_cache(maxsize=1)
 def _tools() -> tuple[Callable[[Sequence[str]], list[tuple[str, str]]], Callable[[str, str], str]]:
+    """Return a function that tags tokens and one that brings a word to its dictionary form, made once."""
+    # The models are loaded at the first use, since loading takes time and `pattern` needs neither of them. `lru_cache` does
+    # not keep a failure, so that data which are installed later are found.
     from nltk.stem import WordNetLemmatizer
     from nltk.tag import PerceptronTagger
 

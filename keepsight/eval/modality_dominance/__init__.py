@@ -1,1 +1,1 @@
-"""How much of a model's attention goes to text and how much to pictures."""
+"""Modality dominance: how much of a model's attention goes to the text and how much to the picture."""

@@ -1,4 +1,4 @@
-"""MDI, AEI and the picture's share over many answers: groups of layers, paired bootstrap, how much the reading matters."""
+"""MDI, AEI and the picture's share over many answers: groups of layers, paired bootstrap, and the effect of the reading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ from keepsight.eval.stats.bootstrap import percentile_interval, resample_counts
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over answers, with its 95 % bootstrap interval and the number of answers that have the figure."""
+    """A figure over several answers.
+
+    Attributes:
+        value: the figure; None if no answer has it.
+        low, high: its 95 % bootstrap interval; None without a value, without resamples and for a single answer.
+        n: number of answers that have the figure.
+    """
 
     value: float | None
     low: float | None
@@ -37,27 +43,31 @@ class Estimate:
     n: int
 
     def to_json(self) -> dict[str, Any]:
+        """Return the estimate as values that JSON can hold."""
         return {"value": self.value, "ci": None if self.low is None else [self.low, self.high], "n": self.n}
 
 
 Summary = dict[str, dict[str, Estimate]]
-"""By group of layers, by figure."""
+"""Estimates by the name of the group of layers and the name of the figure."""
 
 
 def summary(
     answers: Sequence[Masses], reading: Reading | None = None, *, resamples: int = 1000, seed: int = 0
 ) -> Summary:
-    """The figures of each group of layers over some answers of one model.
+    """Return the figures of each group of layers over some answers of one model.
 
-    Of a group: the mean of its layers' figures. ``image_share`` is the share of all attention that goes to the picture.
-    An answer in which a layer has no MDI has none in that layer's groups, and is left out of their mean; ``n`` says how
-    many are in it.
+    The figure of a group is the mean of the figures of its layers. ``image_share`` is the share of all attention that goes
+    to the picture. An answer in which a layer has no MDI has none in the groups of that layer either, and is left out of
+    their means; ``n`` says how many answers are in a mean.
 
     Args:
-        resamples: of the bootstrap over answers, with ``seed``; 0: no intervals.
+        answers: the attention of each answer.
+        reading: the choices that the definition leaves open; the default ``Reading`` if None.
+        resamples: number of bootstrap resamples of the answers; 0 gives no intervals.
+        seed: seed of the bootstrap.
 
     Raises:
-        InvalidParameter: no answers, or of models of different shape.
+        InvalidParameter: there are no answers, or they are of models with different numbers of layers or heads.
     """
     reading = reading or Reading()
     values, drawn, n = _resampled(answers, reading, resamples, seed)
@@ -72,34 +82,38 @@ def difference(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Summary:
-    """``after`` minus ``before``, on the same pictures in the same order, with paired intervals.
+    """Return ``after`` minus ``before``, on the same pictures in the same order, with paired intervals.
 
-    With ``samples`` only pictures that have the figure both times count.
+    If the reading averages ``samples``, only pictures whose two answers both have the figure count. The other arguments are
+    those of ``summary``.
 
     Raises:
-        InvalidParameter: as ``summary``, or lists of different length.
+        InvalidParameter: as ``summary``, or the lists differ in length.
     """
     reading = reading or Reading()
     if len(before) != len(after):
         raise InvalidParameter(
             f"{len(before)} answers cannot be paired with {len(after)}: measure the same pictures"
         )
-    # A figure that one side lacks must be missing on both, or the pairs come apart
+    # A figure that one side lacks must be missing on both, or the two means would be over different pictures. NaN plus a
+    # number is NaN, so that the sum is NaN wherever one of the sides is. Pooled answers have one figure together.
     both = None
     if reading.average == "samples":
         both = grouped(reduced(before, reading), reading) + grouped(reduced(after, reading), reading)
+    # One seed draws the same pictures for both sides, so that the resamples can be subtracted one by one.
     first, second = (_resampled(some, reading, resamples, seed, both) for some in (before, after))
     n = np.minimum(first[2], second[2])
     return _estimates(second[0] - first[0], second[1] - first[1], n, before, reading)
 
 
 def layer_figures(answers: Sequence[Masses], reading: Reading | None = None) -> list[dict[str, float | None]]:
-    """The figures of every layer over some answers, without intervals; ``summary`` says how answers are put together."""
+    """Return the figures of every layer over some answers, without intervals; ``summary`` says how answers are combined."""
     reading = reading or Reading()
     found = reduced(answers, reading)
     if reading.average == "pooled":
         found = found.added(np.ones((1, len(answers))))
     each = figures_by_layer(found)
+    # `np.nanmean` would warn where no answer has a figure.
     mean = over(np.nansum(each, 0), (~np.isnan(each)).sum(0))
     return [{name: number(value) for name, value in zip(FIGURES, row, strict=True)} for row in mean]
 
@@ -107,9 +121,15 @@ def layer_figures(answers: Sequence[Masses], reading: Reading | None = None) -> 
 def share_curve(
     answers: Sequence[Masses], layers: Sequence[int] | None = None
 ) -> list[dict[str, float | int]]:
-    """The picture's share of attention at the first, second, … generated token, mean over ``layers`` (all) and answers.
+    """Return the picture's share of attention at each generated token, averaged over layers and answers.
 
-    ``n`` is the number of answers that have so many tokens; towards the end it falls, and what is left is other pictures.
+    Args:
+        answers: the attention of each answer.
+        layers: the layers to average over, numbered from 0; all if None.
+
+    Returns:
+        For each token ``token``, its number from 0, ``image_share``, in [0, 1], and ``n``, the number of answers that
+        have so many tokens. ``n`` falls towards the end, where the mean is over other pictures than at the beginning.
     """
     curves = [(one.shares if layers is None else one.shares[:, list(layers)]).mean(-1) for one in answers]
     longest = max((len(curve) for curve in curves), default=0)
@@ -121,10 +141,10 @@ def share_curve(
 
 
 def readings(base: Reading | None = None) -> dict[str, Reading]:
-    """Ways to read the definition, each by what sets it apart from the first; see docs/dominance.md.
+    """Return several readings of the definition, each named by how it differs from the first; see docs/dominance.md.
 
     Args:
-        base: its ``average`` and ``group`` are kept but where they are what differs.
+        base: the reading whose ``average`` and ``group`` all others have, except the one that changes ``average``.
     """
     plain = replace(base or Reading(), text=INPUT, heads="mean")
     other = {"samples": ("answers pooled", "pooled"), "pooled": ("mean over answers", "samples")}[
@@ -145,15 +165,19 @@ def readings(base: Reading | None = None) -> dict[str, Reading]:
 def _resampled(
     answers: Sequence[Masses], reading: Reading, resamples: int, seed: int, needed: Array | None = None
 ) -> tuple[Array, Array, NDArray[np.int64]]:
-    """The figures ``(groups, figures)``, those of every resample ``(resamples, …)``, and how many answers have them."""
+    """Return the figures ``(groups, figures)``, those of each resample ``(resamples, …)``, and how many answers have them.
+
+    Where ``needed`` ``(answers, groups, figures)`` is NaN, the figure of that answer is left out.
+    """
     if resamples < 0:
         raise InvalidParameter(f"resamples is 0 or more, not {resamples}")
     found = reduced(answers, reading)
     each = grouped(found, reading)
     has = ~np.isnan(each if needed is None else each + needed)
-    values = np.nan_to_num(each) * has
+    values = np.nan_to_num(each) * has  # 0 where there is no figure, so that sums leave it out
 
     def figures(times: Array) -> Array:
+        """Return the figures when each answer counts as often as ``times`` ``(resamples, answers)`` says."""
         if reading.average == "pooled":
             return grouped(found.added(times), reading)
         shape = (len(times), *each.shape[1:])
@@ -163,7 +187,7 @@ def _resampled(
         return np.asarray(over(tops, bottoms))
 
     once = figures(np.ones((1, len(answers))))[0]
-    # Slices of 100 bound the memory: a slice of pooled answers holds attention by resample, layer and head
+    # Slices of 100 bound the memory: a slice of pooled answers holds attention by resample, layer and head.
     counts = resample_counts(len(answers), resamples=resamples, seed=seed, slice_size=100)
     drawn = [figures(times) for times in counts]
     n = has.sum(0) if reading.average == "samples" else np.where(np.isnan(once), 0, len(answers))
@@ -173,9 +197,12 @@ def _resampled(
 def _estimates(
     values: Array, drawn: Array, n: NDArray[np.int64], answers: Sequence[Masses], reading: Reading
 ) -> Summary:
+    """Return the figures of every group with their intervals."""
+
     def one(at: int, figure: int) -> Estimate:
+        """Return one figure of one group."""
         value = number(values[at, figure])
-        # Of one answer every resample is the same, so that there is nothing to say about its spread
+        # Every resample of a single answer is that answer, so that the interval would have no width.
         bounds = None if value is None or len(answers) < 2 else percentile_interval(drawn[:, at, figure])
         low, high = bounds or (None, None)
         return Estimate(value, low, high, int(n[at, figure]))

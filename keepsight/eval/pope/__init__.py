@@ -1,1 +1,1 @@
-"""POPE: yes/no questions about objects."""
+"""POPE: yes-or-no questions about objects in pictures, how they are built, answered, read and scored."""

@@ -1,8 +1,8 @@
-"""Reading yes or no out of an answer, by the rules in use: where the scores of POPE differ most between papers.
+"""Read yes or no out of an answer by the rules in use, which are what POPE scores of different papers differ in most.
 
-Every rule is one function from a text to `"yes"`, `"no"` or `None`, which is an answer that cannot be read. Two
-need more than the text: `vcd` looks at the right answer, and `beaf` at its own last decision. `decide` applies a
-rule by name to all the answers of a file.
+Every rule is a function from a text to `"yes"`, `"no"`, or `None` for an answer that cannot be read. Two rules need more
+than the text: `vcd` looks at the right answer, and `beaf` at its own last decision. `decide` applies a rule, given by its
+name, to all the answers of a file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ Decision = Answer | None
 
 # A word: letters and digits of any script, with single apostrophes or hyphens inside ("isn't", "no-one").
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
-# Curly apostrophes, two kinds of hyphen, and the full-width letters of Chinese and Japanese keyboards. Unicode's own
-# normal form would do more: it spells the numero sign "No".
+# Curly apostrophes, two kinds of hyphens, and the full-width letters of Chinese and Japanese keyboards become ASCII. The
+# compatibility normal form of Unicode (NFKC) would do too much: it spells the numero sign "No", which would be an answer.
 _PLAIN = str.maketrans(
     dict(zip("\u2018\u2019\u02bc\u2010\u2011", "'''--", strict=True))
     | {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)}
 )
+# Phrases in which "no" denies something else than the object that was asked about. The look-ahead tests that the phrase
+# ends with a whole word: "no one-way sign" is not "no one".
 _IDIOM = re.compile(
     r"no\s+(?:clue|doubts?|idea|information|matter|need|one|problem|question|way|wonder|worries)(?![\w'-])"
 )
@@ -40,51 +42,54 @@ class UnknownParser(InvalidParameter):
 
 
 def strict(answer: str) -> Decision:
-    """Keepsight's own rule: an answer is what it says outright, and otherwise cannot be read.
+    """Read an answer by Keepsight's own rule: it is yes or no only if it says so outright.
 
     Letter case, markup and punctuation do not matter; words are whole words ("notebook" holds no "no").
 
-    1. An answer with both words "yes" and "no", or with neither, cannot be read, however plain its meaning:
+    1. An answer with both words "yes" and "no", or with neither, cannot be read, however plain its meaning is:
        "There is a dog." and "There isn't a dog." are treated alike.
-    2. The one word that is there must be the verdict. It is when it
+    2. The one of the two words that the answer holds must be the verdict. It is the verdict if it
 
        - comes first: "Yes, there is a dog.", "**No**", "no dog";
        - comes last, or right after "answer" or "answer is", with no "not", "never", "cannot" or "…n't"
-         before it: "The answer is no.", "Answer: yes, on the left". So "I am not sure. Yes" cannot be read;
-       - is the "no" of an answer that begins "there is no", "there's no", "there are no", "I see no",
-         "I can see no" or "the image shows no" (or contains, has, depicts, features, includes), after
-         "in the image" or not.
+         before it: "The answer is no.", "Answer: yes, on the left". Therefore "I am not sure. Yes" cannot be read;
+       - is the "no" of an answer that begins with "there is no", "there's no", "there are no", "I see no",
+         "I can see no" or "the image shows no" (or contains, has, depicts, features, includes); "in the image"
+         may stand before it.
 
-    3. A "no" before "doubt", "idea", "matter", "question", "way" and the like ("No doubt there is a dog", "no
-       one") is no verdict, nor is one elsewhere: "a dog with no collar".
+    3. A "no" before "doubt", "idea", "matter", "question", "way" and similar words ("No doubt there is a dog", "no
+       one") is not the verdict, nor is a "no" anywhere else: "a dog with no collar".
 
-    "Yeah", "nope", "y" and "true" cannot be read: a prompt that asks for yes or no gets it, and the number of
-    unreadable answers is printed beside every score.
+    "Yeah", "nope", "y" and "true" cannot be read: a prompt that asks for yes or no gets these words, and the number
+    of unreadable answers is printed beside every score.
     """
     text = answer.translate(_PLAIN).lower()
     words = _WORD.findall(text)
     said: set[Answer] = {word for word in words if word == "yes" or word == "no"}
-    if len(said) != 1:
+    if len(said) != 1:  # rule 1: both words, or neither
         return None
     (verdict,) = said
     at = words.index(verdict)
+    # Rule 3 goes before rule 2: "No doubt there is a dog" begins with a "no" that is not the verdict.
     if verdict == "no" and _IDIOM.match(text, _start(text, at)):
         return None
     if at == 0 or (verdict == "no" and _begins_with_none(words[:at])):
         return verdict
     before = words[:at]
     hedged = any(word in _HEDGES or word.endswith("n't") for word in before)
+    # "The answer is" announces the verdict. Without it the verdict has to be the last word, since it may belong to a phrase
+    # such as "a sign that says no parking".
     asked = before[-1] == "answer" or before[-2:] == ["answer", "is"]
     return verdict if (asked or at == len(words) - 1) and not hedged else None
 
 
 def _start(text: str, at: int) -> int:
-    """Where word number `at` begins."""
+    """Return where word number `at` of the text begins."""
     return next(islice(_WORD.finditer(text), at, None)).start()
 
 
 def _begins_with_none(before: Sequence[str]) -> bool:
-    """Whether these words, all that stand before a "no", make it deny that there is something."""
+    """Return whether a "no" after these words, with which an answer begins, denies that there is something."""
     match before:
         case ["in", "the" | "this", picture, *_] if picture in _PICTURE:
             before = before[3:]
@@ -99,19 +104,21 @@ def _begins_with_none(before: Sequence[str]) -> bool:
 
 
 def official(answer: str) -> Answer:
-    """POPE's own script, and LLaVA's: no if "No", "no" or "not" is a word before the first full stop, else yes.
+    """Read an answer as the scripts of POPE and LLaVA do: no for a word "No", "no" or "not" in its first sentence, else yes.
 
-    Words are what spaces part, once commas are gone; so "NO", "No!", "**No**" and "" all count as yes.
+    The first sentence ends at the first full stop. Words are what spaces separate after commas were removed, so that "NO",
+    "No!", "**No**" and "" all count as yes.
     """
+    # The scripts split at spaces alone, so that a line break does not separate two words.
     words = answer.split(".", 1)[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 
 
 def opera(answer: str) -> Answer:
-    """OPERA's rule, also PAI's, RITUAL's and HALC's: no if "No", "no", "NO", "not" or "…n't" is a word, else yes.
+    """Read an answer as OPERA, PAI, RITUAL and HALC do: no if "No", "no", "NO", "not" or "…n't" is a word, else yes.
 
-    The whole answer is looked at, once full stops and commas are gone. RITUAL's script reads every line of an
-    answer as an answer of its own; here an answer stays one.
+    The whole answer counts, after full stops and commas were removed. RITUAL's script reads every line of an answer as an
+    answer of its own; here an answer of several lines stays one answer.
     """
     words = answer.replace(".", "").replace(",", "").split(" ")
     negative = any(word in {"No", "no", "NO", "not"} or word.endswith("n't") for word in words)
@@ -119,26 +126,26 @@ def opera(answer: str) -> Answer:
 
 
 def vcd(answer: str, label: Answer) -> Answer:
-    """VCD's rule, also Deco's, DAMRO's, AGLA's and ClearSight's: an answer is right if it holds the right word.
+    """Read an answer as VCD, Deco, DAMRO, AGLA and ClearSight do: it is right if it holds the right word.
 
-    A substring counts, so that "another notebook" is right wherever the label is no, and "yes or no" is right
-    for every question. The decision is the label or its opposite, and cannot be had without the label.
+    A substring is enough, so that "another notebook" is right wherever the label is no, and "yes or no" is right for every
+    question. The result is the label or its opposite, so that this rule cannot read an answer without its label.
     """
     other: Answer = "no" if label == "yes" else "yes"
     return label if label in answer.lower() else other
 
 
 def lmms_eval(answer: str) -> Decision:
-    """lmms-eval's rule: the whole answer is "yes" or "no", in any letter case; "Yes." cannot be read."""
+    """Read an answer as lmms-eval does: it has to be "yes" or "no" and nothing else, in any letter case; not "Yes."."""
     text = answer.lower().strip()
     return _exactly(text)
 
 
 def vlmevalkit(answer: str) -> Decision:
-    """VLMEvalKit's rule, without its judge model: exactly one of the words "yes" and "no", else unreadable.
+    """Read an answer as VLMEvalKit does without its judge model: it has to hold exactly one of the words "yes" and "no".
 
-    Words are what white space parts after the VQA metric's punctuation marks are gone or have become spaces.
-    Asterisks, apostrophes and colons are not among these marks, so "**No**" cannot be read.
+    Words are what white space separates after the punctuation marks of the VQA metric were removed or became spaces.
+    Asterisks, apostrophes and colons are not among these marks, so that "**No**" cannot be read.
     """
     words = set(_without_vqa_punctuation(answer.lower()).split())
     if ("yes" in words) == ("no" in words):
@@ -147,17 +154,17 @@ def vlmevalkit(answer: str) -> Decision:
 
 
 def mme(answer: str) -> Decision:
-    """MME's rule: "yes", else "no", within the first four characters; "Nothing" and "Know" count as no."""
+    """Read an answer as MME does: yes, else no, within the first four characters; "Nothing" and "Know" count as no."""
     text = answer.lower()
     start = text[:4]
     return "yes" if "yes" in start else "no" if "no" in start else None
 
 
 def beaf(answer: str, before: Decision = None) -> Decision:
-    """BEAF's rule: yes if "yes" is a substring, else no if "no" is, else what the answer before was read as.
+    """Read an answer as BEAF does: yes if "yes" is a substring, else no if "no" is, else `before`.
 
-    The last is a slip of the published script (a variable that keeps its value), which crashes where the very
-    first answer has neither; that one cannot be read here.
+    `before` is the decision about the answer before it. The published script repeats that decision by mistake, since a
+    variable keeps its value, and it crashes if the very first answer has neither word; here `before` is None then.
     """
     text = answer.lower()
     return "yes" if "yes" in text else "no" if "no" in text else before
@@ -172,7 +179,11 @@ _FULL_STOPS_REMOVED = int(re.UNICODE)
 
 
 def _without_vqa_punctuation(text: str) -> str:
-    """As the VQA metric does: a mark beside a space anywhere, or any mark where 1,000 is written, goes without a trace."""
+    """Return the text without punctuation as the VQA metric removes it.
+
+    A mark is removed everywhere if it stands beside a space anywhere or if the text holds a number such as 1,000; otherwise
+    every such mark becomes a space.
+    """
     thousands = _DIGIT_COMMA.search(text) is not None
     cleaned = text
     for mark in _VQA_MARKS:
@@ -182,12 +193,20 @@ def _without_vqa_punctuation(text: str) -> str:
 
 
 def _exactly(text: str) -> Decision:
+    """Return the text itself if it is "yes" or "no", else None."""
     return "yes" if text == "yes" else "no" if text == "no" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parser:
-    """A rule by name: `read` takes all answers of a file, in its order, and their labels."""
+    """A rule for reading answers.
+
+    Attributes:
+        name: the name that options and reports use.
+        users: the evaluators that read answers in this way.
+        gist: the rule in a few words.
+        read: takes all answers of a file, in its order, and their labels; returns one decision for each answer.
+    """
 
     name: str
     users: str
@@ -196,14 +215,17 @@ class Parser:
 
 
 def _alone(rule: Callable[[str], Decision]) -> Callable[[Sequence[str], Sequence[Answer]], list[Decision]]:
+    """Return a reader of files from a rule that needs nothing but the text of one answer."""
     return lambda answers, labels: [rule(answer) for answer in answers]
 
 
 def _with_label(answers: Sequence[str], labels: Sequence[Answer]) -> list[Decision]:
+    """Return the decisions of `vcd`, which needs the labels."""
     return [vcd(answer, label) for answer, label in zip(answers, labels, strict=True)]
 
 
 def _in_turn(answers: Sequence[str], labels: Sequence[Answer]) -> list[Decision]:
+    """Return the decisions of `beaf`, which needs the decision about the answer before."""
     decisions: list[Decision] = []
     for answer in answers:
         decisions.append(beaf(answer, decisions[-1] if decisions else None))
@@ -242,14 +264,31 @@ PARSERS: Mapping[str, Parser] = {
 
 
 def check_parser(name: str) -> Parser:
-    """The rule of this name. Raises `UnknownParser` naming the nearest."""
+    """Return the rule of this name.
+
+    Raises:
+        UnknownParser: no rule has this name; the message suggests the nearest.
+    """
     if name not in PARSERS:
         raise UnknownParser(f"no parser is called {name!r}; {did_you_mean(name, PARSERS)}")
     return PARSERS[name]
 
 
 def decide(answers: Sequence[str], labels: Sequence[Answer], parser: str = "strict") -> list[Decision]:
-    """What each answer is read as, in order. Raises `UnknownParser`, and `InputError` for unequal lengths."""
+    """Read all answers of a file by a rule.
+
+    Args:
+        answers: the texts, in the order of the file, which matters to `beaf` alone.
+        labels: the right answer to each question, which matters to `vcd` alone.
+        parser: the name of the rule, one of `PARSERS`.
+
+    Returns:
+        "yes", "no" or None for each answer, in order.
+
+    Raises:
+        UnknownParser: no rule has this name.
+        InputError: the two lists differ in length.
+    """
     if len(answers) != len(labels):
         raise InputError(f"{len(answers)} answers and {len(labels)} labels were given: one label per answer")
     return check_parser(parser).read(answers, labels)

@@ -1,4 +1,4 @@
-"""POPE: questions about objects that are in a picture and about objects that are not, chosen in three ways.
+"""Build POPE's questions about objects that are in a picture and about absent objects, which are chosen in three ways.
 
 Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", 2023 (arXiv 2305.10355).
 """
@@ -18,11 +18,12 @@ from keepsight.eval.pope.answer_parsers import Answer
 from keepsight.eval.pope.files import KINDS
 
 PER_IMAGE = 3
+"""How many objects of each picture POPE asks about; it asks about as many absent ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """A picture and what is in it: distinct names, whose order decides what is asked about first."""
+    """A picture and the distinct names of its objects, of which POPE asks about the first ones."""
 
     image: str
     objects: tuple[str, ...]
@@ -30,7 +31,7 @@ class Annotated:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltQuestion:
-    """A question as POPE's files hold it; `object` is what it asks about."""
+    """A question as POPE's files hold it; `object` is the name of the object that it asks about."""
 
     question_id: int
     image: str
@@ -43,7 +44,7 @@ class BuiltQuestion:
         return question_text(self.object)
 
     def to_json(self) -> dict[str, Any]:
-        """A line of the question file."""
+        """Return the question as a line of POPE's files holds it."""
         return {
             "question_id": self.question_id,
             "image": self.image,
@@ -57,11 +58,12 @@ class Built:
     """What `build` made.
 
     Attributes:
-        questions: by kind ("random", "popular", "adversarial"), picture by picture, yes and no in turn.
-        images: the pictures drawn, in the order drawn.
-        counts: in how many of these pictures each object is, in the order first met.
-        together: for each object those that share a picture with it, the most frequent first.
-        eligible: how many pictures had enough objects.
+        questions: the questions by kind ("random", "popular", "adversarial"), picture by picture, a question whose answer
+            is yes before each one whose answer is no.
+        images: the drawn pictures, in the order in which they were drawn.
+        counts: number of these pictures that each object is in; objects stand in the order in which they first come.
+        together: for each object, the objects that share a picture with it, the most frequent first.
+        eligible: number of pictures that had enough objects to be drawn.
     """
 
     questions: Mapping[str, tuple[BuiltQuestion, ...]]
@@ -71,7 +73,7 @@ class Built:
     eligible: int
 
     def files(self, name: str = "coco") -> dict[str, str]:
-        """File names and contents, as the official builder lays them out."""
+        """Return the contents of files by their names, laid out as the official builder writes them."""
         lines = {
             f"{name}_pope_{kind}.json": "".join(
                 json.dumps(question.to_json(), ensure_ascii=False) + "\n" for question in questions
@@ -87,9 +89,10 @@ class Built:
 
 
 def question_text(name: str) -> str:
-    """POPE's question about an object, with "an" before a, e, i, o and u.
+    """Return POPE's question about an object, with "an" before a, e, i, o and u.
 
-    The official builder changes the article by replacing letters all over the sentence and asks about "the imange".
+    The official builder replaces "a" by "an" in the whole sentence, so that it asks about "the imange"; here only the
+    article changes.
 
     >>> question_text("umbrella")
     'Is there an umbrella in the image?'
@@ -100,25 +103,32 @@ def question_text(name: str) -> str:
 def build(
     pictures: Sequence[Annotated], *, images: int = 500, per_image: int = PER_IMAGE, seed: int = 0
 ) -> Built:
-    """Draw pictures and choose what to ask about each, as the official builder does.
+    """Draw pictures and choose what to ask about each of them, as the official builder does.
 
-    Of the pictures with at least `per_image` objects, `images` are drawn. Each is asked about its first
-    `per_image` objects, whose answer is yes. After each of them comes an object that is not in the picture and
-    that it was not asked about yet:
+    Of the pictures with at least `per_image` objects, `images` are drawn. The first `per_image` objects of each drawn
+    picture are asked about, and the right answer is yes. Each such question is followed by one about an object that is
+    absent from the picture and that was not asked about in it before:
 
-    - random: drawn from all objects of the drawn pictures until one fits;
-    - popular: the first that fits of those in the most pictures;
-    - adversarial: the first that fits of those most often together with the object asked about before; where
-      none fits, a random one.
+    - random: objects of all drawn pictures are drawn until one fits;
+    - popular: of the objects in the order of how many pictures they are in, the first that fits;
+    - adversarial: of the objects in the order of how often they share a picture with the object of the question
+      before, the first that fits, or a random object if none fits.
 
-    Popularity and company are counted in the drawn pictures alone. The kinds are made in this order from one
-    stream of `random.Random(seed)`, so a seed gives the official builder's questions for that seed, but for its
-    misspelling (see `question_text`). That script sets no seed: the published files cannot be made again.
+    How many pictures an object is in, and with which others, is counted in the drawn pictures alone. The kinds are made
+    in this order from one stream of `random.Random(seed)`, so that a seed gives the questions of the official builder for
+    that seed, apart from its misspelling (see `question_text`). The official script sets no seed, so that the published
+    files themselves cannot be built again.
+
+    Args:
+        pictures: the pictures to draw from.
+        images: number of pictures to draw, 1 or more.
+        per_image: number of present, and of absent, objects to ask about in each picture, 1 or more.
+        seed: seed of all draws.
 
     Raises:
         InvalidParameter: `images` or `per_image` is below 1.
-        TooFewObjects: there are fewer pictures with enough objects, or a picture is left without an object to
-            ask for (the official builder never ends then).
+        TooFewObjects: there are too few pictures with enough objects, or too few objects are absent from a picture (the
+            official builder would never end then).
     """
     if images < 1 or per_image < 1:
         raise InvalidParameter(f"images={images} and per_image={per_image} must be 1 or more")
@@ -130,8 +140,11 @@ def build(
         )
     stream = random.Random(seed)
     drawn = stream.sample(eligible, images)
+    # The order in which objects are first met is part of the result: it breaks ties of frequency, and random objects are
+    # drawn from the names in this order.
     counts: Counter[str] = Counter(name for picture in drawn for name in picture.objects)
     together = {one: _by_frequency(company) for one, company in _company(drawn).items()}
+    # `_absent` draws until a name fits, and would never end in a picture that runs out of absent objects.
     for picture in drawn:
         left = len(counts.keys() - set(picture.objects))
         if left < per_image:
@@ -145,6 +158,7 @@ def build(
         "popular": lambda positive: popular,
         "adversarial": lambda positive: together[positive],
     }
+    # The three kinds share one stream of random numbers, so that making them in another order would change the questions.
     questions = {kind: _ask(drawn, per_image, names, lists[kind], stream) for kind in KINDS}
     return Built(
         questions=questions,
@@ -162,13 +176,15 @@ def _ask(
     candidates: Callable[[str], Sequence[str]],
     stream: random.Random,
 ) -> tuple[BuiltQuestion, ...]:
+    """Return the questions of one kind; `candidates` maps a present object to the absent ones to try before random ones."""
     asked: list[BuiltQuestion] = []
     for picture in drawn:
+        # Objects that are in the picture, and absent ones that were asked about already: no question comes twice.
         taken = set(picture.objects)
         for positive in picture.objects[:per_image]:
             negative = _absent(taken, candidates(positive), names, stream)
             taken.add(negative)
-            number, image = len(asked) + 1, picture.image
+            number, image = len(asked) + 1, picture.image  # POPE numbers the questions of each file from 1
             asked += [
                 BuiltQuestion(question_id=number, image=image, object=positive, label="yes"),
                 BuiltQuestion(question_id=number + 1, image=image, object=negative, label="no"),
@@ -177,18 +193,19 @@ def _ask(
 
 
 def _absent(taken: Set[str], candidates: Sequence[str], names: Sequence[str], stream: random.Random) -> str:
-    """The first candidate that is not taken, else a random name that is not; `build` saw to it that there is one."""
+    """Return the first candidate that is not taken, else a random name that is not; `build` checked that there is one."""
     for name in candidates:
         if name not in taken:
             return name
-    # Drawn until one fits, rather than from those that fit: the official builder uses up the random stream in this way,
-    # and the questions that follow depend on it.
+    # Names are drawn until one fits, instead of once from those that fit, because the official builder uses up the random
+    # stream in this way, and the questions that follow depend on it.
     while (name := stream.choice(names)) in taken:
         pass
     return name
 
 
 def _company(drawn: Sequence[Annotated]) -> dict[str, Counter[str]]:
+    """Return, for each object, in how many pictures it is together with each other object."""
     company: dict[str, Counter[str]] = {}
     for picture in drawn:
         for name in picture.objects:
@@ -197,5 +214,5 @@ def _company(drawn: Sequence[Annotated]) -> dict[str, Counter[str]]:
 
 
 def _by_frequency(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """The most frequent first; equals in the order first met, as the official builder's stable sort leaves them."""
+    """Return the names, most frequent first; a tie keeps the order first met, as in the official builder's stable sort."""
     return tuple(sorted(counts, key=lambda name: -counts[name]))

@@ -1,4 +1,4 @@
-"""Files of yes-or-no questions and files of answers to them."""
+"""Read files of yes-or-no questions and files of answers to them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from keepsight.eval.image_ids import ImageId, image_id
 from keepsight.eval.pope.answer_parsers import Answer
 
 KINDS = ("random", "popular", "adversarial")
-"""POPE's three ways of choosing what is asked about; a file with one of them in its name is that split."""
+"""POPE's three ways of choosing absent objects; the questions of a file with one of them in its name are that split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A yes-or-no question; `split` is what it is scored with, `where` its file and line."""
+    """A yes-or-no question.
+
+    Attributes:
+        question_id: the id of the question, unique in its split.
+        image: the picture asked about.
+        text: the question in words.
+        label: the right answer.
+        split: the group of questions that it is scored with, such as "popular".
+        where: file and line of the question.
+    """
 
     question_id: ImageId
     image: ImageId
@@ -32,13 +41,15 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """A line of answers.
+    """One line of a file of answers.
 
     Attributes:
-        question_id: None in POPE's own form, which goes by the order of the lines.
-        answer: the text; None where the model failed to answer.
-        asked: the question as the answers' file repeats it, perhaps with a prompt around; None if it does not.
-        image: the picture, where the line names it.
+        question_id: the id of the question; None in POPE's own form, where the order of the lines counts.
+        answer: the text of the answer; None where the model failed to answer.
+        asked: the question if the line repeats it, perhaps inside a prompt; else None.
+        image: the picture if the line names it; else None.
+        method: the method that gave the answer if the line names it; else None.
+        where: file and line of the answer.
     """
 
     question_id: ImageId | None
@@ -50,15 +61,18 @@ class Said:
 
 
 def read_questions(path: str | Path, split: str | None = None) -> list[Question]:
-    """The questions of a file, in its order.
+    """Read the questions of a file and return them in its order.
 
-    Read are JSON lines, or a JSON list, of objects in POPE's form `{"question_id", "image", "text", "label"}`
-    (with "question" instead of "text", as others write it), and the `items.jsonl` of a run of Keepsight's. The
-    split is the line's "split" or "category", else `split`, else it comes from the file's name.
+    The file holds JSON lines, or a JSON list, of objects in POPE's form `{"question_id", "image", "text", "label"}`
+    (other writers call the text "question"), or it is the `items.jsonl` of a run of Keepsight.
+
+    Args:
+        path: the file.
+        split: the split of questions that do not name one as "split" or "category"; by default `split_of(path)`.
 
     Raises:
-        EmptyFile: no question.
-        MalformedFile: not in this form, a label other than yes or no; the message names file and line.
+        EmptyFile: the file holds no question.
+        MalformedFile: the file is not in this form, or a label is not yes or no; the message names file and line.
         DuplicateQuestion: a question_id comes twice in a split.
     """
     path = Path(path)
@@ -77,21 +91,24 @@ def read_questions(path: str | Path, split: str | None = None) -> list[Question]
 
 
 def read_answers(path: str | Path, *, method: str | None = None) -> list[Said]:
-    """The answers of a file, in its order.
+    """Read the answers of a file and return them in its order.
 
-    Read are JSON lines, or a JSON list, of objects with
+    The file holds JSON lines, or a JSON list, of objects with
 
-    - `question_id` and `text` (LLaVA, VCD and what descends from them) or `question_id` and `answer`;
-    - `question` and `answer`, without ids (POPE's own form), which are matched by their order and their text;
-    - `id` and `answer`, as a run of Keepsight's writes them; a line whose `error` is not null is a failure.
+    - `question_id` and `text` (LLaVA, VCD and code derived from them) or `question_id` and `answer`;
+    - `question` and `answer` without ids (POPE's own form), which are matched by their order and their text; or
+    - `id` and `answer`, as a run of Keepsight writes them; a line whose `error` is not null is a failure.
 
-    With `method`, only that method's answers are kept. A question that failed and was then answered counts as
-    answered.
+    A question that failed and was answered in another line counts as answered.
+
+    Args:
+        path: the file.
+        method: the method whose answers are kept; None keeps all, which must then be of one method.
 
     Raises:
-        EmptyFile: no answer (of that method).
-        MalformedFile: not in one of these forms; the message names file and line.
-        DuplicateQuestion: a question is answered twice, or by several methods and none was chosen.
+        EmptyFile: the file holds no answer (of that method).
+        MalformedFile: the file is not in one of these forms; the message names file and line.
+        DuplicateQuestion: a question is answered twice, or by several methods while none was chosen.
     """
     path = Path(path)
     said = [_said(entry, where) for where, entry in read_entries(read_text(path), path)]
@@ -106,13 +123,13 @@ def read_answers(path: str | Path, *, method: str | None = None) -> list[Said]:
 
 
 def split_of(path: Path) -> str:
-    """The one of POPE's kinds that stands in the file's name, else the name without its ending."""
+    """Return the one of POPE's kinds that is part of the file's name, else the name without its ending."""
     kinds = [kind for kind in KINDS if kind in path.stem.lower()]
     return kinds[0] if len(kinds) == 1 else path.stem
 
 
 def split_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each file's split: as `split_of` where that tells them apart, else stems, else paths."""
+    """Return a name for the split of each file: `split_of` if these all differ, else the stems if they do, else paths."""
     for names in ([split_of(path) for path in paths], [path.stem for path in paths]):
         if len(set(names)) == len(names):
             return names
@@ -120,12 +137,13 @@ def split_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _question(entry: Any, where: str, split: str) -> Question:
+    """Return the question of one entry of the file; `split` is for entries that name none."""
     facts = entry.get("truth") if isinstance(entry, dict) else None
     if isinstance(facts, dict):
-        entry = {**facts, **entry}  # a run's items keep what is true apart
+        entry = {**facts, **entry}  # the items of a run keep the label and what belongs to it under `truth`
     number = _identifier(_either(entry, "question_id", "id", where), where)
     image = _either(entry, "image", "image_id", where)
-    # Where both are there, the text is an answer's
+    # A file of answers that repeats its questions calls the question "question" and the answer "text".
     text = entry["question"] if "question" in entry else require(entry, "text", where)
     label = require(entry, "label", where)
     spoken = label.strip().lower() if isinstance(label, str) else None
@@ -143,7 +161,7 @@ def _question(entry: Any, where: str, split: str) -> Question:
 
 
 def _either(entry: Any, key: str, other: str, where: str) -> Any:
-    """The value of `key`, or of what other writers call it."""
+    """Return the value of `key`, or of `other`, which is what other writers call it."""
     return (
         entry[other]
         if isinstance(entry, dict) and key not in entry and other in entry
@@ -152,11 +170,14 @@ def _either(entry: Any, key: str, other: str, where: str) -> Any:
 
 
 def _said(entry: Any, where: str) -> Said:
+    """Return the answer of one entry of the file."""
     if not isinstance(entry, dict):
         raise MalformedFile(
             f"{where}: an object with 'question_id' and 'answer' was expected, not {short(entry)}"
         )
     failed = entry.get("error") is not None
+    # POPE calls the text of a question "text", as LLaVA does the text of an answer. A file of questions that is given as
+    # answers would be scored on its own questions, unless it is recognised by its labels.
     is_question = "label" in entry and "answer" not in entry and not {"text", "question"} <= entry.keys()
     if is_question and not failed:
         raise MalformedFile(f"{where}: is a question with its label, not an answer: give it with --questions")
@@ -177,13 +198,14 @@ def _said(entry: Any, where: str) -> Said:
 
 
 def _once(answers: Iterable[Said], path: Path) -> list[Said]:
-    """The answers without the failures that were made good. Raises `DuplicateQuestion` for two answers to a question."""
+    """Return the answers without failures that another line makes up for; raise `DuplicateQuestion` for two answers."""
     kept: list[Said] = []
     place: dict[ImageId, int] = {}
     for said in answers:
         if said.question_id is None:
             kept.append(said)
             continue
+        # The first line of a question keeps its place, so that a later answer stands where the failure stood.
         at = place.setdefault(said.question_id, len(kept))
         if at == len(kept):
             kept.append(said)
@@ -198,33 +220,37 @@ def _once(answers: Iterable[Said], path: Path) -> list[Said]:
             raise DuplicateQuestion(
                 f"{said.where}: question {said.question_id!r} was answered before ({known.where}): keep one"
             )
-        if known.answer is None:
+        if known.answer is None:  # otherwise the later line is the failure, and the answer stays
             kept[at] = said
     return kept
 
 
 def _identifier(value: Any, where: str) -> ImageId:
-    """Whole numbers as int, also if written as text; other texts as they are."""
+    """Return an id: whole numbers as int, also if written as text; other texts without white space around them."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = _text(value, "question_id", where).strip()
     if not text:
         raise MalformedFile(f"{where}: 'question_id' is empty")
+    # `image_ids.image_id` says why only ASCII digits, and fewer than 20 of them, are a number.
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
 
 
 def _image(value: Any, where: str) -> ImageId:
+    """Return the id of an image, or raise `MalformedFile` naming the place."""
     try:
         return image_id(_text(value, "image", where) if isinstance(value, str) else value)
-    except MalformedFile:
+    except MalformedFile:  # raised by `_text`, and names the place already
         raise
     except InputError as error:
         raise MalformedFile(f"{where}: {error}") from error
 
 
 def _text(value: Any, key: str, where: str) -> str:
+    """Return the value itself if it is a text that UTF-8 can hold; otherwise raise `MalformedFile`."""
     if not isinstance(value, str):
         raise MalformedFile(f"{where}: {key!r} must be a text, not {short(value)}")
+    # JSON can escape one half of a surrogate pair ("\ud83d"). Such a text cannot be written to a file in UTF-8.
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -233,6 +259,6 @@ def _text(value: Any, key: str, where: str) -> str:
 
 
 def short(value: Any) -> str:
-    """A value as an error quotes it, cut if long."""
+    """Return a value as JSON for an error to quote, cut to 58 characters if it has more than 60."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -1,4 +1,8 @@
-"""Which objects are in which picture, in the order in which they were annotated: what `pope.build` needs."""
+"""Read which objects are in which picture, in the order in which they were annotated, as `pope.build` needs them.
+
+`eval.annotations` reads the same files for CHAIR. It keeps neither the order of the objects nor names outside a vocabulary,
+and both matter here: the first objects of a picture are asked about, under the names that the file gives them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from keepsight.eval.chair.score import mentions
 from keepsight.eval.errors import EmptyFile, MalformedFile
 from keepsight.eval.pope.build import Annotated
 
+# A dict without values stands for an ordered set: each object once, in the order in which it first comes.
 Objects = dict[str, dict[str, None]]
 
 
@@ -23,31 +28,34 @@ def read_pictures(
     references: Sequence[str | Path] = (),
     image_name: str = "{}",
 ) -> list[Annotated]:
-    """The pictures of all files and their objects, both in the order in which they first come.
+    """Read the pictures of all files with their objects, both in the order in which they first come.
 
-    A file is told by what it holds:
+    The content of a file decides how it is read:
 
-    - COCO instances (`instances_val2014.json`): the names of the categories annotated, crowds included.
-    - JSON lines, or a JSON list, of `{"image": "a.jpg", "objects": ["cat", …]}`, POPE's own form, or with
-      "image_id" in the place of "image".
-    - `{"categories": ["person", …], "objects": {image_id: [category number from 0, …]}}`, one compact JSON.
+    - COCO instances (`instances_val2014.json`) give the names of the annotated categories, crowds included.
+    - JSON lines, or a JSON list, of `{"image": "a.jpg", "objects": ["cat", …]}` are POPE's own form; "image_id" may
+      take the place of "image".
+    - `{"categories": ["person", …], "objects": {image_id: [category number from 0, …]}}` is one compact JSON object.
 
-    Any may be gzipped (.gz).
+    Every file may be gzipped (.gz).
 
     Args:
-        references: COCO captions (`captions_val2014.json`). What people say of a picture counts as in it, after
-            what is annotated, as in the ground truth of CHAIR and of the published POPE files (COCO's 80 objects,
-            family pattern). They take about 40 s for all of val2014.
-        image_name: names a picture whose file knows only a number, such as "COCO_val2014_{:012d}.jpg".
+        paths: one file or more, of any of these forms.
+        references: COCO captions (`captions_val2014.json`). The objects that they name count as being in the picture and
+            stand after the annotated ones, as in the ground truth of CHAIR and of the published POPE files (COCO's 80
+            objects, family pattern). Reading all of val2014 takes about 40 s.
+        image_name: the template for the name of a picture that a file knows only by number, such as
+            "COCO_val2014_{:012d}.jpg".
 
     Raises:
-        EmptyFile: no file was given, or one holds no picture.
+        EmptyFile: no file was given, or a file holds no picture.
         MalformedFile: a file is not in one of these forms; the message names file and line.
-        InvalidParameter: `image_name` makes no name of a number.
+        InvalidParameter: `image_name` does not make a name of a number.
     """
     if not paths:
         raise EmptyFile("no pictures: give COCO instances (--annotations) or lists of objects (--objects)")
     found: Objects = {}
+    # The references come last, so that the objects of the annotations are asked about before those that only people named.
     for path in [*map(Path, paths), *map(Path, references)]:
         before = len(found)
         seen = False
@@ -60,6 +68,7 @@ def read_pictures(
 
 
 def _read(path: Path, image_name: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each picture of a file with its objects, whatever the form of the file."""
     text = _text(path)
     if not text.strip():
         raise EmptyFile(f"{path}: is empty")
@@ -74,13 +83,14 @@ def _read(path: Path, image_name: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _one_object(text: str, path: Path) -> dict[str, Any] | None:
-    """The file's value if it is one JSON object, None for a list or for lines."""
+    """Return the value of a file that is one JSON object; None for a JSON list and for JSON lines."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
+        # This message says that another value follows the first one: the file holds JSON lines.
         if error.msg == "Extra data":
             return None
-        parse_json(text, str(path))
+        parse_json(text, str(path))  # raises the named error, with line and column
         raise
     except (ValueError, RecursionError) as error:
         raise MalformedFile(f"{path}: is not JSON that can be read ({error})") from error
@@ -88,6 +98,7 @@ def _one_object(text: str, path: Path) -> dict[str, Any] | None:
 
 
 def _text(path: Path) -> str:
+    """Return the text of a UTF-8 file, which is decompressed if its name ends in .gz."""
     if path.suffix != ".gz":
         return read_text(path)
     try:
@@ -99,10 +110,11 @@ def _text(path: Path) -> str:
 
 
 def _coco(path: Path, content: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Pictures in the order of "images", their objects in the order of "annotations"."""
+    """Yield the pictures in the order of "images", with their objects in the order of "annotations"."""
     try:
         names = {image["id"]: _name(image["file_name"], str(path)) for image in content["images"]}
         categories = {entry["id"]: _name(entry["name"], str(path)) for entry in content.get("categories", [])}
+        # COCO's captions have no categories, and its instances no captions; either may be in the file.
         objects: dict[Any, list[str]] = {number: [] for number in names}
         for annotation in content["annotations"]:
             of_image = objects[annotation["image_id"]]
@@ -123,6 +135,7 @@ def _coco(path: Path, content: dict[str, Any]) -> Iterator[tuple[str, list[str]]
 
 
 def _compact(path: Path, content: dict[str, Any], image_name: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the pictures of a file that numbers its categories."""
     where = str(path)
     categories, objects = content["categories"], content["objects"]
     if not isinstance(categories, list) or not isinstance(objects, dict):
@@ -131,6 +144,7 @@ def _compact(path: Path, content: dict[str, Any], image_name: str) -> Iterator[t
         )
     names = [_name(name, where) for name in categories]
     for image, numbers in objects.items():
+        # `type` instead of `isinstance` leaves out `true`, which is an int to Python; -1 would be the last category.
         known = isinstance(numbers, list) and all(type(at) is int and 0 <= at < len(names) for at in numbers)
         if not known:
             raise MalformedFile(
@@ -140,6 +154,7 @@ def _compact(path: Path, content: dict[str, Any], image_name: str) -> Iterator[t
 
 
 def _listed(entry: Any, where: str, image_name: str) -> tuple[str, list[str]]:
+    """Return the picture and the objects of one entry of a list."""
     objects = require(entry, "objects", where)
     if not isinstance(objects, list):
         raise MalformedFile(f"{where}: 'objects' must be a list of names")
@@ -148,7 +163,8 @@ def _listed(entry: Any, where: str, image_name: str) -> tuple[str, list[str]]:
 
 
 def _image(value: Any, image_name: str, where: str) -> str:
-    """A file name: texts as they are, numbers through the template."""
+    """Return the name of a picture: a text as it is, and a number put into the template."""
+    # Keys of JSON objects are always text, so that a number may come as digits.
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     if type(value) is not int:
@@ -162,8 +178,10 @@ def _image(value: Any, image_name: str, where: str) -> str:
 
 
 def _name(value: Any, where: str) -> str:
+    """Return the value itself if it is a name that UTF-8 can hold; otherwise raise `MalformedFile`."""
     if not isinstance(value, str) or not value.strip():
         raise MalformedFile(f"{where}: a name must be a text, not {json.dumps(value)[:40]}")
+    # JSON can escape one half of a surrogate pair ("\ud83d"). Such a name cannot be written to a file in UTF-8.
     try:
         value.encode()
     except UnicodeEncodeError as error:

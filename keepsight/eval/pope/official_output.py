@@ -1,11 +1,12 @@
-"""What each evaluator prints for the answers its rule has read, oddities included: for comparing with published figures.
+"""The figures that each evaluator prints for answers read by its own rule, for comparison with published figures.
 
-`pope.score.YesNoReport` counts alike whatever the rule. The evaluators do not, and where one departs it is only in:
+`pope.score.YesNoReport` counts in the same way for every rule. The evaluators do not; they depart from it as follows:
 
-- lmms-eval: its yes ratio counts the right answers instead of the predictions, and its recall leaves out the
-  answers it could not read.
-- lmms-eval and VLMEvalKit: a figure with nothing to divide by is 0. The others stop with an error; here None.
-- VCD's and VLMEvalKit's reports hold no count of true and false; VLMEvalKit's holds no yes ratio.
+- lmms-eval's yes ratio is that of the right answers instead of the model's, and its recall leaves out the answers that
+  it could not read.
+- lmms-eval and VLMEvalKit print 0 for a figure with nothing to divide by. The other scripts stop with an error, for which
+  the figure is None here.
+- The reports of VCD and VLMEvalKit hold no counts of true and false answers, and VLMEvalKit's holds no yes ratio.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ Figures = dict[str, float | None]
 
 
 def published(report: YesNoReport) -> Figures | None:
-    """The figures of the evaluator whose rule read the answers, as fractions in [0, 1].
+    """Return the figures that the evaluator whose rule read the answers would print, as fractions in [0, 1].
 
-    None for `strict`, `mme` and `beaf`, whose evaluators do not score POPE.
+    The result is None for `strict`, `mme` and `beaf`, which belong to no evaluator of POPE.
+
+    Raises:
+        UnknownParser: the report names a rule that does not exist.
     """
     parser = check_parser(report.parser).name
     if parser not in ("official", "opera", "vcd", "lmms_eval", "vlmevalkit"):
@@ -33,7 +37,8 @@ def published(report: YesNoReport) -> Figures | None:
         "yes_ratio": report.yes_ratio,
     }
     if parser in ("official", "opera", "vcd"):
-        # These scripts divide by precision + recall, and stop with a ZeroDivisionError where both are zero
+        # These scripts divide by precision + recall, and stop with a ZeroDivisionError where both are zero. One is zero only
+        # if there is no true positive, so that the other is zero or undefined then.
         stops = not report.precision or not report.recall
         return {**figures, "f1": None} if stops else figures
     counts = report.counts
@@ -41,8 +46,9 @@ def published(report: YesNoReport) -> Figures | None:
     if parser == "vlmevalkit":
         recall = report.recall or 0.0
         figures.pop("yes_ratio")
-    else:
+    else:  # lmms_eval
         recall = divide(counts.tp, counts.tp + counts.fn) or 0.0
         figures["yes_ratio"] = divide(counts.tp + counts.fn + counts.unparsed_yes, counts.n)
+    # Both scripts make F1 of precision and recall, which are 0 here where the report has none.
     harmonic = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return {**figures, "precision": precision, "recall": recall, "f1": harmonic}

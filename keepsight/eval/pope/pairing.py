@@ -1,4 +1,4 @@
-"""Which answer belongs to which question."""
+"""Match answers to their questions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from keepsight.eval.pope.score import Reply
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """Answers beside their questions.
+    """Answers matched to their questions.
 
     Attributes:
-        replies: for each split the answered questions, in the questions' order.
-        failed: for each split, questions which the model failed to answer; they are not scored.
-        missing: for each split, questions without an answer; always 0 unless `partial` was asked for.
+        replies: for each split, the answered questions in the order of the questions.
+        failed: for each split, the number of questions that the model failed to answer; they are not scored.
+        missing: for each split, the number of questions without an answer; always 0 without `partial`.
     """
 
     replies: Mapping[str, tuple[Reply, ...]]
@@ -43,16 +43,21 @@ def match_files(
     method: str | None = None,
     partial: bool = False,
 ) -> Joined:
-    """Read files of answers and of questions, and put every answer beside its question.
+    """Read files of answers and of questions, and match every answer to its question.
 
-    As many files of both are taken for pairs, in their order; one file of answers may belong to all questions.
-    Without questions, each line of the answers has to hold its own `image`, `question` and `label`.
+    Args:
+        answers: one file for each file of questions, in the same order, or one file that answers all questions.
+        questions: the files of questions. Without any, each line of the answers has to hold its own `image`, `question`
+            and `label`.
+        method: the method whose answers are kept, as in `read_answers`.
+        partial: whether questions may lack an answer, as in `join`. A split in which no question has an answer is then
+            left out of the replies.
 
-    `method` and `partial` are those of `read_answers` and `join`; with `partial`, a split that nothing answers
-    is left out of the replies.
-
-    Raises what `read_questions`, `read_answers` and `join` raise, `UnmatchedAnswers` where the numbers of files
-    fit neither way, `DuplicateQuestion` where two files hold one split, `EmptyFile` where all answers failed.
+    Raises:
+        UnmatchedAnswers: the numbers of files do not fit, or an answer and a question do not, as in `join`.
+        DuplicateQuestion: two files hold the same split, or a question or an answer comes twice.
+        EmptyFile: a file is empty, or all answers to a split failed.
+        MalformedFile: a file does not have the documented form.
     """
     if not questions:
         return _with_their_own_questions(answers, method=method)
@@ -63,6 +68,8 @@ def match_files(
         )
     asked = [read_questions(path, name) for path, name in zip(questions, split_names(questions), strict=True)]
     said = [read_answers(path, method=method) for path in answers]
+    # A single file of answers has to be matched to all questions at once: matched to one file of questions after the other,
+    # most of its answers would belong to no question.
     if len(said) == 1:
         asked = [[question for group in asked for question in group]]
     replies: dict[str, tuple[Reply, ...]] = {}
@@ -71,6 +78,7 @@ def match_files(
     for path, ask, say in zip(answers, asked, said, strict=True):
         joined = join(ask, say, source=str(path), partial=partial)
         for split, group in joined.replies.items():
+            # `failed` has an entry for every split seen before, while `replies` leaves out splits without answers.
             if split in failed:
                 raise DuplicateQuestion(
                     f"{path}: another file holds the split {split!r} as well: score them apart"
@@ -86,8 +94,10 @@ def match_files(
 
 
 def _with_their_own_questions(answers: Sequence[Path], *, method: str | None) -> Joined:
+    """Return the answers of files that also hold their questions and labels."""
     for path in answers:
-        read_answers(path, method=method)  # what is no file of answers at all is told as such
+        # Answers are read first, so that a file without answers is not reported to lack labels.
+        read_answers(path, method=method)
     try:
         for path in answers:
             read_questions(path)
@@ -99,9 +109,10 @@ def _with_their_own_questions(answers: Sequence[Path], *, method: str | None) ->
 
 
 def shared_questions(a: Joined, b: Joined) -> tuple[Joined, Joined]:
-    """Both without the questions that only one of them answered, so that they can be paired.
+    """Return both without the questions that only one of them answered, so that their scores can be paired.
 
-    Raises `UnmatchedAnswers` where a split has none that both answered.
+    Raises:
+        UnmatchedAnswers: a split has no question that both answered.
     """
     kept: list[dict[str, tuple[Reply, ...]]] = [{}, {}]
     for split in a.replies:
@@ -121,16 +132,21 @@ def shared_questions(a: Joined, b: Joined) -> tuple[Joined, Joined]:
 def join(
     questions: Sequence[Question], answers: Sequence[Said], *, source: str = "answers", partial: bool = False
 ) -> Joined:
-    """Put every answer beside its question.
+    """Match every answer to its question.
 
-    Answers without ids are matched in order. An answer that repeats its question or names its picture is held to
-    it, since POPE's splits share their ids and answers to one would pass for answers to another.
+    Answers without ids are matched by their order. An answer that repeats its question or names its picture has to repeat
+    or name the right one: POPE's splits share their ids, so that answers to one would pass for answers to another.
 
     Args:
-        source: what to call the answers in an error, such as their file.
-        partial: score what was answered, and count what was not; otherwise a question without an answer raises.
+        questions: the questions of one split or of several.
+        answers: the answers to them.
+        source: what an error calls the answers, such as their file.
+        partial: whether questions may lack an answer; they are then counted instead of raising.
 
-    Raises `UnmatchedAnswers` for an answer to no question or to another one, or a question without an answer.
+    Raises:
+        UnmatchedAnswers: an answer belongs to no question or to another one, or a question has no answer.
+        DuplicateQuestion: a question is answered twice.
+        MalformedFile: some answers have ids and others have none, or an answer has neither an id nor its question.
     """
     if any(said.question_id is None for said in answers):
         matched = _by_order(questions, answers, source)
@@ -165,6 +181,8 @@ def join(
 
 
 def _by_order(questions: Sequence[Question], answers: Sequence[Said], source: str) -> dict[int, Said]:
+    """Return the answers, which have no ids, by the numbers of their questions in the list."""
+    # An answer has to repeat its question at least, so that a file in another order is noticed.
     for said in answers:
         if said.question_id is not None or said.asked is None:
             raise MalformedFile(
@@ -178,9 +196,10 @@ def _by_order(questions: Sequence[Question], answers: Sequence[Said], source: st
 
 
 def _by_id(questions: Sequence[Question], answers: Sequence[Said]) -> dict[int, Said]:
+    """Return the answers, which have ids, by the numbers of their questions in the list."""
     places: dict[ImageId, list[int]] = {}
     for at, question in enumerate(questions):
-        # A run names a question of POPE's files "random/17"
+        # A run calls a question of POPE's files "random/17", because the numbers of the three files are the same.
         for name in (question.question_id, f"{question.split}/{question.question_id}"):
             places.setdefault(name, []).append(at)
     matched: dict[int, Said] = {}
@@ -203,16 +222,17 @@ def _by_id(questions: Sequence[Question], answers: Sequence[Said]) -> dict[int, 
     return matched
 
 
+# The published files of 2023 ask about "the imange" wherever they write "an".
 _TEMPLATE = re.compile(r"is there an? (.+?) in the im(?:a|an)ge\?")
 
 
 def asked_objects(text: str) -> set[str]:
-    """What POPE's questions in a text ask about: {"hot dog"} for "Is there a hot dog in the image?"."""
+    """Return the objects that POPE's questions in a text ask about: {"hot dog"} for "Is there a hot dog in the image?"."""
     return set(_TEMPLATE.findall(text.lower()))
 
 
 def _check_same(question: Question, said: Said) -> None:
-    """Raises `UnmatchedAnswers` if the line speaks of another picture or another object than the question."""
+    """Raise `UnmatchedAnswers` if an answer names another picture or another object than its question."""
     if said.image is not None and said.image != question.image:
         raise UnmatchedAnswers(
             f"{said.where}: answers about image {said.image!r}, but question {question.question_id!r} ({question.where}) is"
@@ -222,6 +242,7 @@ def _check_same(question: Question, said: Said) -> None:
         return
     wanted, asked = asked_objects(question.text), asked_objects(said.asked)
     if wanted and asked:
+        # The line may repeat a whole prompt, in which other questions stand as well.
         same = wanted <= asked
     else:  # another wording on one side or both
         same = all(name in said.asked.lower() for name in wanted or {question.text.lower().strip()})

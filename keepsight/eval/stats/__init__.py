@@ -1,1 +1,1 @@
-"""Bootstrap intervals and areas under curves."""
+"""Bootstrap confidence intervals and the area under the ROC curve."""

@@ -1,8 +1,8 @@
-"""How well a score tells invented words from supported ones: the area under the ROC curve, and the figures at a threshold.
+"""How well a score separates invented words from supported ones: the area under the ROC curve, and figures at a threshold.
 
-The area is the chance that a case drawn among the positives scores higher than one drawn among the negatives, a tie
-counting one half: 1 parts them perfectly, 0.5 is chance, 0 parts them perfectly the wrong way round. It is the rank
-statistic of Mann and Whitney, so only the order of the scores matters.
+The area is the probability that a case drawn from the positives scores higher than one drawn from the negatives, where a
+tie counts one half: 1 separates them perfectly, 0.5 is chance, and 0 separates them perfectly the wrong way round. The
+area is the rank statistic of Mann and Whitney, so that only the order of the scores matters.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Vector = NDArray[np.float64]
 
 
 class Detection(NamedTuple):
-    """The cases that a threshold flags, against the truth. Rates are fractions in [0, 1], None where nothing was counted.
+    """How the cases that a threshold flags compare with the truth. Rates are fractions in [0, 1], or None for no cases.
 
     Attributes:
         flagged: share of the cases that are flagged.
         precision: share of the flagged cases that are positive.
         recall: share of the positive cases that are flagged.
-        f1: their harmonic mean.
+        f1: harmonic mean of precision and recall.
     """
 
     flagged: float | None
@@ -38,14 +38,14 @@ class Detection(NamedTuple):
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float | None:
-    """Area under the ROC curve, in [0, 1]; None where all cases are of one class.
+    """Return the area under the ROC curve, in [0, 1]; None where all cases are of one class.
 
     Args:
-        scores: one number for each case, higher for "more likely positive"; infinities are ordered like numbers.
+        scores: one number for each case, higher for "more likely positive"; infinities count as lowest and highest.
         labels: whether each case is positive.
 
     Raises:
-        InvalidParameter: not two lists of one length, a NaN, or a label that is neither true nor false.
+        InvalidParameter: the lists differ in length, a score is NaN, or a label is neither true nor false.
 
     >>> auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
     0.75
@@ -66,17 +66,23 @@ def auroc_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval | None:
-    """Percentile bootstrap interval of ``auroc``: images are drawn with replacement, an image's cases stay together.
+    """Return the percentile bootstrap interval of ``auroc`` over images.
+
+    Images are drawn with replacement, and the cases of an image stay together, because they are not independent.
 
     Args:
-        images: the image of each case. An image without a case changes nothing and is not known here.
-        resamples: 0 gives None.
-        level: share of the resamples inside, in (0, 1).
+        scores, labels: as in ``auroc``.
+        images: the image of each case. Images without a case are not drawn and need not be known.
+        resamples: number of resamples; 0 gives None.
+        seed: seed of the draws.
+        level: share of the resamples inside the interval, in (0, 1).
 
-    A resample in which all cases are of one class has no area and is left out; None if that happens to all of them.
+    Returns:
+        The lower and the upper bound. A resample in which all cases are of one class has no area and is left out; the
+        result is None if no resample has an area.
 
     Raises:
-        InvalidParameter: as ``auroc``, and for a parameter out of range.
+        InvalidParameter: as ``auroc``, and for a parameter out of its range.
     """
     values, positive = _check(scores, labels)
     return percentile_interval(_resampled(values, positive, images, resamples, seed, level), level)
@@ -91,13 +97,15 @@ def paired_auroc(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """How much larger the area of ``after`` is than that of ``before``, for the same cases, with its 95 % interval.
+    """Return how much larger the area of ``after`` is than that of ``before``, with the 95 % interval of the difference.
 
-    Both areas are recomputed on the same resampled images. Arguments and errors are those of ``auroc_interval``.
+    Both are scores of the same cases, and both areas are recomputed on the same resampled images. The other arguments and
+    the errors are those of ``auroc_interval``.
     """
     first, second = auroc(before, labels), auroc(after, labels)
     if first is None or second is None:
         return Difference("auroc", None, None, None)
+    # One seed gives both sides the same draws, so that areas[1] - areas[0] is paired resample by resample.
     areas = [_resampled(*_check(scores, labels), images, resamples, seed, 0.95) for scores in (before, after)]
     return Difference("auroc", second - first, *(percentile_interval(areas[1] - areas[0]) or (None, None)))
 
@@ -110,22 +118,24 @@ def _resampled(
     seed: int,
     level: float,
 ) -> Vector:
-    """The area of every resample, NaN where it has none."""
+    """Return the area of every resample, (resamples,), with NaN where all cases are of one class."""
     if len(images) != values.size:
         raise InvalidParameter(f"{values.size} scores need as many images, not {len(images)}")
     if resamples < 0 or not 0 < level < 1:
         raise InvalidParameter(f"resamples={resamples} must be 0 or more, level={level} between 0 and 1")
-    if not values.size:
+    if not values.size:  # there is no image to draw, which `resample_counts` refuses
         return np.empty(0)
+    # Images are drawn, but areas are made of cases: each case is weighted with how often its image was drawn.
     place: dict[Hashable, int] = {}
     owner = np.array([place.setdefault(image, len(place)) for image in images])
     slice_size = max(1, 4_000_000 // values.size)  # at most 32 MB of weights at a time
     counts = resample_counts(len(place), resamples=resamples, seed=seed, slice_size=slice_size)
+    # NumPy joins no empty list, which is what 0 resamples would leave without the empty array.
     return np.concatenate([np.empty(0), *(_areas(values, positive, times[:, owner]) for times in counts)])
 
 
 def detect(scores: ArrayLike, labels: ArrayLike, threshold: float) -> Detection:
-    """What flagging every case that scores above ``threshold`` gives.
+    """Return the figures that flagging every case with a score above ``threshold`` gives.
 
     Raises:
         InvalidParameter: as ``auroc``.
@@ -142,12 +152,13 @@ def detect(scores: ArrayLike, labels: ArrayLike, threshold: float) -> Detection:
 
 
 def best_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
-    """The threshold of ``detect`` with the largest F1, halfway between two neighbouring scores; of equals the highest.
+    """Return the threshold for ``detect`` with the largest F1; among thresholds with equal F1, the highest.
 
-    It flags at least one case. Choose it on other data than it is reported on.
+    The threshold lies halfway between two neighbouring scores and flags at least one case. It has to be chosen on other
+    data than those on which its figures are reported.
 
     Raises:
-        EmptyFile: no case is positive, so that nothing can be found.
+        EmptyFile: no case is positive, so that every F1 would be zero or undefined.
         InvalidParameter: as ``auroc``, and for an infinite score.
     """
     values, positive = _check(scores, labels)
@@ -155,18 +166,23 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
         raise InvalidParameter("a score is infinite: there is no threshold beyond it")
     if not positive.any():
         raise EmptyFile("a threshold is chosen on positive and negative cases, and none is positive")
+    # The sums run from the end: entry k counts the cases at level k and above, which a threshold below level k flags.
     levels, group = np.unique(values, return_inverse=True)
     hits = np.bincount(group, weights=positive, minlength=levels.size)[::-1].cumsum()[::-1]
     marked = np.bincount(group, minlength=levels.size)[::-1].cumsum()[::-1]
     f1 = 2 * hits / (marked + positive.sum())
+    # `argmax` would take the lowest of several thresholds with the largest F1.
     at = int(np.flatnonzero(f1 == f1.max())[-1])
-    if at == 0:
+    if at == 0:  # all cases are flagged, and no score lies below the lowest one to be halfway from
         return float(np.nextafter(levels[0], -np.inf))
+    # Where no float lies between the two levels, halfway rounds to one of them, and where their difference overflows it is
+    # infinite. The lower level then does as well: a case is flagged only above the threshold.
     halfway = float(levels[at - 1] + (levels[at] - levels[at - 1]) / 2)
     return halfway if levels[at - 1] <= halfway < levels[at] else float(levels[at - 1])
 
 
 def _check(scores: Any, labels: Any) -> tuple[Vector, NDArray[np.bool_]]:
+    """Return scores and labels as arrays, or raise `InvalidParameter`."""
     values, given = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != given.shape:
         raise InvalidParameter(
@@ -174,6 +190,7 @@ def _check(scores: Any, labels: Any) -> tuple[Vector, NDArray[np.bool_]]:
         )
     if np.isnan(values).any():
         raise InvalidParameter("a score is NaN, which has no place in an order")
+    # `astype(bool)` makes a label of every value; comparing shows where the label was no 0, 1, True or False.
     positive = given.astype(bool)
     if given.size and not np.array_equal(given, positive):
         raise InvalidParameter("a label says whether a case is positive: true or false")
@@ -181,7 +198,8 @@ def _check(scores: Any, labels: Any) -> tuple[Vector, NDArray[np.bool_]]:
 
 
 def _areas(values: Vector, positive: NDArray[np.bool_], weights: Vector) -> Vector:
-    """The area for each row of ``weights`` ``(resamples, cases)``; NaN where a class has no weight."""
+    """Return the area for each row of ``weights`` (resamples, cases), with NaN where a class has no weight."""
+    # Equal scores form one group, of which only the weights matter: a tie between the classes counts one half.
     order = np.argsort(values, kind="stable")
     _, starts = np.unique(values[order], return_index=True)
     sorted_weights, is_positive = weights[:, order], positive[order]
