@@ -41,7 +41,7 @@ def combine(expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, sha
 
 @dataclass(frozen=True, kw_only=True)
 class Evenhanded(Method):
-    """Gist, with authors, venue, year, arXiv number and official code.
+    """Gist (Authors, Venue Year, arXiv 2601.00000; official code owner/repository).
 
     The formula, as it stands in the paper::
 
@@ -58,7 +58,7 @@ class Evenhanded(Method):
         NoImageTokens: the prompt holds no picture.
     """
 
-    paper: ClassVar[str] = "0000.00000"
+    paper: ClassVar[str] = "2601.00000"
     year: ClassVar[int] = 2026
     title: ClassVar[str] = "The title of the paper"
     gist: ClassVar[str] = "one line for people who choose a method"
