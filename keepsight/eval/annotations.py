@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import json
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from keepsight.errors import InputError
-from keepsight.eval.chair.captions import read_entries, read_image_id, read_text, require
+from keepsight.eval.chair.captions import read_entries, read_gzipped_text, read_image_id, require
 from keepsight.eval.chair.score import check_family, mentions
 from keepsight.eval.chair.vocabulary import COCO, Vocabulary
 from keepsight.eval.errors import EmptyFile, MalformedFile, MixedTruth, UnknownObject
@@ -85,7 +83,7 @@ class _Reader:
 
     def read(self, path: Path) -> None:
         """Add the objects of one file, whose content decides how it is read."""
-        text = _text(path)
+        text = read_gzipped_text(path)
         if not text.strip():
             raise EmptyFile(f"{path}: is empty")
         content = _whole(text, path)
@@ -231,16 +229,3 @@ def _whole(text: str, path: Path) -> Any:
         raise MalformedFile(f"{path}: is not JSON ({error.msg}, {place})") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise MalformedFile(f"{path}: is not JSON that can be read ({error})") from error
-
-
-def _text(path: Path) -> str:
-    """Return the text of a UTF-8 file, which is decompressed if its name ends in .gz."""
-    if path.suffix != ".gz":
-        return read_text(path)
-    try:
-        return gzip.decompress(path.read_bytes()).decode("utf-8-sig")
-    # Python reports a wrong header, a file that ends too soon and broken data as three unrelated exceptions.
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise MalformedFile(f"{path}: is not gzipped UTF-8 text") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

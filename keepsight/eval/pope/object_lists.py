@@ -6,14 +6,13 @@ and both matter here: the first objects of a picture are asked about, under the 
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keepsight.errors import InputError, InvalidParameter
-from keepsight.eval.chair.captions import parse_json, read_entries, read_text, require
+from keepsight.errors import InvalidParameter
+from keepsight.eval.chair.captions import parse_json, read_entries, read_gzipped_text, require
 from keepsight.eval.chair.score import mentions
 from keepsight.eval.errors import EmptyFile, MalformedFile
 from keepsight.eval.pope.build import Annotated
@@ -69,7 +68,7 @@ def read_pictures(
 
 def _read(path: Path, image_name: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each picture of a file with its objects, whatever the form of the file."""
-    text = _text(path)
+    text = read_gzipped_text(path)
     if not text.strip():
         raise EmptyFile(f"{path}: is empty")
     whole = _one_object(text, path)
@@ -95,18 +94,6 @@ def _one_object(text: str, path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise MalformedFile(f"{path}: is not JSON that can be read ({error})") from error
     return value if isinstance(value, dict) else None
-
-
-def _text(path: Path) -> str:
-    """Return the text of a UTF-8 file, which is decompressed if its name ends in .gz."""
-    if path.suffix != ".gz":
-        return read_text(path)
-    try:
-        return gzip.decompress(path.read_bytes()).decode("utf-8")
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise MalformedFile(f"{path}: is not gzipped UTF-8 text") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _coco(path: Path, content: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from pathlib import Path
@@ -212,6 +213,9 @@ def test_other_refusals(tmp_path: Path) -> None:
             read_pictures([path], image_name=template)
     packed = tmp_path / "o.json.gz"
     packed.write_bytes(b"not gzip")
+    with pytest.raises(MalformedFile, match="gzipped"):
+        read_pictures([packed])
+    packed.write_bytes(gzip.compress(b"[]" * 99)[:20] + b"broken in the middle")
     with pytest.raises(MalformedFile, match="gzipped"):
         read_pictures([packed])
 
