@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock, get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
 from keepsight.errors import ConcurrentUse, InputError, ProcessorReused, UnsupportedModel
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from keepsight.engines.hf.branch import Branch
-    from keepsight.engines.hf.fused_pass import FusedPass
     from keepsight.engines.hf.packing import PackedPass
     from keepsight.parts import Edit
     from keepsight.target import Target
@@ -36,6 +34,36 @@ _SAVED = (
     "batch", "known", "foreign", "cache", "announced", "announces", "single",
 )  # fmt: skip
 """What a pass with another prompt or other edits would change."""
+
+
+class SharedPasses(Protocol):
+    """What this file and ``patching`` need to know of passes that a model shares with its amateurs (``fused_pass``)."""
+
+    state: EditState
+
+    def enter_branch(self, branch: Any) -> Any:
+        """From now on passes are a branch's; returns what ``leave_branch`` takes."""
+
+    def leave_branch(self, before: Any) -> None:
+        """Undo ``enter_branch``."""
+
+    def alike(self, branch: Any) -> Any:
+        """A branch with the same prompt that shares passes already, else ``branch`` itself."""
+
+    def around_prepare_inputs(self, prepare: Any) -> Any:
+        """A wrapper around ``prepare_inputs_for_generation``."""
+
+    def around_decoder(self, forward: Any) -> Any:
+        """A wrapper around the decoder."""
+
+    def around_layer(self, index: int, forward: Any) -> Any:
+        """A wrapper around a decoder layer."""
+
+    def around_head(self, forward: Any) -> Any:
+        """A wrapper around the output projection."""
+
+    def around_image_features(self, encode: Any) -> Any:
+        """A wrapper around ``get_image_features``."""
 
 
 class EditState:
@@ -79,7 +107,7 @@ class EditState:
         """Whether the methods in place serve one generation only."""
         self.generated = False
         """Whether a generation has begun."""
-        self.fused: FusedPass | None = None
+        self.fused: SharedPasses | None = None
         self.packed: PackedPass | None = None
 
     def use(self, edits: Sequence[Edit]) -> None:
@@ -296,14 +324,14 @@ def check_free(model: PreTrainedModel, *, for_edits: bool = False) -> None:
         raise ConcurrentUse(_IN_USE)
 
 
-def fused_pass_of(model: PreTrainedModel) -> FusedPass | None:
+def fused_pass_of(model: PreTrainedModel) -> SharedPasses | None:
     """The shared passes over the model, if they are this thread's."""
     state = STATES.get(model)
     return state.fused if state is not None and state.thread == get_ident() else None
 
 
 @contextmanager
-def branch_forward(model: PreTrainedModel, branch: Branch | None) -> Iterator[None]:
+def branch_forward(model: PreTrainedModel, branch: Any) -> Iterator[None]:
     """Inside the block passes over the model are those of ``branch``, or of nobody who shares passes if it is None."""
     fused = fused_pass_of(model)
     if fused is None:

@@ -100,7 +100,7 @@ def fusing(target: Target, branch: Branch) -> Iterator[None]:
         return
     with ExitStack() as stack:
         fused = fused_pass_of(target.model)
-        if fused is None:
+        if not isinstance(fused, FusedPass):
             fused = FusedPass(target)
             if not stack.enter_context(sharing_passes(target, fused)):
                 yield  # another thread has this model: run apart

@@ -15,6 +15,7 @@ from keepsight.engines.hf.edit_state import (
     ATTENTION_PLACES,
     STATES,
     EditState,
+    SharedPasses,
     check_free,
     registered,
     registered_layers,
@@ -26,7 +27,6 @@ from keepsight.parts import PLACES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from keepsight.engines.hf.fused_pass import FusedPass
     from keepsight.parts import Edit
     from keepsight.target import Target
 
@@ -239,7 +239,7 @@ def editing(target: Target, *edits: Edit) -> Iterator[None]:
 
 
 @contextmanager
-def sharing_passes(target: Target, fused: FusedPass) -> Iterator[bool]:
+def sharing_passes(target: Target, fused: SharedPasses) -> Iterator[bool]:
     """Passes over the model are shared inside the block; yields False, and does nothing, if another thread has the model."""
     model: Any = target.model
     with ExitStack() as stack:
