@@ -40,8 +40,8 @@ def contrast(expert: Tensor, amateur: Tensor, *, strength: float) -> Tensor:
     >>> contrast(torch.tensor([[2.0, 1.5, -1.0]]), torch.tensor([[1.0, 2.0, -1.0]]), strength=1.0)
     tensor([[ 3.,  1., -1.]])
     """
-    # Strength 0 has to change nothing, bit for bit. The formula would not do so where the amateur has −inf, since 0 · −inf is
-    # not a number.
+    # Strength 0 has to change nothing, bit for bit. The formula would do otherwise where the amateur has −inf, since
+    # 0 · −inf is not a number.
     if strength == 0:
         return expert
     moved = (1 + strength) * expert - strength * amateur
