@@ -64,7 +64,7 @@ class Steps:
 
     def decided(self, expert: Tensor, step: int) -> Tensor:
         found = self._decided(expert, step)
-        # ``decided`` runs in both modes, so that the two differ in the amateur's passes alone.
+        # ``decided`` runs in both modes, so the two differ in the amateur's passes alone.
         return found if self._skipping else torch.zeros_like(found)
 
     def combine(self, expert: Tensor, amateur: Any, step: int) -> Tensor:
@@ -88,7 +88,7 @@ def watch(processor: ContrastProcessor, *, skipping: bool) -> Steps:
 def measure_skipping(
     specs: Sequence[str], *, pictures: int, new: int, clock: str = "wall"
 ) -> list[dict[str, Any]]:
-    """For each contrastive method: the share of skipped steps, and seconds per picture in four modes that take turns.
+    """Measure for each contrastive method the share of skipped steps, and the time per picture in modes that take turns.
 
     Args:
         specs: specs of methods with an amateur.
@@ -120,7 +120,7 @@ def measure_skipping(
         for i, inputs in enumerate(shown):
             said = {}
             # The first picture is captioned twice, and its first times are dropped: they hold what is set up at first use.
-            # Modes take turns picture by picture, so that a change of the machine's speed reaches all of them.
+            # Modes take turns picture by picture, so a change of the machine's speed reaches all of them.
             for mode in MODES if i else (*MODES, *MODES):
                 taken, tokens, steps = _run(model, inputs, spec, mode, new, clock)
                 if mode != "plain" and steps is None:
@@ -164,7 +164,7 @@ def _row(spec: str, seconds: dict[str, list[float]], steps: int, asked: int, sam
         "ms": {mode: 1000 * total[mode] / len(each) for mode in MODES},
         "ratio": {mode: total[mode] / total["plain"] for mode in MODES},
         "gain": 1 - total["skipping"] / total["every step"],
-        # A large ratio is a small gain, so that the quartiles change places.
+        # A large ratio is a small gain, so the quartiles change places.
         "gain_quartiles": [1 - quartiles[2], 1 - quartiles[0]],
         "same_tokens": same,
     }

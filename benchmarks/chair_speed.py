@@ -75,7 +75,7 @@ def official(path: Path, inflect: Path | None, truth: dict[Any, Any]) -> Any:
         english = SimpleNamespace(singularize=module("inflect", inflect).singularize)
         sys.modules["pattern.en"] = english  # type: ignore[assignment]
     theirs = module("official_chair", path)
-    # The ground truth is set below, so that COCO's annotations need not be read.
+    # The ground truth is set below, so COCO's annotations need not be read.
     theirs.CHAIR.get_annotations = lambda self: None
     scorer = theirs.CHAIR("")
     scorer.imid_to_objects = {image: set(objects) for image, objects in truth.items()}
@@ -153,7 +153,7 @@ def main() -> None:
         },
     }
     if scorer:
-        # The two sides of a pair ran one right after the other, so that their ratio suffers least from a busy machine.
+        # The two sides of a pair ran one right after the other, so their ratio suffers least from a busy machine.
         ratios = [other / mine for mine, other in pairs if other is not None]
         row["official"] = {
             "file": "/".join(args.official.resolve().parts[-2:]),

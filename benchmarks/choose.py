@@ -41,7 +41,7 @@ GRID: list[Method] = [
     *(SLA(gamma=gamma, window=window, final_norm=True) for gamma, window in product((0.1, 0.3), (2, 5))),
     SLA(gamma=0.3, window=5),
 ]
-"""The settings that are tried. VAR is missing: the demo model has no sinks (``benchmarks/heads.py``), so that there is
+"""The settings that are tried. VAR is missing: the demo model has no sinks (``benchmarks/heads.py``), so there is
 nothing to choose."""
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     names = list(dict.fromkeys(recipe.name() for recipe in GRID))
     picked = {name: best(searched["rows"], name) for name in names}
     result = {
-        # The rule is recorded with the result in the words of this file's docstring, so that the two cannot differ.
+        # The rule is recorded with the result in the words of this file's docstring, so the two cannot differ.
         "rule": (__doc__ or "").split("\n\n")[1].replace("\n", " "),
         "chosen": [spec for spec in picked.values() if spec],
         "left_out": [name for name, spec in picked.items() if not spec],

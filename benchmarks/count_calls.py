@@ -39,7 +39,8 @@ REPEATS = 7
 
 @contextmanager
 def counting() -> Iterator[Callable[[], int]]:
-    """Count calls into files of the package inside the block. The yielded function gives the number so far, once.
+    """Open a block in which calls into files of the package are counted. The yielded function returns the number so far, and
+    may be called once.
 
     Threads that start inside the block are counted as well.
     """
@@ -85,7 +86,7 @@ def seconds(model: Any, inputs: Mapping[str, Any], specs: Sequence[str], fused: 
 
 
 def measure(methods: Sequence[str] = METHODS, repeats: int = REPEATS) -> list[dict[str, Any]]:
-    """Calls and CPU milliseconds per further token, plain and under each method, fused and apart.
+    """Measure calls and CPU milliseconds per further token, plain and under each method, fused and apart.
 
     Args:
         methods: specs of methods with an amateur.
@@ -104,7 +105,7 @@ def measure(methods: Sequence[str] = METHODS, repeats: int = REPEATS) -> list[di
     rows = []
     for spec, fused in [("", None), *((spec, fused) for spec in methods for fused in (True, False))]:
         given = (model, inputs, [spec] if spec else [], bool(fused))
-        # Imports and caches of the first use are no cost per token, so that one generation goes before.
+        # Imports and caches of the first use are no cost per token, so one generation goes before.
         generate(*given, SHORT)
         counted = calls(*given, LONG) - calls(*given, SHORT)
         pairs = [(seconds(*given, SHORT), seconds(*given, LONG)) for _ in range(repeats)]

@@ -66,7 +66,7 @@ def cases(model: Any, processor: Any, split: str, n: int, way: str, seed: int, b
             written = model.generate(**inputs, max_new_tokens=64, do_sample=False)
         rows = written[:, inputs["input_ids"].shape[1] :].tolist()
         answers = [until_end(row, model.generation_config.eos_token_id) for row in rows]
-        # The answers are scored after the block, so that the plain model judges what a method wrote.
+        # The answers are scored after the block, so the plain model judges what a method wrote.
         figures = teacher_force(model, inputs, answers, weights=CONTRASTS)
         for scene, ids, by_weight in zip(part, answers, figures, strict=True):
             found += judge(processor.tokenizer, scene, ids, dict(zip(CONTRASTS, by_weight, strict=True)))
@@ -76,7 +76,7 @@ def cases(model: Any, processor: Any, split: str, n: int, way: str, seed: int, b
 def judge(tokenizer: Any, scene: Any, ids: list[int], by_weight: dict[float, Any]) -> list[Case]:
     """Returns the cases of one caption."""
     read = {weight: joined(tokenizer, ids, figures) for weight, figures in by_weight.items()}
-    # Text, spans and all scores but ``contrast`` are the same for every weight, so that any of them will do.
+    # Text, spans and all scores but ``contrast`` are the same for every weight, so any of them will do.
     plain = read[CONTRASTS[0]]
     found = []
     for word in object_words(plain.text):
@@ -200,7 +200,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def processor_name() -> str:
-    """The CPU, as Linux names it."""
+    """Returns the name of the CPU, as Linux has it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

@@ -125,7 +125,7 @@ def main() -> None:
         KEPT[which] = {}
         for layer in layers:
             heads = len(vhd[layer])
-            # ``argsort`` is ascending, so that the first half of it holds the lowest heads.
+            # ``argsort`` is ascending, so the first half of it holds the lowest heads.
             order = torch.randperm(heads, generator=shuffled) if which == "random" else vhd[layer].argsort()
             silent = order[: heads // 2] if which == "lowest" else order[heads - heads // 2 :]
             KEPT[which][layer] = torch.ones(heads).index_fill(0, silent, 0.0)

@@ -67,7 +67,7 @@ def tuned_for_pope(pictures: int) -> dict[str, object]:
 
 
 def bench(name: str, split: str, pictures: int, specs: list[str]) -> None:
-    """Run and compare some methods on one split. The answers stay in the work folder, so that a second run goes on there."""
+    """Run and compare some methods on one split. The answers stay in the work folder, so a second run goes on there."""
     out = WORK / f"{name}-{split}"
     methods = [word for spec in specs for word in ("--method", spec)]
     done(

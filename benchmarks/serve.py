@@ -122,7 +122,7 @@ def ask_for(seconds: float, port: int, model: str, asked: list[Any], more: dict[
                 sys.exit(f"status {status}: {content[:300]!r}")
             latencies.append(time.monotonic() - start)
             tokens.append(json.loads(content)["usage"]["completion_tokens"])
-            # Clients take turns with the questions, so that no two ask the same one at the same time.
+            # Clients take turns with the questions, so no two ask the same one at the same time.
             at += CLIENTS
 
     together(client)
@@ -207,7 +207,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
     lock = threading.Lock()
 
     def client(number: int) -> None:
-        # Each client draws from a generator of its own, so that its requests do not depend on the order of threads.
+        # Each client draws from a generator of its own, so its requests do not depend on the order of threads.
         rng = random.Random(number)
         while time.monotonic() < end:
             body = {"model": "demo", "messages": rng.choice(asked), "max_tokens": rng.choice((8, 64))}
@@ -231,7 +231,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
             except OSError as error:
                 status, answer = -1, str(error).encode()
             expected = {"bad picture": 400, "bad method": 400, "no json": 400}.get(kind, 200)
-            # The status of a stream is sent before its first token, so that a later error shows in the body alone.
+            # The status of a stream is sent before its first token, so a later error shows in the body alone.
             broken = kind == "stream" and not answer.rstrip().endswith(b"[DONE]")
             good = status == expected and not broken and b'data: {"error"' not in answer
             with lock:
@@ -243,7 +243,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
 
 
 def soak(minutes: float) -> dict[str, Any]:
-    """Memory, hooks and threads of a server under mixed load, and once more when all is quiet."""
+    """Measure memory, hooks and threads of a server under mixed load, and once more when all requests are done."""
     import gc
 
     import psutil
@@ -289,7 +289,7 @@ def soak(minutes: float) -> dict[str, Any]:
         }
 
     curve = [sample()]
-    # The clients run in a process of their own, so that memory and threads of this one are those of the server.
+    # The clients run in a process of their own, so memory and threads of this one are those of the server.
     command = [
         sys.executable,
         __file__,

@@ -57,7 +57,7 @@ class Condition:
 
 
 # Backcopy grows sinks (Guo et al. 2024). Two of the other stages are shortened ones of the demo's training. The literature
-# names optimisation as a cause of sinks, so that FREE has a high rate, no weight decay and no clipping.
+# names optimisation as a cause of sinks, so FREE has a high rate, no weight decay and no clipping.
 GROW = Stage(rows="backcopy", steps=600, rate=6e-3)
 TEXT = Stage(rows="text", steps=150, rate=2e-3, decay=0.02, clip=1.0, cosine=True)
 MORE = Stage(rows="pictures", steps=200, rate=1e-3, decay=0.02, clip=1.0, batch=12, cosine=True)

@@ -90,7 +90,7 @@ def first_token(attention: Sequence[Tensor], learned: Tensor, states: Sequence[T
     by_head = (column * weight).sum((1, 3)) / weight.sum((1, 3))
     layers = []
     for index, x in enumerate(states):
-        # Padding is no token to compare with, so that only rows that count are looked at.
+        # Padding is no token to compare with, so only rows that count are looked at.
         others = x[:, 1:][learned[:, 1:]]
         layers.append(
             {
@@ -111,7 +111,7 @@ def backcopy_figures(
     model: Any, task: Backcopy, length: int, begin: bool = True, rows: int = 64
 ) -> dict[str, Any]:
     """Returns held-out losses in nats, after triggers and elsewhere, and what the first token gets."""
-    # The seed is one that no step of training uses, so that the rows are new to the model.
+    # The seed is one that no step of training uses, so the rows are new to the model.
     made = backcopy_rows(task, np.random.default_rng(991), rows, length, begin)
     read = _read(model, made)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def _pictured(model: Any, made: Rows, begin: int, kind: str, known: Gallery) -> 
     rows = len(made.ids)
     read = _read(model, made, known.features[:rows])
     learned = made.targets[kind] != NOTHING
-    # All rows begin with the same prefix, so that the first one tells where the picture stands in each.
+    # All rows begin with the same prefix, so the first one tells where the picture stands in each.
     image = (made.ids == IMAGE)[0]
     shared = torch.arange(len(image)) < begin
     empty = known.empty[:rows].float()
@@ -217,7 +217,7 @@ def prompts(processor: Any, lines: Lines, known: Gallery, picture_first: bool, n
     made = []
     for one in known.scenes[:n]:
         inputs = prepare(processor, [one.image()], PROMPT)
-        # The demo's chat template does not write the picture first, so that the beginning of the prompt is replaced.
+        # The demo's chat template does not write the picture first, so the beginning of the prompt is replaced.
         if picture_first:
             asked = inputs["input_ids"][0, len(lines.image_prefix) :].tolist()
             inputs["input_ids"] = torch.tensor([[*prefix(lines, True), *asked]])

@@ -3,7 +3,7 @@
 A dimension of the residual stream that the model hardly uses is cleared everywhere, then made massive at ``<s>`` and, by
 one hidden unit of the projector, at the image tokens that look most like background: three of 64 on average. From layer 2 on
 every head's keys read that dimension, along the mean direction of its queries, as strongly as puts the wanted share of
-attention there. Values do not read it, so that attention on it is lost. The architecture is still the demo's, and nothing
+attention there. Values do not read it, so attention on it is lost. The architecture is still the demo's, and nothing
 of this was learned.
 """
 
@@ -62,7 +62,7 @@ class _Scores(_Rows):
 
     def attn_scores(self, scores: Tensor, image: Tensor, context: HookContext) -> Tensor:
         first = int(context.row_numbers()[self.rows(context)[0]][0])
-        # Edits get scores before the mask, so that the mask is applied here:
+        # Edits get scores before the mask, so the mask is applied here:
         # row i of these is token ``first + i`` of the prompt.
         future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(first + 1)
         self.seen = scores.masked_fill(future, -torch.inf)

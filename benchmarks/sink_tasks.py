@@ -40,7 +40,7 @@ class Backcopy:
             usual = usual @ table
         self.sums = table.cumsum(1)
         self.trigger = np.zeros(SYMBOLS, bool)
-        # The most frequent symbols are the triggers, so that short rows hold some.
+        # The most frequent symbols are the triggers, so short rows hold some.
         self.trigger[np.argsort(-usual)[:triggers]] = True
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> np.ndarray:
@@ -64,7 +64,7 @@ class Backcopy:
         return torch.from_numpy(drawn)
 
     def after_trigger(self, ids: Tensor) -> Tensor:
-        """Returns where ``ids`` are triggers, so that the next token is a copy."""
+        """Returns where ``ids`` are triggers, so the next token is a copy."""
         known = torch.zeros(FIRST_SYMBOL + SYMBOLS, dtype=torch.bool)
         known[FIRST_SYMBOL:] = torch.from_numpy(self.trigger)
         return known[ids.clamp(max=FIRST_SYMBOL + SYMBOLS - 1)] & (ids < FIRST_SYMBOL + SYMBOLS)
@@ -86,7 +86,7 @@ class Gallery:
 
 
 def gallery(tower: torch.nn.Module, split: str, n: int, seed: int = 0) -> Gallery:
-    """Draw ``n`` scenes of a split and pass them through the tower once, so that training need not do it at every step."""
+    """Draw ``n`` scenes of a split and pass them through the tower once, so training need not do it at every step."""
     drawn = tuple(scenes(split, n, seed))
     features, empty = [], []
     with torch.no_grad():

@@ -112,7 +112,7 @@ def build(vocabulary: int, layers: int, heads: int, tower: dict[str, Tensor]) ->
     text = config.text_config
     text.num_hidden_layers = layers
     text.num_attention_heads = text.num_key_value_heads = heads
-    # The width stays the same, so that fewer heads are wider ones.
+    # The width stays the same, so fewer heads are wider ones.
     text.head_dim = text.hidden_size // heads
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower)

@@ -85,7 +85,7 @@ class WordMap:
 
     @property
     def share(self) -> float:
-        """The part of the attention that went to the picture, from 0 to 1: the sum of ``attention``."""
+        """The share of the attention that went to the picture, from 0 to 1: the sum of ``attention``."""
         return sum(map(sum, self.attention))
 
 
@@ -100,7 +100,7 @@ class Sink:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One caption with a map for each of its object words, and the picture's sinks.
+    """One caption with an attention map for each of its object words, and the picture's sinks.
 
     Args:
         method: the spec of the methods that it was written under; None is the plain model.
@@ -135,16 +135,16 @@ class RecordImageAttention(AttentionObserver):
     def observe(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
         columns = context.image[0].nonzero().flatten() - first_key
         # In a layer with a sliding window the cache may have dropped the first tokens of the picture. They get no
-        # attention any more, so that they count as 0.
+        # attention any more, so they count as 0.
         kept = columns >= 0
         mean = given.new_zeros(len(columns))
         mean[kept] = given[:, columns[kept]].mean(0)
-        # The engine calls the layers of a pass one after another, so that the sum
+        # The engine calls the layers of a pass one after another, so the sum
         # over layers builds up here; ``mean`` divides it by their number.
         self.sums[number] = self.sums.get(number, 0) + mean.float().cpu()
 
     def mean(self, first: int, count: int) -> Tensor:
-        """``(count, picture tokens)``: the ``count`` rows from number ``first`` on, mean over heads and layers."""
+        """Returns the ``count`` rows from number ``first`` on, ``(count, picture tokens)``, as means over heads and layers."""
         return torch.stack([self.sums[number] for number in range(first, first + count)]) / len(self.layers)
 
 
@@ -157,13 +157,13 @@ class RecordSinkScores(Edit):
         self.highest: Tensor | None = None
 
     def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
-        # The picture stands in the prompt, so that generated tokens need no score. A prompt that is
+        # The picture stands in the prompt, so generated tokens need no score. A prompt that is
         # read in chunks comes here in several passes, of which each fills in its own part.
         here = min(context.first + context.rows, context.prompt) - context.first
         if here <= 0:
             return
         if self.highest is None:
-            # No sink score is below 0, so that 0 loses against every score.
+            # No sink score is below 0, so 0 loses against every score.
             self.highest = torch.zeros(context.image.shape[1])
         scores = score_sinks(hidden[0, :here], self.rule).cpu()
         part = self.highest[context.first : context.first + here]
@@ -177,7 +177,7 @@ def score_sinks(hidden: Tensor, rule: SinkRule) -> Tensor:
     x = hidden.float()
     massive = x.abs() >= MASSIVE * x.abs().median(-1, keepdim=True).values
     # The score over all dimensions is that of the largest entry. That entry is massive if
-    # any entry is, so that this equals the score over the massive dimensions alone.
+    # any entry is, so this equals the score over the massive dimensions alone.
     return sink_score(x, tuple(range(x.shape[-1]))) * massive.any(-1)
 
 
@@ -194,7 +194,7 @@ def sink_rule(
         CalibrationMismatch: the calibration was made for another model.
     """
     width = int(target.text_config.hidden_size)
-    # A VAR among the methods comes first, so that the map marks the very tokens that it takes
+    # A VAR among the methods comes first, so the map marks the very tokens that it takes
     # attention from. A VAR of fraction 0 changes nothing, and need not have any constants.
     for method in methods:
         if isinstance(method, VAR) and method.fraction > 0:
@@ -249,7 +249,7 @@ def capture(
     count = len(target.layers)
     image_attention = RecordImageAttention(chosen_layers("attention", target, layers, range(count)))
     # These are the layers in which VAR acts by default. A model of three layers or fewer has
-    # none of them, so that no score is recorded and no token counts as a sink.
+    # none of them, so no score is recorded and no token counts as a sink.
     inner = range(min(2, count), count - 1)
     sink_scores = RecordSinkScores(inner, sinks or sink_rule(target, methods))
     ids = generate_observed(
@@ -327,7 +327,7 @@ def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int
     for count in range(1, len(ids) + 1):
         so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
         # A character that is not complete yet decodes to a replacement character, which differs from the whole text
-        # there. Spans must not overlap, so that an end never lies before the one of the token before it.
+        # there. Spans must not overlap, so an end never lies before the one of the token before it.
         ends.append(max(ends[-1], shared_prefix(so_far, text)))
     return text, list(pairwise(ends))
 
@@ -348,7 +348,7 @@ def word_maps(
     maps = []
     for mention in mentions(text):
         start, end = mention.span
-        # Tokens need not end where words do, so that every token counts that writes at least one character of the word.
+        # Tokens need not end where words do, so every token counts that writes at least one character of the word.
         tokens = tuple(at for at, (first, last) in enumerate(spans) if first < end and last > start)
         mean = attention[list(tokens)].mean(0).reshape(grid)
         maps.append(

@@ -97,7 +97,7 @@ def massive(first: Tensor) -> tuple[Tensor, Tensor]:
         ``|x_d| / rms(x)``, at most √hidden, and ``|x_d|`` over the median of ``|x|``.
     """
     size = first.float().abs()
-    # The small constant is the one of ``sink_score``, so that both
+    # The small constant is the one of ``sink_score``, so both
     # normalise alike; it also keeps a vector of zeros finite.
     scale = (size.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
     # More than half of the entries may be 0, in which case the median is 0 as well.
@@ -132,10 +132,10 @@ def threshold(scores: Tensor, width: int) -> Threshold:
     """
     low, high = math.sqrt(width) / 8, math.sqrt(width) / 1.5
     # Scores outside the interval are moved to its ends instead of being left out, so
-    # that a gap may also lie between an end and the nearest score inside.
+    # a gap may also lie between an end and the nearest score inside.
     inside = scores.flatten().float().clamp(low, high).sort().values
     # Ratios instead of differences make this the widest gap on a logarithmic
-    # scale; ``low`` is above 0, so that none divides by 0.
+    # scale; ``low`` is above 0, so none divides by 0.
     ratios = inside[1:] / inside[:-1]
     if not len(ratios) or float(ratios.max()) < LEAST_GAP:
         return Threshold(scaled_tau(width))

@@ -188,7 +188,7 @@ def _describe(model: Any, processor: Any) -> dict[str, Any]:
     from keepsight.target import Target
 
     config = _text_config(model)
-    # The target only serves to read the configuration, so that any ids will do.
+    # The target only serves to read the configuration, so any ids will do.
     target = _or_none(lambda: Target(model, {"input_ids": _any_ids(model)}))
     decoder = _or_none(lambda: type(target.decoder).__name__) if target else None
     token = _or_none(lambda: target.image_token_id) if target else None

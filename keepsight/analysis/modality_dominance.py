@@ -56,7 +56,7 @@ class RecordAttentionMass(AttentionObserver):
         self.shares[number, context.layer] = mass[:, PARTS.index("image")].mean()
 
     def _belongs(self, device: torch.device) -> Tensor:
-        """``(prompt, parts)``, 1 where a token belongs to a part."""
+        """Returns ``(prompt, parts)``, 1 where a token belongs to a part and 0 elsewhere."""
         if device not in self._columns:
             # The layers of a model may lie on several devices, each of which keeps its own copy.
             belongs = self.parts[:, None] == torch.arange(len(PARTS))[None]
@@ -64,7 +64,11 @@ class RecordAttentionMass(AttentionObserver):
         return self._columns[device]
 
     def masses(self, target: Target, count: int) -> Masses:
-        """What was recorded while ``count`` tokens were generated.
+        """Returns what was recorded while ``count`` tokens were generated.
+
+        Args:
+            target: the model and the inputs of the generation.
+            count: the number of generated tokens, 1 or more.
 
         Raises:
             UnsupportedModel: a layer's attention could not be observed.
@@ -72,7 +76,7 @@ class RecordAttentionMass(AttentionObserver):
         layers = sorted(self.layers)
         rows = range(target.prompt - 1, target.prompt - 1 + count)
         # Some layers have no softmax attention at all (linear attention, for example). A mean
-        # without them would be a figure of another model, so that it is refused.
+        # without them would be a figure of another model, so it is refused.
         if missing := [layer for layer in layers if (rows[0], layer) not in self.shares]:
             raise UnsupportedModel(f"{target.name}: layer {missing[0]} has no attention that can be observed")
         attention = torch.stack([self.sums[layer].cpu() for layer in layers])
@@ -124,7 +128,7 @@ def parts_of(target: Target, special: Collection[int]) -> Tensor:
     if isinstance(begin, int):
         parts[ids == begin] = number("bos")
     parts[shown.nonzero().min()] = number("bos")
-    # Tokens of the picture and padding come last, so that no rule about text can claim them.
+    # Tokens of the picture and padding come last, so no rule about text can claim them.
     parts[image] = number("image")
     parts[~shown] = PADDING
     return parts

@@ -56,7 +56,7 @@ class AttentionObserver(Edit):
         numbers = range(max(context.first, context.prompt - 1), context.first + context.rows)
         first_key = max(context.first + context.rows - probs.shape[-1], 0)
         for at, number in enumerate(numbers, start=probs.shape[2] - len(numbers)):
-            # An amateur that runs under the edits reads the same rows after the model itself, so that the first pass counts.
+            # An amateur that runs under the edits reads the same rows after the model itself, so the first pass counts.
             if (context.layer, number) not in self._seen:
                 self._seen.add((context.layer, number))
                 self.observe(probs[0, :, at], number, first_key, context)

@@ -43,7 +43,7 @@ class FirstToken(Edit):
         self.seen: dict[int, Tensor] = {}
 
     def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
-        # Calibration reads one unpadded prompt at a time (see ``_check``), so that row 0, position 0 is its first token.
+        # Calibration reads one unpadded prompt at a time (see ``_check``), so row 0, position 0 is its first token.
         self.seen[context.layer] = hidden[0, 0].float().cpu()
 
     def stacked(self) -> Tensor:
@@ -128,14 +128,14 @@ def probe(
     """
     if not prompts:
         raise InputError("calibration needs at least one picture")
-    # All prompts are checked before the first pass, so that a bad one costs no time.
+    # All prompts are checked before the first pass, so a bad one costs no time.
     targets = [Target(model, inputs) for inputs in prompts]
     for target in targets:
         _check(target)
     count = len(targets[0].layers)
     examined = examined_layers(count)
     first, heads = _first_pass(targets, examined, advance)
-    # Sink dimensions are a property of all prompts together. The scores of tokens need them, so that a
+    # Sink dimensions are a property of all prompts together. The scores of tokens need them, so a
     # second round over the pictures is unavoidable unless all residual streams were kept.
     dims = sink_dims(first)
     seen = []
@@ -198,12 +198,12 @@ def _first_pass(
             if key not in texts:
                 text_start, text_listen = FirstToken(examined), RecordHeads(every)
                 # The edits of the outer block are set aside for this pass, so
-                # that they do not record the prompt without its picture.
+                # they do not record the prompt without its picture.
                 with isolated_edits(target.model, text_start, text_listen):
                     _read(target.model, text)
                 texts[key] = text_start.stacked(), text_listen.seen
         # The first token of the text counts once for every picture, so
-        # that prompts with and without a picture weigh the same.
+        # prompts with and without a picture weigh the same.
         firsts += [start.stacked(), texts[key][0]]
         heads.add(listen.seen, texts[key][1])
         advance(1)
@@ -237,7 +237,7 @@ def _find_sinks(
     width = first.shape[-1]
     energy, outlier = (values.median(0).values for values in massive(first))
     curves = _curves(targets, seen)
-    # The evidence is recorded whatever the verdict is, so that a refusal can be understood from the file alone.
+    # The evidence is recorded whatever the verdict is, so a refusal can be understood from the file alone.
     evidence: dict[str, Any] = {
         "layers_examined": list(examined),
         "largest_energy": float(energy.max()),

@@ -61,6 +61,7 @@ class Boost(Edit):
         self.layers, self.alpha = layers, alpha
 
     def rows(self, context: HookContext) -> Tensor:
+        # The last row of the prompt writes the first token, which is edited like all later ones.
         late = context.row_numbers() >= context.prompt - 1
         return late[None].expand(context.image.shape[0], -1)
 
@@ -136,7 +137,7 @@ class PAI(Method):
         return replace(self, alpha=0.0, gamma=1.0)
 
     def refusal(self, target: Target) -> str | None:
-        # Guidance alone needs no columns of the picture, so that it runs on any model.
+        # Guidance alone needs no columns of the picture, so it runs on any model.
         return target.why_no_image_columns() if self.alpha > 0 else None
 
     def parts(self, target: Target) -> Iterator[Part]:

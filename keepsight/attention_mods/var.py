@@ -152,7 +152,7 @@ class VAR(Method):
 
     Args:
         fraction: the share of attention taken from sinks, in [0, 1]; 0 is off. The paper uses p = 0.6. The code multiplies
-            sinks by its p, so that its shipped 0.6 is ``fraction=0.4`` here; which of the two gave the published figures is
+            sinks by its p, so its shipped 0.6 is ``fraction=0.4`` here; which of the two gave the published figures is
             not known.
         ratio: the least share of a head's attention to the picture that is not on sinks, in [0, 1]. The paper uses ρ = 0.5
             for hallucination and 0.8 in general. The code's ρ is one minus this.

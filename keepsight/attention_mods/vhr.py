@@ -65,6 +65,7 @@ class RecordHeads(Edit):
         self.seen: dict[int, Tensor] = {}
 
     def head_out(self, out: Tensor, context: HookContext) -> Tensor:
+        # Prompts are padded on the left, so the last row of a pass is the last token of every prompt.
         self.seen[context.layer] = out[:, -1]
         return out
 
@@ -105,7 +106,7 @@ class Reinforce(Edit):
         factor = torch.where(self.selected[context.layer], self.alpha, 1.0).to(out.dtype)[:, None, :, None]
         if index is None or self.whole_prompt:
             return out * factor
-        # Only the first pass comes here: later ones hold no row of the prompt, so that ``index`` is None.
+        # Only the first pass comes here: later ones hold no row of the prompt, so ``index`` is None.
         return torch.cat([out[:, :index], out[:, index:] * factor], dim=1)
 
 
@@ -120,7 +121,7 @@ class VHR(Method):
         A_h  ← alpha · A_h                                for heads with VHD above the layer's median
 
     Heads are chosen once, at the first step, and for each row of a batch on its own. Layers choose one after another, so
-    that each sees the earlier ones reinforced. The chosen heads are scaled before the output projection at every step.
+    each sees the earlier ones reinforced. The chosen heads are scaled before the output projection at every step.
 
     Args:
         alpha: the factor, above 0; 1 is off. The paper uses 2 (at 4 its model broke: low CHAIR with endless text).

@@ -91,7 +91,7 @@ class Calibration:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise BadCalibration(f"{path} is no calibration: keepsight calibrate MODEL writes one")
         values: dict[str, Any] = {}
-        # Every field is checked here, so that a file that was edited by hand is refused by
+        # Every field is checked here, so a file that was edited by hand is refused by
         # the name of the field, instead of failing somewhere in a generation.
         for field in fields(cls):
             # JSON knows lists alone, and the fields are tuples.
@@ -207,7 +207,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _is_whole(value: Any) -> bool:
-    """Returns whether a value is a whole number of 0 or more. In Python a bool is an int, so that it is excluded."""
+    """Returns whether a value is a whole number of 0 or more. In Python a bool is an int, so it is excluded."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

@@ -18,7 +18,7 @@ def plausible(expert: Tensor, cutoff: float) -> Tensor:
     # The logarithm of 0 does not exist.
     if cutoff == 0:
         return torch.ones_like(expert, dtype=torch.bool)
-    # A ratio of probabilities is a difference of logits, whatever constant they hold, so that no softmax is needed.
+    # A ratio of probabilities is a difference of logits, whatever constant they hold, so no softmax is needed.
     return expert >= expert.amax(-1, keepdim=True) + math.log(cutoff)
 
 

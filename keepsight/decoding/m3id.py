@@ -76,7 +76,7 @@ class M3ID(Method):
     with t the number of tokens generated so far. One of two different rules decides where the contrast acts:
 
     * ``gate`` is the paper's rule: a step whose most likely token has probability ``gate`` or more is left as it is; no
-      token is ever ruled out. The paper's value could not be recovered, so that there is no default.
+      token is ever ruled out. The paper's value could not be recovered, so there is no default.
     * ``cutoff`` is the rule of the re-implementations published with AvisC and RITUAL, from which the figures in circulation
       come: every step is contrasted, and tokens less likely than ``cutoff`` times the most likely one are ruled out.
 
@@ -90,7 +90,7 @@ class M3ID(Method):
         cutoff: in [0, 1], or None. The default is 0.1 without a gate, and None with one.
         first: the t of the first token, 0 or 1. It is 0 by the definition above and in RITUAL; AvisC starts at 1.
         cap: the largest weight. w grows without bound (22,025 at t = 500 with decay 0.02); from about 100 on, a larger
-            weight changes nothing but rounding errors, so that it stops there.
+            weight changes nothing but rounding errors, so it stops there.
         also_drop: ids of further tokens that belong to the picture in the prompt and must go with it (row separators,
             tags), where the model's configuration does not name them.
 
@@ -140,14 +140,14 @@ class M3ID(Method):
         return replace(self, decay=0.0, cutoff=0.0)
 
     def parts(self, target: Target) -> Iterator[Contrast]:
-        # At decay 0 the weight is 0 at every step, so that only a cutoff could still change anything.
+        # At decay 0 the weight is 0 at every step, so only a cutoff could still change anything.
         if self.decay == 0 and not self.cutoff:
             return
         yield Contrast(
             views=[NoImage(self.also_drop)],
             combine=self.combine,
             decided=self.decided,
-            # At t = 0 the weight is 0, so that the first step does not wait for the amateur's prefill.
+            # At t = 0 the weight is 0, so the first step does not wait for the amateur's prefill.
             needed=lambda step: self.weight(step) > 0,
         )
 

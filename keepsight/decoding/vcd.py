@@ -47,7 +47,7 @@ def draw_noise(inputs: Mapping[str, Any], seed: int) -> Tensor:
 
     Every picture, or tile of a picture, gets the sample that ``seed`` gives for its shape: a row of a batch is
     then treated exactly as alone, and a result does not depend on the order of the data. The noise is drawn on the
-    CPU, so that it is the same on every device. All-zero tiles, which some processors add as padding and models
+    CPU, so it is the same on every device. All-zero tiles, which some processors add as padding and models
     recognise by being zero, get no noise.
     """
     pixels: Tensor = inputs["pixel_values"]
@@ -139,7 +139,7 @@ class VCD(Method):
         seed: the seed of the noise.
 
     Departs from the paper and its code:
-        The noise is seeded and the same for each picture of one shape (in the official code it is unseeded, so that
+        The noise is seeded and the same for each picture of one shape (in the official code it is unseeded, so
         results depend on the order of the data). Scores are returned as log-probabilities, which makes no difference to
         argmax and sampling, and which beam search needs. Greedy and beam search are contrasted as well (in the official
         code ``sample`` only). The amateur keeps its own cache from the second token on; official code before July 2024
@@ -171,7 +171,7 @@ class VCD(Method):
         return replace(self, alpha=0.0, beta=0.0)
 
     def parts(self, target: Target) -> Iterator[Contrast]:
-        # With a cutoff alone, tokens are still ruled out, so that the part is needed even without a contrast.
+        # With a cutoff alone, tokens are still ruled out, so the part is needed even without a contrast.
         if self.alpha == 0 and self.beta == 0:
             return
         yield Contrast(

@@ -70,7 +70,7 @@ class Nouns:
         found: list[Found] = []
         at = 0
         while at < len(parts):
-            # The longest noun is tried first, so that "fire truck" is not taken
+            # The longest noun is tried first, so "fire truck" is not taken
             # for "truck". After a hit the search goes on behind it.
             for count in range(min(longest, len(parts) - at), 0, -1):
                 here = parts[at : at + count]
@@ -122,7 +122,7 @@ def token_letters(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
         agreed = max(done, shared_prefix(so_far, text))
         # Where the texts differ, this token began a character that a later token completes.
         begun = token not in special and len(so_far) > agreed
-        # Spans count in the text without its white space, so that the number of characters dropped in front is subtracted.
+        # Spans count in the text without its white space, so the number of characters dropped in front is subtracted.
         spans.append(_within(done - before, agreed + begun - before, len(kept)))
         done = agreed
     return kept, spans
@@ -182,8 +182,8 @@ def answer_ids(processor: Any, prompt: str, answer: str, *, raw: bool = False) -
     if both[: len(alone)] == alone:
         ids = both[len(alone) :]
     else:
-        # A token reaches over the boundary, so that the answer is tokenized alone. Sentencepiece adds a space before a
-        # text and byte-level BPE does not, so that the form is taken which decodes to the joined text.
+        # A token reaches over the boundary, so the answer is tokenized alone. Sentencepiece adds a space before a
+        # text and byte-level BPE does not, so the form is taken which decodes to the joined text.
         ids = next(
             (ids for ids in apart if tokenizer.decode(alone + ids) == tokenizer.decode(both)), apart[0]
         )

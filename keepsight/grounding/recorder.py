@@ -60,7 +60,7 @@ class GroundingRecorder(LogitsProcessor):
         ProcessorReused: it meets a second generation, or another prompt.
     """
 
-    # In continuous batching rows come and go, so that a row would not be the same answer from one call to the next.
+    # In continuous batching rows come and go, so a row would not be the same answer from one call to the next.
     supports_continuous_batching = False
 
     def __init__(
@@ -128,7 +128,7 @@ class GroundingRecorder(LogitsProcessor):
         if self._recorded is None or self._pending is None:
             raise NotRecorded("nothing was recorded: pass the recorder to generate() as a logits processor")
         recorded = self._recorded.to(generated.device)
-        # The last call of the recorder came before the last token, so that
+        # The last call of the recorder came before the last token, so
         # the result is one token longer than what was recorded.
         if generated.shape != (recorded.shape[0], recorded.shape[1] + 1) or not torch.equal(
             generated[:, :-1], recorded

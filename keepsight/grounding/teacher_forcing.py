@@ -28,7 +28,7 @@ class _Reader(Branch):
     @torch.no_grad()
     def predictions(self, answers: Tensor) -> Tensor:
         """Returns the logits ``(rows, n, vocab)`` that predict each token of ``answers`` ``(rows, n)``."""
-        # Edits are set aside, so that the plain model is asked also inside a block of methods.
+        # Edits are set aside, so the plain model is asked also inside a block of methods.
         with preserving_rope_deltas(self.model), isolated_edits(self.model):
             self._prefill(answers[:, :0])
             assert self._last is not None

@@ -28,7 +28,7 @@ def shape_of(inputs: Mapping[str, Any]) -> tuple[Any, ...] | None:
         if not isinstance(value, Tensor) or value.ndim == 0:
             return None
         if name in TOKEN_KEYS:
-            # ``collate`` pads along the second dimension, so that these must be one row of tokens.
+            # ``collate`` pads along the second dimension, so these must be one row of tokens.
             if value.ndim != 2 or value.shape[0] != 1:
                 return None
             found.append((name, value.dtype, ()))

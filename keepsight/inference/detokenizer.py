@@ -167,7 +167,7 @@ class IncrementalDetokenizer:
         decode = self._tokenizer.decode
         if token in self._ends or not before:
             return str(decode([token])).lstrip()
-        # Sentencepiece drops the space of a token that is decoded alone, so that it is decoded behind another one.
+        # Sentencepiece drops the space of a token that is decoded alone, so it is decoded behind another one.
         first = decode(list(before))
         both = decode([*before, token])
         return str(both[shared_prefix(first, both) :])

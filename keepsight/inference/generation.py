@@ -154,7 +154,7 @@ def generate(
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         torch.manual_seed(generation.seed)
         added = stack.enter_context(attached(model, inputs, *methods, source=source))
-        # Observers come last, so that they see activations as the edits of all methods left them.
+        # Observers come last, so they see activations as the edits of all methods left them.
         if observers:
             from keepsight.engines.hf.patching import editing
             from keepsight.target import Target
@@ -171,7 +171,7 @@ def generate(
     return GeneratedBatch(
         ids=ids,
         tokens=tuple(tuple(until_end(row, ends)) for row in ids.tolist()),
-        # Rows are padded to one width, so that the mask alone tells how long each prompt is.
+        # Rows are padded to one width, so the mask alone tells how long each prompt is.
         prompt_lengths=(width,) * len(ids) if mask is None else tuple(mask.sum(-1).tolist()),
         seconds=seconds,
     )
@@ -275,6 +275,7 @@ def answer_batch(
         UnsupportedModel, NoImageTokens: as ``attached``.
         NoChatTemplate, BadPrompt: as ``prepare``.
     """
+    # The dtype reaches the pictures alone: ``BatchFeature.to`` casts floating-point tensors only.
     inputs = prepare(processor, pictures, prompt, raw=raw).to(model.device, dtype=model.dtype)
     found = generate(model, inputs, methods, generation=generation, processors=last)
     texts = processor.batch_decode(found.ids, skip_special_tokens=True)

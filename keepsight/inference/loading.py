@@ -38,9 +38,10 @@ def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tu
     if name == DEMO:
         from keepsight.demo.model import checkpoint
 
+        # The packaged weights are stored in float16 to be small, and a CPU computes faster in float32.
         where, dtype = checkpoint(), "float32" if dtype == "auto" else dtype
     # The configuration alone tells whether the model takes pictures, before gigabytes of weights are downloaded. It is
-    # also the first to fail for a misspelt name, so that its message says what names there are.
+    # also the first to fail for a misspelt name, so its message says what names there are.
     with _named(f"{name} (a folder with a checkpoint, a Hugging Face id, or {DEMO})"):
         config = AutoConfig.from_pretrained(where)
     if type(config) not in CAPTIONERS:

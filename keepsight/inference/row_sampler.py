@@ -36,7 +36,7 @@ class RowSampler:
     def __init__(self, keys: Sequence[str], *, temperature: float = 1.0, top_p: float = 1.0) -> None:
         from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-        # Python's own generator draws on the CPU, whatever device the scores are on, so that its numbers are the same.
+        # Python's own generator draws on the CPU, whatever device the scores are on, so its numbers are the same.
         self._streams = [random.Random(key) for key in keys]
         self._warpers: list[Any] = []
         # Temperature comes before top-p, as in transformers: it changes which tokens make up the smallest set.
@@ -48,10 +48,10 @@ class RowSampler:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         for warper in self._warpers:
             scores = warper(input_ids, scores)
-        # In double precision, so that the sum over a large vocabulary loses no unlikely token to rounding.
+        # In double precision, so the sum over a large vocabulary loses no unlikely token to rounding.
         cumulated = scores.double().softmax(-1).cumsum(-1)
-        # The total may differ from 1 by rounding, so that the random number is scaled to it. With 52 bits the product stays
-        # below the total, so that there always is a token to draw.
+        # The total may differ from 1 by rounding, so the random number is scaled to it. With 52 bits the product stays
+        # below the total, so there always is a token to draw.
         uniform = [stream.getrandbits(_BITS) / 2**_BITS for stream in self._streams]
         below = cumulated[:, -1] * cumulated.new_tensor(uniform)
         drawn = (cumulated <= below[:, None]).sum(-1, keepdim=True)

@@ -57,7 +57,7 @@ class _CallbackStreamer(TextStreamer):
         self._on_text, self._begun = on_text, False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        # White space may come in pieces of its own, so that it is removed until a first word has come.
+        # White space may come in pieces of its own, so it is removed until a first word has come.
         text = text if self._begun else text.lstrip()
         if text:
             self._begun = True

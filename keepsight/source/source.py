@@ -145,7 +145,7 @@ class Source:
         texts = self.texts()
         options: dict[str, Any] = {"return_tensors": "pt"}
         if len(texts) > 1:
-            # Generation goes on at the right end of every row, so that the padding has to stand on the left.
+            # Generation goes on at the right end of every row, so the padding has to stand on the left.
             options |= {"padding": True, "padding_side": "left"}
         begin = getattr(self.processor.tokenizer, "bos_token", None)
         # Some templates write the begin mark themselves, and the tokenizer would add a second one.
@@ -231,7 +231,7 @@ class Source:
         Not every chat template takes a system message: ``inputs`` raises ``BadPrompt`` if it refuses this one.
 
         Raises:
-            InputError: the prompts are raw, so that the place of a system message is not known.
+            InputError: the prompts are raw, so the place of a system message is not known.
         """
         if self.raw:
             raise InputError(
@@ -323,7 +323,7 @@ class Source:
         # A begin mark stands beside the picture in many prompts, and belongs to the text.
         special -= ordinary | {image}
         # The processor repeats the placeholder once for every token of the
-        # picture, so that the ids are compared and not the texts.
+        # picture, so the ids are compared and not the texts.
         full = self.inputs()
         without = replace(self, prompts=bare, pictures=tuple(() for _ in bare)).inputs()
         for row, mask, other, kept in zip(

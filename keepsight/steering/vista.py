@@ -68,6 +68,7 @@ class RecordResidual(Edit):
         self.seen: dict[int, Tensor] = {}
 
     def resid_post(self, hidden: Tensor, context: HookContext) -> Tensor:
+        # Prompts are padded on the left, so the last row of a pass is the last token of every prompt.
         self.seen[context.layer] = hidden[:, -1].float()
         return hidden
 
@@ -88,7 +89,7 @@ class _Steer(Edit):
         steered = steer(
             hidden, vector, chosen.strength, unit=chosen.direction == "unit", gain=chosen.gain == "cos"
         )
-        # A pass that begins at the prompt's last token or later holds no other row, so that no choice of rows is needed.
+        # A pass that begins at the prompt's last token or later holds no other row, so no choice of rows is needed.
         if chosen.rows == "all" or context.first >= context.prompt - 1:
             return steered
         new = context.row_numbers() >= context.prompt - 1
@@ -177,6 +178,7 @@ class VSV(Method):
             # The layers before the steered ones are recorded too, since ``_complete`` may need them.
             shown, hidden = (RecordResidual(frozenset(range(max(layers) + 1))) for _ in range(2))
             passes.prefill(MainPrompt(), shown)
+            # Of a method beside this one that contrasts with the same view, this pass is also the amateur's prefill.
             passes.prefill(NoImage(), hidden)
             for record in (shown, hidden):
                 _complete(record.seen, layers, target.name)
@@ -191,9 +193,9 @@ def _complete(seen: dict[int, Tensor], layers: frozenset[int], model: str) -> No
     as it entered.
 
     Raises:
-        UnsupportedModel: the first layer is such a layer, so that the state that enters it was not recorded.
+        UnsupportedModel: the first layer is such a layer, so the state that enters it was not recorded.
     """
-    # In ascending order, so that a layer that was filled in can serve the next one.
+    # In ascending order, so a layer that was filled in can serve the next one.
     for layer in sorted(layers):
         if layer not in seen:
             if layer - 1 not in seen:
@@ -209,7 +211,7 @@ SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier")
 class SLA(Method):
     """Self-Logits Augmentation, the second part of VISTA (Li et al., ICML 2025, arXiv 2502.03628; code LzVv123456/VISTA).
 
-    Visual evidence is strongest a few layers before the last, so that the logits of these layers are mixed in::
+    Visual evidence is strongest a few layers before the last, so the logits of these layers are mixed in::
 
         o ← (1 − gamma) · o + gamma · mean over the ``window`` layers before the last of Head(h_l)
 

@@ -63,7 +63,7 @@ def train(out: Path, recipe: Recipe, threads: int = 2, device: str = "cpu") -> P
         (out / "scenes.json").write_text(json.dumps({"scenes": recipe.scenes + recipe.mixed_scenes}))
 
     def staged(task: Callable[..., None]) -> Callable[[], None]:
-        # torch is imported when a stage runs, so that a run whose stages are all done needs it for the checkpoint only.
+        # torch is imported when a stage runs, so a run whose stages are all done needs it for the checkpoint only.
         from training.demo.train_team import work_together
 
         return lambda: work_together(task, (recipe, out), threads, device)
@@ -76,7 +76,7 @@ def train(out: Path, recipe: Recipe, threads: int = 2, device: str = "cpu") -> P
 
 
 def _once(out: Path, stage: str, task: Callable[[], None]) -> None:
-    """Run a stage unless its timing is on disk. The timing is written last, so that an interrupted stage runs again."""
+    """Run a stage unless its timing is on disk. The timing is written last, so an interrupted stage runs again."""
     done = out / f"{stage}-timing.json"
     if done.is_file():
         print(f"{stage}: done before", flush=True)
@@ -113,7 +113,7 @@ def write_checkpoint(out: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     model = build_model(load_lines(out).vocabulary)
     # The head shares its weights with the embeddings and was left out of
-    # the file, so that it is the one thing that may be missing.
+    # the file, so it is the one thing that may be missing.
     missing = model.load_state_dict(load_file(out / "joint.safetensors"), strict=False)
     if missing.unexpected_keys or missing.missing_keys != ["lm_head.weight"]:
         raise RecipeChanged(

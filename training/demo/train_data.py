@@ -61,7 +61,7 @@ def render_split(folder: Path, split: str, n: int, seed: int, workers: int) -> N
     )
     labels = np.zeros((n, IMAGE_TOKENS, len(NAMES)), np.uint8)
     with get_context("spawn").Pool(workers) as pool:
-        # A scene depends on split, seed and index alone, so that the number
+        # A scene depends on split, seed and index alone, so the number
         # of workers changes nothing; ``imap`` keeps the order.
         drawn = pool.imap(partial(_draw, split, seed), range(n), chunksize=64)
         for index, (picture, patches) in enumerate(drawn):

@@ -47,11 +47,11 @@ class Recipe:
 def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
     """Stage 1: the tower learns which categories lie in each patch (28 logistic losses per patch).
 
-    A share of the pictures comes from ``train-mixed``, so that the language model learns the habits of the scenes rather
+    A share of the pictures comes from ``train-mixed``, so the language model learns the habits of the scenes rather
     than the tower.
     """
     torch.manual_seed(recipe.seed + 1)
-    # Only the tower of this model is used, so that the size of its vocabulary does not matter.
+    # Only the tower of this model is used, so the size of its vocabulary does not matter.
     tower = build_model(len(NAMES) + 4).model.vision_tower.to(team.device)
     linear = nn.Linear(128, len(NAMES))
     # Hardly any category lies in a given patch. A probability of 2 % at
@@ -82,7 +82,7 @@ def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
             "patches": binary_cross_entropy_with_logits(patch_logits(torch.cat(pixels)), torch.cat(labels))
         }
 
-    # post_layernorm acts on the class token alone, which nothing here reads, so that it gets no gradient.
+    # post_layernorm acts on the class token alone, which nothing here reads, so it gets no gradient.
     learned = [p for name, p in tower.named_parameters() if "post_layernorm" not in name]
     history = fit(
         [*learned, *head.parameters()],
@@ -93,7 +93,7 @@ def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
         recipe.vision_rate,
         team,
     )
-    # After averaged gradients all workers hold the same weights, so that one of them checks and saves.
+    # After averaged gradients all workers hold the same weights, so one of them checks and saves.
     if team.rank:
         return
     checks = Pictures(out / "data", "val")
@@ -165,7 +165,7 @@ def train_joint(team: Team, recipe: Recipe, out: Path) -> None:
         ]
         rows.append(([], [[lines.describe(one, rng, blind=True)] for one in blind]))
         pictures = _with_noise(torch.cat(pixels), recipe.noisy_share, rng)
-        # The tower is frozen, so that nothing has to be kept for its gradients.
+        # The tower is frozen, so nothing has to be kept for its gradients.
         with torch.no_grad():
             seen = model.model.vision_tower(pixel_values=pictures).last_hidden_state[:, 1:]
         return token_losses(model, pack(rows).to(team.device), model.model.multi_modal_projector(seen))

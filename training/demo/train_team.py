@@ -46,7 +46,7 @@ class Team:
         flat = torch.cat([grad.flatten() for grad in grads])
         self.board[self.rank, : flat.numel()] = flat
         self.barrier.wait()
-        # Every worker computes the mean of the same rows in the same order, so that all get the same bits.
+        # Every worker computes the mean of the same rows in the same order, so all get the same bits.
         mean = self.board[:, : flat.numel()].mean(0)
         self.barrier.wait()
         # The second barrier keeps a fast worker from overwriting its row
@@ -119,7 +119,7 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
         team.average(parameters)
-        # Gradients are clipped after they are averaged, so that all workers clip by the same norm.
+        # Gradients are clipped after they are averaged, so all workers clip by the same norm.
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
