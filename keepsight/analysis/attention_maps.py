@@ -144,7 +144,7 @@ class RecordImageAttention(AttentionObserver):
         self.sums[number] = self.sums.get(number, 0) + mean.float().cpu()
 
     def mean(self, first: int, count: int) -> Tensor:
-        """Returns the ``count`` rows from number ``first`` on, ``(count, picture tokens)``, as means over heads and layers."""
+        """Returns ``count`` rows from number ``first`` on, ``(count, picture tokens)``, as means over heads and layers."""
         return torch.stack([self.sums[number] for number in range(first, first + count)]) / len(self.layers)
 
 

@@ -61,7 +61,7 @@ class Boost(Edit):
         self.layers, self.alpha = layers, alpha
 
     def rows(self, context: HookContext) -> Tensor:
-        # The last row of the prompt writes the first token, which is edited like all later ones.
+        # The last row of the prompt predicts the first token, which is edited like all later ones.
         late = context.row_numbers() >= context.prompt - 1
         return late[None].expand(context.image.shape[0], -1)
 

@@ -63,7 +63,6 @@ def train(out: Path, recipe: Recipe, threads: int = 2, device: str = "cpu") -> P
         (out / "scenes.json").write_text(json.dumps({"scenes": recipe.scenes + recipe.mixed_scenes}))
 
     def staged(task: Callable[..., None]) -> Callable[[], None]:
-        # torch is imported when a stage runs, so a run whose stages are all done needs it for the checkpoint only.
         from training.demo.train_team import work_together
 
         return lambda: work_together(task, (recipe, out), threads, device)
