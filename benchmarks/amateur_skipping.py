@@ -28,6 +28,7 @@ from keepsight.errors import InputError
 from keepsight.experiments.latency.measure import CLOCKS, Clock
 
 Mode = Literal["plain", "every step", "skipping", "fused"]
+"""No method; an amateur that runs at every step; one that skips decided steps; one that shares the model's passes."""
 MODES: tuple[Mode, ...] = ("plain", "every step", "skipping", "fused")
 METHODS = (
     "vcd", "vcd:beta=0.02,noise_step=999", "m3id", "m3id:decay=0.07,cutoff=0.02", "m3id:gate=0.9", "m3id:gate=0.5", "pai",
@@ -56,11 +57,14 @@ class Steps:
 
     def needed(self, step: int) -> bool:
         needed = self._needed(step)
+        # The processor asks ``needed`` at every step, ``decided`` only where the amateur's scores are needed and not at
+        # hand, and calls ``combine`` at every step.
         self.steps += needed
         return needed
 
     def decided(self, expert: Tensor, step: int) -> Tensor:
         found = self._decided(expert, step)
+        # ``decided`` runs in both modes, so the two differ in the amateur's passes alone.
         return found if self._skipping else torch.zeros_like(found)
 
     def combine(self, expert: Tensor, amateur: Any, step: int) -> Tensor:
@@ -84,7 +88,7 @@ def watch(processor: ContrastProcessor, *, skipping: bool) -> Steps:
 def measure_skipping(
     specs: Sequence[str], *, pictures: int, new: int, clock: str = "wall"
 ) -> list[dict[str, Any]]:
-    """For each contrastive method: the share of skipped steps, and seconds per picture in four modes that take turns.
+    """Measure for each contrastive method the share of skipped steps, and the time per picture in modes that take turns.
 
     Args:
         specs: specs of methods with an amateur.
@@ -115,7 +119,8 @@ def measure_skipping(
         same = True
         for i, inputs in enumerate(shown):
             said = {}
-            # The first picture is captioned twice, and its first times are dropped: they hold what is set up at first use
+            # The first picture is captioned twice, and its first times are dropped: they hold what is set up at first use.
+            # Modes take turns picture by picture, so a change of the machine's speed reaches all of them.
             for mode in MODES if i else (*MODES, *MODES):
                 taken, tokens, steps = _run(model, inputs, spec, mode, new, clock)
                 if mode != "plain" and steps is None:
@@ -134,7 +139,9 @@ def measure_skipping(
 def _run(
     model: Any, inputs: Any, spec: str, mode: Mode, new: int, clock: str
 ) -> tuple[float, list[int], Steps | None]:
+    """Returns the seconds of one caption, its tokens, and what was counted; None without an amateur."""
     steps = None
+    # The clock starts before the block is entered, since setting up a method is part of its cost.
     timer = Clock(inputs["input_ids"].device, clock)
     with attached(model, inputs, *([] if mode == "plain" else [spec]), fused=mode == "fused") as processors:
         for processor in processors:
@@ -145,6 +152,7 @@ def _run(
 
 
 def _row(spec: str, seconds: dict[str, list[float]], steps: int, asked: int, same: bool) -> dict[str, Any]:
+    """Returns the figures of one method, as ``measure_skipping`` documents them."""
     each = [skip / every for skip, every in zip(seconds["skipping"], seconds["every step"], strict=True)]
     quartiles = statistics.quantiles(each, n=4) if len(each) > 1 else [each[0]] * 3
     total = {mode: sum(values) for mode, values in seconds.items()}
@@ -156,19 +164,20 @@ def _row(spec: str, seconds: dict[str, list[float]], steps: int, asked: int, sam
         "ms": {mode: 1000 * total[mode] / len(each) for mode in MODES},
         "ratio": {mode: total[mode] / total["plain"] for mode in MODES},
         "gain": 1 - total["skipping"] / total["every step"],
+        # A large ratio is a small gain, so the quartiles change places.
         "gain_quartiles": [1 - quartiles[2], 1 - quartiles[0]],
         "same_tokens": same,
     }
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result of a run as a Markdown table, with a sentence on how it was measured."""
+    """Returns the result of a run as a Markdown table, with a sentence on how it was measured."""
     lines = [HEADINGS, ["---"] * len(HEADINGS), *map(cells, result["skipping"])]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", facts(result)]) + "\n"
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """One row of the table."""
+    """Returns one row of the table."""
     ratio, (low, high) = row["ratio"], row["gain_quartiles"]
     skipped = "–" if row["skipped"] is None else f"{100 * row['skipped']:.1f} % of {row['steps']}"
     return [
@@ -179,7 +188,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def facts(result: Mapping[str, Any]) -> str:
-    """How the table was measured, in a sentence."""
+    """Returns a sentence that says how the table was measured."""
     machine, versions, settings = result["hardware"], result["versions"], result["settings"]
     clock = "CPU seconds of the process" if settings["clock"] == "cpu" else "wall time"
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"

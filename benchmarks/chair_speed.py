@@ -40,18 +40,20 @@ from keepsight.eval.chair.captions import read_captions
 
 
 def forget() -> None:
-    """Drop what a process that scores captions has learnt of words."""
+    """Clear the caches in which a process that scores captions keeps what it worked out about words."""
     for remembered in (tokens._cut, singular.singularize, wordnet._tools):
         remembered.cache_clear()
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Returns the CPU seconds of a call, and its result."""
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
 
 
 def module(name: str, path: Path) -> ModuleType:
+    """Returns a Python file as a module, without its folder on the path."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         sys.exit(f"error: {path} is no Python file")
@@ -61,8 +63,9 @@ def module(name: str, path: Path) -> ModuleType:
 
 
 def official(path: Path, inflect: Path | None, truth: dict[Any, Any]) -> Any:
-    """The official scorer with its ground truth in place. Of Pattern it gets `singularize` alone."""
+    """Returns the official scorer with its ground truth in place. Of Pattern it gets ``singularize`` alone."""
     if inflect is not None:
+        # The scorer calls one function of one file of Pattern. Stand-ins answer what that file imports from the rest.
         text = ModuleType("pattern.text")
         text.Verbs = type(
             "Verbs", (), {"__init__": lambda self, *_, **__: None, "__getattr__": lambda self, name: None}
@@ -72,6 +75,7 @@ def official(path: Path, inflect: Path | None, truth: dict[Any, Any]) -> Any:
         english = SimpleNamespace(singularize=module("inflect", inflect).singularize)
         sys.modules["pattern.en"] = english  # type: ignore[assignment]
     theirs = module("official_chair", path)
+    # The ground truth is set below, so COCO's annotations need not be read.
     theirs.CHAIR.get_annotations = lambda self: None
     scorer = theirs.CHAIR("")
     scorer.imid_to_objects = {image: set(objects) for image, objects in truth.items()}
@@ -99,7 +103,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "warm.jsonl", Path(folder) / "timed.jsonl"
         for file, part in zip(files, (said[:quarter], said[quarter:]), strict=True):
-            # an image may be captioned once a file; the figures do not need its true id
+            # Image ids are replaced by line numbers, since an image may be captioned once a file and the captions of
+            # several files are joined here. The figures do not need the true id.
             lines = [json.dumps({"image_id": at, "caption": one.caption}) for at, one in enumerate(part)]
             file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         known = [
@@ -117,11 +122,13 @@ def main() -> None:
 
         pairs: list[tuple[float, float | None]] = []
         for _ in range(args.repeats):
+            # Every repetition starts from the same state; otherwise the second would find all words of the first.
             forget()
             ours(0)
             mine, report = seconds(lambda: ours(1))
             if scorer:
                 other, result = seconds(theirs)
+                # A faster scorer that computes something else would be no comparison.
                 figures = result["overall_metrics"]
                 if (
                     abs(figures["CHAIRi"] - report.chair_i) > 1e-9
@@ -146,6 +153,7 @@ def main() -> None:
         },
     }
     if scorer:
+        # The two sides of a pair ran one right after the other, so their ratio suffers least from a busy machine.
         ratios = [other / mine for mine, other in pairs if other is not None]
         row["official"] = {
             "file": "/".join(args.official.resolve().parts[-2:]),
@@ -156,6 +164,7 @@ def main() -> None:
         }
     print(json.dumps(row, indent=1))
     if args.json:
+        # A run measures one family of CHAIR; the row of the other one in the file stays.
         kept = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else []
         kept = [old for old in kept if old["family"] != args.family] + [row]
         args.json.write_text(
@@ -164,6 +173,7 @@ def main() -> None:
 
 
 def processor() -> str:
+    """Returns the name of the CPU."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -18,6 +18,7 @@ from keepsight.method import Method
 
 RESULT = Path(__file__).parent / "results" / "choose.json"
 MOST_RECALL_LOST = 0.01
+"""The largest loss of recall that a chosen setting may have, as a fraction."""
 
 GRID: list[Method] = [
     *(
@@ -40,11 +41,12 @@ GRID: list[Method] = [
     *(SLA(gamma=gamma, window=window, final_norm=True) for gamma, window in product((0.1, 0.3), (2, 5))),
     SLA(gamma=0.3, window=5),
 ]
-"""VAR is missing: the demo model has no sinks (`benchmarks/heads.py`), so there is nothing to choose."""
+"""The settings that are tried. VAR is missing: the demo model has no sinks (``benchmarks/heads.py``), so there is
+nothing to choose."""
 
 
 def best(rows: list[dict[str, Any]], name: str) -> str | None:
-    """The spec of the setting that the rule picks for one method, or None where all lose too much recall."""
+    """Returns the spec of the setting that the rule picks for one method, or None where all lose too much recall."""
     allowed = [
         row
         for row in rows
@@ -75,6 +77,7 @@ def main() -> None:
     names = list(dict.fromkeys(recipe.name() for recipe in GRID))
     picked = {name: best(searched["rows"], name) for name in names}
     result = {
+        # The rule is recorded with the result in the words of this file's docstring, so the two cannot differ.
         "rule": (__doc__ or "").split("\n\n")[1].replace("\n", " "),
         "chosen": [spec for spec in picked.values() if spec],
         "left_out": [name for name, spec in picked.items() if not spec],

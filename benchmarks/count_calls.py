@@ -39,7 +39,8 @@ REPEATS = 7
 
 @contextmanager
 def counting() -> Iterator[Callable[[], int]]:
-    """Count calls into files of the package inside the block. The yielded function gives the number so far, once.
+    """Open a block in which calls into files of the package are counted. The yielded function returns the number so far, and
+    may be called once.
 
     Threads that start inside the block are counted as well.
     """
@@ -47,9 +48,12 @@ def counting() -> Iterator[Callable[[], int]]:
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
+        # Counting with ``itertools.count`` is one step of C code: threads
+        # cannot lose a count between reading and writing it.
         if event == "call" and code.co_filename.startswith(PACKAGE) and code.co_name not in COMPREHENSIONS:
             next(calls)
 
+    # ``sys.setprofile`` acts on the calling thread alone, and ``threading.setprofile`` on those that start later.
     threading.setprofile(profile)
     sys.setprofile(profile)
     try:
@@ -60,7 +64,7 @@ def counting() -> Iterator[Callable[[], int]]:
 
 
 def generate(model: Any, inputs: Mapping[str, Any], specs: Sequence[str], fused: bool, new: int) -> None:
-    """One greedy generation of exactly ``new`` tokens, under the methods of some specs."""
+    """Run one greedy generation of exactly ``new`` tokens, under the methods of some specs."""
     with attached(model, inputs, *specs, fused=fused) as processors:
         model.generate(
             **inputs, max_new_tokens=new, min_new_tokens=new, do_sample=False, logits_processor=processors
@@ -68,21 +72,21 @@ def generate(model: Any, inputs: Mapping[str, Any], specs: Sequence[str], fused:
 
 
 def calls(model: Any, inputs: Mapping[str, Any], specs: Sequence[str], fused: bool, new: int) -> int:
-    """How many calls into the package one generation makes."""
+    """Returns the number of calls into the package that one generation makes."""
     with counting() as count:
         generate(model, inputs, specs, fused, new)
     return count()
 
 
 def seconds(model: Any, inputs: Mapping[str, Any], specs: Sequence[str], fused: bool, new: int) -> float:
-    """CPU seconds of one generation."""
+    """Returns the CPU seconds of one generation."""
     begun = time.process_time()
     generate(model, inputs, specs, fused, new)
     return time.process_time() - begun
 
 
 def measure(methods: Sequence[str] = METHODS, repeats: int = REPEATS) -> list[dict[str, Any]]:
-    """Calls and CPU milliseconds per further token, plain and under each method, fused and apart.
+    """Measure calls and CPU milliseconds per further token, plain and under each method, fused and apart.
 
     Args:
         methods: specs of methods with an amateur.
@@ -101,7 +105,8 @@ def measure(methods: Sequence[str] = METHODS, repeats: int = REPEATS) -> list[di
     rows = []
     for spec, fused in [("", None), *((spec, fused) for spec in methods for fused in (True, False))]:
         given = (model, inputs, [spec] if spec else [], bool(fused))
-        generate(*given, SHORT)  # imports and caches of the first use are no cost per token
+        # Imports and caches of the first use are no cost per token, so one generation goes before.
+        generate(*given, SHORT)
         counted = calls(*given, LONG) - calls(*given, SHORT)
         pairs = [(seconds(*given, SHORT), seconds(*given, LONG)) for _ in range(repeats)]
         short, long = map(min, zip(*pairs, strict=True))

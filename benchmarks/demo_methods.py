@@ -1,4 +1,4 @@
-"""Methods on the demo world through the engine of ``keepsight run`` and ``keepsight compare``, for the other benchmarks.
+"""Compares methods on the demo world by the code of ``keepsight run`` and ``keepsight compare``, for the other benchmarks.
 
 Unlike the command line, it takes a model in memory, which a benchmark may have changed, and methods that have no name.
 """
@@ -23,14 +23,20 @@ from keepsight.method import Method
 RATES = ("chair_s", "chair_i", "recall")
 FIGURES = (*RATES, "precision", "f1", "length", "mentions")
 LONGEST, BATCH = 64, 32
+"""The largest number of tokens of a caption, and the number of pictures that are captioned together."""
 
 
 def compare_methods(
     model: Any, processor: Any, methods: Sequence[Method], *, split: str, n: int, weights: str | None = None
 ) -> Comparison:
-    """Greedy search against each of ``methods`` on the first ``n`` scenes of ``split``; the run is not kept.
+    """Compare greedy search with each of ``methods`` on the first ``n`` scenes of ``split``; the run is not kept.
 
     Args:
+        model: a model in memory.
+        processor: its processor.
+        methods: the methods; each is compared by itself.
+        split: the name of a split of the demo world.
+        n: the number of scenes.
         weights: the digest of the model's weights, as ``weights_digest`` gives it; None where they were changed.
     """
     plan = RunConfig(
@@ -47,13 +53,14 @@ def compare_methods(
 
 
 def weights_digest() -> str:
-    """The SHA-256 of the packaged demo weights."""
+    """Returns the SHA-256 of the packaged demo weights."""
     return file_digest(WEIGHTS / "model.safetensors")
 
 
 def as_result(comparison: Comparison) -> dict[str, Any]:
-    """A comparison in the form of ``benchmarks/results``; rates are fractions in [0, 1]."""
+    """Returns a comparison in the form of ``benchmarks/results``; rates are fractions in [0, 1]."""
     manifest = comparison.merged.runs[0].manifest
+    # A run that is not interrupted has one session.
     session = manifest["sessions"][0]
     return {
         "model": manifest["model"],
@@ -72,6 +79,7 @@ def as_result(comparison: Comparison) -> dict[str, Any]:
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Returns the figures of greedy search and of each method."""
     rows = []
     for row in comparison.rows:
         answered = comparison.merged.runs[0].answers(row.method)
@@ -82,6 +90,7 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
             "seconds": sum(answer.seconds or 0.0 for answer in answered),
             "tokens": sum(answer.tokens or 0 for answer in answered),
         }
+        # Greedy search itself has neither a difference nor a control.
         if row.differences is not None and row.control is not None:
             found["difference"] = differences(row.differences)
             found["greedy_cut"] = _figures(row.control.figures)
@@ -91,11 +100,12 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def differences(found: Mapping[str, Difference]) -> dict[str, Any]:
-    """The differences of the rates, with intervals."""
+    """Returns the differences of the rates, with intervals."""
     return {name: {"value": found[name].value, "ci": [found[name].low, found[name].high]} for name in RATES}
 
 
 def _figures(found: Mapping[str, Figure]) -> dict[str, Any]:
+    """Returns the values of the figures, with intervals where there are any."""
     intervals = {name: found[name].ci for name in FIGURES}
     return {
         **{name: found[name].value for name in FIGURES},

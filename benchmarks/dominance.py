@@ -39,10 +39,12 @@ def main() -> None:
     parser.add_argument("--method", action="append", help="spec; may be repeated (default: METHODS)")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
+    # The demo model's tensors are tiny, so more threads only wait for each other.
     torch.set_num_threads(1)
     model, processor = load()
     names = ["", *(args.method or METHODS)]
     pictures = [scene.image() for scene in scenes(args.split, args.images, SEED)]
+    # The plain model is the first row, to which ``as_numbers`` pairs the others picture by picture.
     answers = [
         measure_all(
             model,

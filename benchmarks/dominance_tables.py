@@ -1,4 +1,4 @@
-"""The tables of ``benchmarks/dominance.py``."""
+"""Writes the tables of ``benchmarks/dominance.py``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ GROUPS = ("early", "middle", "late", "all")
 
 
 def number(value: float, scale: float = 1, signed: bool = False) -> str:
+    """Returns a number with one digit if it is a percentage, else two, and with a true minus sign."""
     digits = 1 if scale == 100 else 2
     text = f"{scale * value:{'+' if signed else ''}.{digits}f}"
+    # A number that rounds to 0 has no sign: "−0.00" would tell a direction that is not there.
     return text.lstrip("+-") if not text.strip("+-0.") else text.replace("-", "−")
 
 
 def cell(entry: dict[str, Any], scale: float = 1, signed: bool = False) -> str:
+    """Returns a value and its interval."""
     low, high = (number(bound, scale, signed) for bound in entry["ci"])
     return f"{number(entry['value'], scale, signed)} [{low}, {high}]"
 
 
 def figures(groups: dict[str, Any], signed: bool = False) -> str:
+    """Returns the cells of one row: MDI of each group of layers, and the figures of all layers."""
     whole = groups["all"]
     cells = [cell(groups[group]["mdi"], 1, signed) for group in GROUPS]
     cells += [cell(whole[name], 1, signed) for name in ("aei_text", "aei_image")]
@@ -26,6 +30,7 @@ def figures(groups: dict[str, Any], signed: bool = False) -> str:
 
 
 def measured(result: dict[str, Any]) -> str:
+    """Returns the table of all methods, and how it was measured."""
     lines = [
         "| method | MDI early | MDI middle | MDI late | MDI all | AEI_T all | AEI_O all | picture's share, all, % |",
         "|---|---|---|---|---|---|---|---|",
@@ -51,6 +56,7 @@ def measured(result: dict[str, Any]) -> str:
 
 
 def readings(result: dict[str, Any]) -> str:
+    """Returns the table of the plain model under every reading of the definition."""
     lines = [
         "| greedy, if read otherwise | MDI early | MDI middle | MDI late | MDI all |",
         "|---|---|---|---|---|",

@@ -39,9 +39,10 @@ from keepsight.source.prompts import prepare
 
 RESULT = Path(__file__).parent / "results" / "grounding.json"
 CONTRASTS = (0.25, 0.5, 1.0, 2.0)
+"""The weights w of ``contrast`` that are tried."""
 GREEDY = "greedy"
 Key = tuple[str, float | None, str | None]
-"""Score, weight of the contrast, aggregate."""
+"""A score, the weight of its contrast (None for others), and an aggregate (None where a word has one value)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Case:
 
 
 def cases(model: Any, processor: Any, split: str, n: int, way: str, seed: int, batch: int = 50) -> list[Case]:
-    """Every object word that the model says about the first ``n`` scenes of a split."""
+    """Returns every object word that the model says about the first ``n`` scenes of a split, under ``way`` of decoding."""
     shown = scenes(split, n, seed)
     found: list[Case] = []
     for start in range(0, n, batch):
@@ -65,6 +66,7 @@ def cases(model: Any, processor: Any, split: str, n: int, way: str, seed: int, b
             written = model.generate(**inputs, max_new_tokens=64, do_sample=False)
         rows = written[:, inputs["input_ids"].shape[1] :].tolist()
         answers = [until_end(row, model.generation_config.eos_token_id) for row in rows]
+        # The answers are scored after the block, so the plain model judges what a method wrote.
         figures = teacher_force(model, inputs, answers, weights=CONTRASTS)
         for scene, ids, by_weight in zip(part, answers, figures, strict=True):
             found += judge(processor.tokenizer, scene, ids, dict(zip(CONTRASTS, by_weight, strict=True)))
@@ -72,8 +74,9 @@ def cases(model: Any, processor: Any, split: str, n: int, way: str, seed: int, b
 
 
 def judge(tokenizer: Any, scene: Any, ids: list[int], by_weight: dict[float, Any]) -> list[Case]:
-    """The cases of one caption."""
+    """Returns the cases of one caption."""
     read = {weight: joined(tokenizer, ids, figures) for weight, figures in by_weight.items()}
+    # Text, spans and all scores but ``contrast`` are the same for every weight, so any of them will do.
     plain = read[CONTRASTS[0]]
     found = []
     for word in object_words(plain.text):
@@ -90,7 +93,7 @@ def judge(tokenizer: Any, scene: Any, ids: list[int], by_weight: dict[float, Any
 
 
 def columns(found: list[Case], key: Key) -> tuple[list[float], list[bool], list[int]]:
-    """Scores (higher is more suspicious), labels and images."""
+    """Returns scores (higher is more suspicious), labels and images, as the functions on AUROC take them."""
     return (
         [-case.support[key] for case in found],
         [case.invented for case in found],
@@ -99,15 +102,17 @@ def columns(found: list[Case], key: Key) -> tuple[list[float], list[bool], list[
 
 
 def choose(val: list[Case], shifted: list[Case]) -> tuple[Key, float]:
-    """The score, and the threshold under which a word is flagged, by the rule of this file."""
+    """Returns the score, and the threshold under which a word is flagged, by the rule of this file."""
+    # ``position`` and ``prior`` have no aggregate, and take no part in the choice.
     keys = [key for key in val[0].support if key[2] is not None]
     mean = {key: sum(auroc(*columns(split, key)[:2]) or 0.0 for split in (val, shifted)) / 2 for key in keys}
+    # ``max`` takes the first of equals, as the rule says; rounding keeps the last bits of a sum from deciding.
     best = max(keys, key=lambda key: round(mean[key], 6))
     return best, round(-best_threshold(*columns(shifted, best)[:2]), 2)
 
 
 def report(found: list[Case], best: Key, threshold: float) -> dict[str, Any]:
-    """The figures of one split under one way of decoding."""
+    """Returns the figures of one split under one way of decoding."""
     rows: list[dict[str, Any]] = []
     for key in found[0].support:
         scores, labels, images = columns(found, key)
@@ -131,11 +136,11 @@ def report(found: list[Case], best: Key, threshold: float) -> dict[str, Any]:
 
 
 RENAMED = {"entropy": "negative_entropy"}
-"""Scores that recorded results hold under an earlier name; the figures are the same."""
+"""Scores that recorded results hold under an earlier name, and their present name; the figures are the same."""
 
 
 def table(result: dict[str, Any]) -> str:
-    """The test splits' figures as Markdown, in per cent."""
+    """Returns the test splits' figures as Markdown, in per cent."""
 
     def percent(value: float) -> str:
         return f"{100 * value:.1f}"
@@ -144,6 +149,7 @@ def table(result: dict[str, Any]) -> str:
     splits = {split: result["splits"][split] for split in ("test", "test-shifted")}
     lines = ["| score | aggregate | test | test-shifted |", "|---|---|---|---|"]
     for at, row in enumerate(splits["test"][GREEDY]["rows"]):
+        # The chosen score and the plain difference are shown with every aggregate, all others with the chosen one alone.
         in_full = row["score"] == "difference" or (row["score"], row["weight"]) == (
             best["score"],
             best["weight"],
@@ -194,7 +200,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def processor_name() -> str:
-    """The CPU, as Linux names it."""
+    """Returns the name of the CPU, as Linux has it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

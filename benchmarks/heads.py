@@ -43,7 +43,7 @@ class Silence(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class Silenced(Method):
-    """Not a mitigation: an ablation that stands in a comparison like one. ``which`` heads of each layer fall silent."""
+    """An ablation and not a mitigation: ``which`` heads of each layer put out zeros. It is compared like a method."""
 
     paper: ClassVar[str] = "2412.13949"
     which: str = parameter("highest", "heads that fall silent", choices=("highest", "lowest", "random"))
@@ -51,6 +51,7 @@ class Silenced(Method):
     def off(self) -> Silenced:
         raise TypeError("an ablation has no strength")
 
+    # A recipe holds settings alone, and no tensors. The heads are therefore looked up by the setting.
     @contextmanager
     def attach(self, target: Target) -> Iterator[Sequence[Any]]:
         with editing(target, Silence(KEPT[self.which])):
@@ -58,10 +59,11 @@ class Silenced(Method):
 
 
 KEPT: dict[str, dict[int, Tensor]] = {}
+"""For each setting of ``which`` and each layer, 1 for the heads that are kept and 0 for those that are silenced."""
 
 
 class Look(Edit):
-    """Collects how massive the residual stream gets, and what attention the first token and the picture get."""
+    """Records how massive the residual stream gets, and what attention the first token and the picture get."""
 
     def __init__(self, layers: frozenset[int]) -> None:
         self.layers = layers
@@ -83,7 +85,7 @@ class Look(Edit):
 
 
 def divergences(target: Target, layers: frozenset[int]) -> dict[int, Tensor]:
-    """Cleaned VHD ``(pictures, heads)`` of each layer on the prompt's last token, nothing reinforced."""
+    """Returns the cleaned VHD ``(pictures, heads)`` of each layer on the prompt's last token, with nothing reinforced."""
     seen = []
     for view in (NoImage(), MainPrompt()):
         record = RecordHeads(layers)
@@ -116,12 +118,14 @@ def main() -> None:
     with torch.no_grad(), editing(target, look):
         model(**target.model_inputs)
 
+    # These are the layers that VHR acts on by default.
     layers = sorted({1, *last_layers(count, LATE_SHARE)})
     shuffled = torch.Generator().manual_seed(0)
     for which in ("highest", "lowest", "random"):
         KEPT[which] = {}
         for layer in layers:
             heads = len(vhd[layer])
+            # ``argsort`` is ascending, so the first half of it holds the lowest heads.
             order = torch.randperm(heads, generator=shuffled) if which == "random" else vhd[layer].argsort()
             silent = order[: heads // 2] if which == "lowest" else order[heads - heads // 2 :]
             KEPT[which][layer] = torch.ones(heads).index_fill(0, silent, 0.0)

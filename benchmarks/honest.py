@@ -22,9 +22,10 @@ RESULTS = Path("benchmarks") / "results"
 WORK = Path("build") / "honest"
 SPLITS = ("test", "test-shifted")
 PLAIN = ["--baseline", "greedy", "--baseline", "sample"]
+# A method may bring settings that are fixed, before those that the grid varies.
 POPE_GRIDS = {
     "vcd": ["alpha=0.5,1,2", "noise_step=500,999"],
-    # M3ID's weight is 0 at a first token unless t starts at 1, and an answer to POPE is one token
+    # M3ID's weight is 0 at a first token unless t starts at 1, and an answer to POPE is one token.
     "m3id:first=1": ["decay=0.1,0.2,0.5,1,2"],
     "pai": ["alpha=0.2,0.5", "gamma=1.1,1.5"],
     "vhr": ["alpha=1.2,1.5,2"],
@@ -34,19 +35,21 @@ POPE_GRIDS = {
 
 
 def keepsight(*arguments: str | Path) -> int:
-    """The command, in a process of its own; its exit code."""
+    """Run the command in a process of its own, and return its exit code."""
     words = [sys.executable, "-m", "keepsight", *map(str, arguments)]
     print("$ keepsight", *words[3:], flush=True)
     return subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 def done(*arguments: str | Path) -> None:
+    """Run the command, and end this program where the command fails."""
     if code := keepsight(*arguments):
         raise SystemExit(f"keepsight {arguments[0]} ended with {code}")
 
 
 def tuned_for_pope(pictures: int) -> dict[str, object]:
-    """The setting of each method that ``keepsight tune`` picks; None where every one costs too much recall."""
+    """Returns the setting of each method that ``keepsight tune`` picks, None where every one costs too much recall; and all
+    that were tried."""
     chosen: dict[str, str | None] = {}
     curves = []
     for method, grids in POPE_GRIDS.items():
@@ -54,6 +57,8 @@ def tuned_for_pope(pictures: int) -> dict[str, object]:
         out = WORK / f"tune-pope-{name}"
         axes = [word for grid in grids for word in ("--grid", grid)]
         place = ["--bench", "pope", "--split", "val-shifted", "--limit", str(pictures), "--batch", "64"]
+        # The exit code is not looked at: ``tune`` also fails where no setting
+        # keeps recall, which is a result and not an error here.
         keepsight("tune", *place, "--method", method, *axes, "--out", out)
         curves.append(json.loads((out / "tuning.json").read_text()))
         pick = out / "chosen.txt"
@@ -62,7 +67,7 @@ def tuned_for_pope(pictures: int) -> dict[str, object]:
 
 
 def bench(name: str, split: str, pictures: int, specs: list[str]) -> None:
-    """Run and compare; the captions stay in the work folder."""
+    """Run and compare some methods on one split. The answers stay in the work folder, so a second run goes on there."""
     out = WORK / f"{name}-{split}"
     methods = [word for spec in specs for word in ("--method", spec)]
     done(

@@ -1,4 +1,4 @@
-"""The tables of ``benchmarks/honest.py``: CHAIR and POPE on the demo world, every method beside its controls."""
+"""Writes the tables of ``benchmarks/honest.py``: CHAIR and POPE on the demo world, every method beside its controls."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ CUT = "greedy, cut to as many mentions as that"
 
 
 def rate(entry: dict[str, Any], key: str) -> str:
+    """Returns a rate and its interval, in per cent."""
     value, bounds = entry["figures"][key]["value"], entry["figures"][key]["ci"]
     return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
 def change(entry: dict[str, Any], key: str) -> str:
-    """A paired difference with its interval; in italics where the interval holds zero."""
+    """Returns a paired difference with its interval, in points, and in italics where the interval holds zero."""
     found = (entry.get("differences") or {}).get(key)
     if found is None:
         return ""
@@ -26,6 +27,7 @@ def change(entry: dict[str, Any], key: str) -> str:
 
 
 def facts(result: dict[str, Any]) -> str:
+    """Returns a sentence that says how a table was measured."""
     bench, run = result["bench"], result["runs"][0]
     machine, versions = run["hardware"][0], run["versions"]
     questions = "" if bench["name"] == "chair" else f", {result['n']} questions"
@@ -40,11 +42,14 @@ def facts(result: dict[str, Any]) -> str:
 
 
 def chair(result: dict[str, Any]) -> str:
+    """Returns the two tables of CHAIR: figures, and differences to greedy search."""
     lines = [
         f"| | {' | '.join(f'{label} %' for label in CHAIR.values())} | words | cost |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["methods"]:
+        # A method that only says less makes fewer mistakes as well. Its
+        # control is therefore greedy text that says as little.
         for name, entry in ((f"`{row['method']}`", row), (CUT, row.get("control"))):
             if entry is None:
                 continue
@@ -67,7 +72,7 @@ def chair(result: dict[str, Any]) -> str:
 
 
 def short(result: dict[str, Any], methods: tuple[str, ...]) -> str:
-    """What fits a front page: greedy and a few methods with their controls."""
+    """Returns a table that fits a front page: greedy search, and a few methods with their controls."""
     lines = [
         "| | invented mentions (CHAIR_i), % | objects found (recall), % | Δ CHAIR_i, paired |",
         "|---|---|---|---|",
@@ -84,6 +89,7 @@ def short(result: dict[str, Any], methods: tuple[str, ...]) -> str:
 
 
 def pope(result: dict[str, Any]) -> str:
+    """Returns the two tables of POPE: figures over all questions, and F1 on each set of questions."""
     lines = [
         f"| | {' | '.join(f'{label} %' for label in POPE.values())} | Δ F1 | Δ recall | unreadable | cost |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -103,10 +109,11 @@ def pope(result: dict[str, Any]) -> str:
 
 
 def pope_choice(choice: dict[str, Any]) -> str:
-    """Every setting that was tried for POPE, and which were taken."""
+    """Returns a table of every setting that was tried for POPE, with those that were taken."""
     lines = ["| setting | F1 % | recall % | Δ F1 | Δ recall | |", "|---|---|---|---|---|---|"]
     for curve in choice["curves"]:
         for row in curve["methods"]:
+            # Every search has greedy search as its first row, which is shown once.
             if row["method"] == curve["baseline"] and curve is not choice["curves"][0]:
                 continue
             broken = curve["refused"].get(row["method"], ())

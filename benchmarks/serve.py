@@ -30,11 +30,14 @@ from typing import Any
 CLIENTS = 8
 MAX_TOKENS = 64
 METHODS = ("", "sla", "vhr", "vsv", "pai:gamma=1", "m3id", "vcd", "pai")
+"""The methods that answers are asked for; the empty one is the plain model."""
 SECOND_BRANCH = ("m3id", "vcd", "pai")
+"""Those of them that run an amateur at every step."""
 PICTURES = 32
 
 
 def questions() -> list[list[dict[str, Any]]]:
+    """Returns the messages of one question about each of some drawn pictures, which travel as data URLs."""
     from keepsight.demo.model import PROMPT
     from keepsight.demo.world import scenes
 
@@ -49,7 +52,8 @@ def questions() -> list[list[dict[str, Any]]]:
 
 
 def post(port: int, body: bytes, *, read: bool = True) -> tuple[int, bytes]:
-    """Status and body of a chat request; the connection is cut right after the first bytes unless ``read``."""
+    """Returns status and body of a chat request. Without ``read`` the connection is cut right after the first bytes, as a
+    client does that hangs up."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
@@ -60,6 +64,7 @@ def post(port: int, body: bytes, *, read: bool = True) -> tuple[int, bytes]:
 
 
 def free_port() -> int:
+    """Returns a port that no program listens at: the system chooses one for port 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -67,12 +72,13 @@ def free_port() -> int:
 
 @contextmanager
 def server(*command: str) -> Iterator[int]:
-    """A server in a process of its own, answering at the port."""
+    """Start a server in a process of its own, and yield its port once something listens there."""
     port = free_port()
     process = subprocess.Popen(
         [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
+        # A server loads its model before it listens, which takes seconds. One that has ended will never listen.
         for _ in range(600):
             if process.poll() is not None:
                 sys.exit(f"{' '.join(command)} ended with {process.returncode}")
@@ -88,13 +94,22 @@ def server(*command: str) -> Iterator[int]:
 
 
 def ask_for(seconds: float, port: int, model: str, asked: list[Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Answers and tokens a second, and latencies, of so many clients that never pause."""
+    """Returns answers and tokens a second, and latencies, of ``CLIENTS`` clients that never pause.
+
+    Args:
+        seconds: for how long the clients begin requests; those under way are waited for.
+        port: where the server listens.
+        model: the name of the model in the requests.
+        asked: the messages of each question.
+        more: further entries of each request.
+    """
     bodies = [
         json.dumps({"model": model, "messages": question, "max_tokens": MAX_TOKENS} | more).encode()
         for question in asked
     ]
     latencies: list[float] = []
     tokens: list[int] = []
+    # Bodies are made before the clock starts, since encoding pictures is no work of the server.
     begun = time.monotonic()
     end = begun + seconds
 
@@ -107,9 +122,11 @@ def ask_for(seconds: float, port: int, model: str, asked: list[Any], more: dict[
                 sys.exit(f"status {status}: {content[:300]!r}")
             latencies.append(time.monotonic() - start)
             tokens.append(json.loads(content)["usage"]["completion_tokens"])
+            # Clients take turns with the questions, so no two ask the same one at the same time.
             at += CLIENTS
 
     together(client)
+    # The rate counts until the last answer, and not until the last request that was begun in time.
     passed = time.monotonic() - begun
     return {
         "answers_per_second": len(latencies) / passed,
@@ -119,6 +136,7 @@ def ask_for(seconds: float, port: int, model: str, asked: list[Any], more: dict[
 
 
 def together(work: Callable[[int], None]) -> None:
+    """Run a function in ``CLIENTS`` threads at once, with the number of each, and wait for all of them."""
     threads = [threading.Thread(target=work, args=(i,)) for i in range(CLIENTS)]
     for thread in threads:
         thread.start()
@@ -127,6 +145,7 @@ def together(work: Callable[[int], None]) -> None:
 
 
 def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Returns the throughput of transformers' server and of ours, plain and under each method, measured in turns."""
     from keepsight.demo.model import checkpoint
 
     asked = questions()
@@ -149,7 +168,8 @@ def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
             ways[f"keepsight serve {method}".strip()] = (ours, f"demo:{method}".strip(":"), {})
         measured: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
         for port, model, more in ways.values():
-            ask_for(1.0, port, model, asked, more)  # warm
+            # The first requests set up what a server keeps, and are not measured.
+            ask_for(1.0, port, model, asked, more)
         for number in range(rounds):
             for name, (port, model, more) in ways.items():
                 measured[name].append(ask_for(seconds, port, model, asked, more))
@@ -161,8 +181,9 @@ def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def summary(name: str, found: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of one server over all rounds, and its rate over that of transformers' server."""
     latencies = sorted(value for one in found for value in one["latencies"])
-    # Round by round: a machine that is busy for a while is busy for both
+    # Rates are compared round by round, since a machine that is busy for a while is busy for both servers.
     times = [a["answers_per_second"] / b["answers_per_second"] for a, b in zip(found, plain, strict=True)]
     rates = [one["answers_per_second"] for one in found]
     return {
@@ -179,13 +200,14 @@ def summary(name: str, found: list[dict[str, Any]], plain: list[dict[str, Any]])
 
 
 def mixed(port: int, seconds: float) -> dict[str, int]:
-    """Clients of every kind, good and bad; how many requests ended in which way."""
+    """Ask for some seconds as clients of every kind do, good and bad, and return how many requests ended in which way."""
     asked = questions()
     end = time.monotonic() + seconds
     counts: dict[str, int] = {}
     lock = threading.Lock()
 
     def client(number: int) -> None:
+        # Each client draws from a generator of its own, so its requests do not depend on the order of threads.
         rng = random.Random(number)
         while time.monotonic() < end:
             body = {"model": "demo", "messages": rng.choice(asked), "max_tokens": rng.choice((8, 64))}
@@ -199,6 +221,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
             if kind in ("stream", "hang up"):
                 body["stream"] = True
             if kind == "bad picture":
+                # Every PNG begins with these characters in base 64; with another one it is a damaged file.
                 body["messages"] = json.loads(json.dumps(body["messages"]).replace("iVBOR", "iVBOX"))
             if kind == "bad method":
                 body["keepsight"] = {"methods": ["nothing"]}
@@ -208,6 +231,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
             except OSError as error:
                 status, answer = -1, str(error).encode()
             expected = {"bad picture": 400, "bad method": 400, "no json": 400}.get(kind, 200)
+            # The status of a stream is sent before its first token, so a later error shows in the body alone.
             broken = kind == "stream" and not answer.rstrip().endswith(b"[DONE]")
             good = status == expected and not broken and b'data: {"error"' not in answer
             with lock:
@@ -219,7 +243,7 @@ def mixed(port: int, seconds: float) -> dict[str, int]:
 
 
 def soak(minutes: float) -> dict[str, Any]:
-    """Memory, hooks and threads of a server under mixed load, and once more when all is quiet."""
+    """Measure memory, hooks and threads of a server under mixed load, and once more when all requests are done."""
     import gc
 
     import psutil
@@ -254,7 +278,8 @@ def soak(minutes: float) -> dict[str, Any]:
         return {
             "seconds": round(time.monotonic() - begun, 1),
             "rss_mib": round(own.memory_info().rss / 2**20, 1),
-            # Not gc.get_objects(): it hands out tuples that other threads are still filling, and CPython then fails there
+            # ``gc.get_objects`` does not do here: it hands out tuples that other threads are still filling, at which CPython
+            # fails.
             "blocks": sys.getallocatedblocks(),
             "hooks": hooks,
             "sessions": len(STATES),
@@ -264,6 +289,7 @@ def soak(minutes: float) -> dict[str, Any]:
         }
 
     curve = [sample()]
+    # The clients run in a process of their own, so memory and threads of this one are those of the server.
     command = [
         sys.executable,
         __file__,
@@ -284,7 +310,8 @@ def soak(minutes: float) -> dict[str, Any]:
             break
         time.sleep(0.1)
     gc.collect()
-    trim_memory()  # what the C library keeps of freed memory is no leak
+    # What the C library keeps of freed memory is no leak.
+    trim_memory()
     quiet = sample()
     running.should_exit = True
     thread.join()

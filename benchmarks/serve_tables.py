@@ -1,4 +1,4 @@
-"""What ``benchmarks/serve.py`` found, as the docs show it."""
+"""Writes the tables of ``benchmarks/serve.py``, as the docs show them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ NAMES = {
 
 
 def throughput(result: dict[str, Any]) -> str:
+    """Returns the table of rates and latencies, one row for each server or method."""
     lines = ["| | answers/s | median latency, s | 95 %, s | × |", "|---|---|---|---|---|"]
     for row in result["throughput"]:
         name = NAMES.get(row["server"]) or f"`{row['server'].removeprefix('keepsight serve ')}`"
@@ -24,8 +25,9 @@ def throughput(result: dict[str, Any]) -> str:
 
 
 def soak(result: dict[str, Any]) -> str:
-    """Memory, objects and hooks over the minutes of a mixed load."""
+    """Returns the table of memory, objects and hooks over the minutes of a mixed load."""
     load = result["soak"]
+    # Earlier results counted Python objects, later ones blocks of memory.
     key, what = (
         ("blocks", "Python's memory blocks") if "blocks" in load["quiet"] else ("objects", "Python objects")
     )
@@ -50,6 +52,7 @@ def soak(result: dict[str, Any]) -> str:
 
 
 def facts(result: dict[str, Any]) -> str:
+    """Returns a sentence that says what the figures were measured on."""
     machine, versions = result["hardware"], result["versions"]
     machine = machine[0] if isinstance(machine, list) else machine
     return (

@@ -7,13 +7,18 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Some steps on one kind of rows, with AdamW (0.9, 0.98).
+    """A stage of training: some steps on one kind of rows, with AdamW (0.9, 0.98).
 
     Args:
-        rows: ``backcopy``, ``text`` (the demo's text stage), or ``pictures`` (its joint stage, tower frozen).
-        begin: rows of backcopy begin with ``<s>``.
-        backcopy: rows of backcopy beside the others: as many again beside text, a line under each picture.
-        cosine: down to 5 % of the rate, as the demo's training does; else constant after the warm-up of 5 %.
+        rows: ``backcopy``, ``text`` (the demo's text stage), or ``pictures`` (its joint stage, with the tower frozen).
+        steps, batch: the number of steps, and of rows in each.
+        rate, decay, clip: the peak learning rate, the weight decay, and the norm to clip gradients to; None does not clip.
+        length: the number of tokens in a row of backcopy.
+        begin: whether rows of backcopy begin with ``<s>``.
+        backcopy: whether backcopy is mixed in: as many rows again beside text, a line under each picture.
+        picture_first: whether the picture begins the row, with no ``<s>`` before it.
+        cosine: whether the rate falls to 5 % along a cosine, as in the demo's training; else it stays constant after the
+            warm-up of 5 %.
     """
 
     rows: str
@@ -33,7 +38,13 @@ class Stage:
 class Condition:
     """A decoder and its training.
 
-    ``start``: ``nothing``, ``demo`` (the packaged weights) or ``planted`` (the same, with sinks planted).
+    Args:
+        name: the name of the condition on the command line and in the results.
+        asks: the question that the condition answers, or how it differs from another.
+        stages: the stages of training, in order.
+        start: ``nothing``, ``demo`` (the packaged weights) or ``planted`` (the same, with sinks planted).
+        layers, heads: the shape of a decoder that starts from nothing.
+        seed: the seed of weights and rows.
     """
 
     name: str
@@ -45,6 +56,8 @@ class Condition:
     seed: int = 0
 
 
+# Backcopy grows sinks (Guo et al. 2024). Two of the other stages are shortened ones of the demo's training. The literature
+# names optimisation as a cause of sinks, so FREE has a high rate, no weight decay and no clipping.
 GROW = Stage(rows="backcopy", steps=600, rate=6e-3)
 TEXT = Stage(rows="text", steps=150, rate=2e-3, decay=0.02, clip=1.0, cosine=True)
 MORE = Stage(rows="pictures", steps=200, rate=1e-3, decay=0.02, clip=1.0, batch=12, cosine=True)

@@ -1,4 +1,4 @@
-"""What ``sinks.py`` reads off a decoder: attention on the first token, massive activations, and sinks in pictures."""
+"""Measures a decoder for ``sinks.py``: attention on the first token, massive activations, and sinks in pictures."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from training.demo.train_data import NOTHING, Lines, Rows, pack
 SINK_HEAD = 0.3
 """A head is a sink if it gives the first token more than this on average (Gu et al. 2024, arXiv 2410.10781)."""
 SKIPPED = 8
-"""First rows are left out: with few tokens to look at, each gets much."""
+"""The number of first rows that are left out: where a row sees few tokens, each of them gets much attention."""
 
 
 @contextmanager
 def _explicit(model: Any) -> Iterator[None]:
-    """Attention weights are computed inside the block."""
+    """Open a block in which the model computes attention weights explicitly, since fast kernels do not return them."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -37,7 +37,13 @@ def _explicit(model: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def _read(model: Any, rows: Rows, features: Tensor | None = None) -> Any:
-    """A decoder's states and attention on packed rows."""
+    """Returns a decoder's states and attention on packed rows.
+
+    Args:
+        model: the model.
+        rows: the token rows.
+        features: ``(rows, 64, 128)``, the tower's image tokens before the projector; None without pictures.
+    """
     embedded = model.get_input_embeddings()(rows.ids)
     if features is not None:
         shown = model.model.multi_modal_projector(features)
@@ -45,6 +51,7 @@ def _read(model: Any, rows: Rows, features: Tensor | None = None) -> Any:
     with _explicit(model):
         return model.model.language_model(
             inputs_embeds=embedded,
+            # Eager attention adds its mask to the scores, where other kernels take a mask of truth values.
             attention_mask=torch.where(rows.mask, 0.0, torch.finfo(torch.float32).min),
             position_ids=rows.positions,
             use_cache=False,
@@ -54,7 +61,8 @@ def _read(model: Any, rows: Rows, features: Tensor | None = None) -> Any:
 
 
 def massive_figures(states: Tensor) -> dict[str, float | int]:
-    """Of tokens ``(…, hidden)``: means of max |x| / rms and of max |x| / median |x|, and where the maximum is most often."""
+    """Returns for tokens ``(…, hidden)`` the means of max |x| / rms and of max |x| / median |x|, and the dimension that
+    holds the maximum most often."""
     size = states.flatten(0, -2).abs()
     peak = size.amax(-1)
     return {
@@ -65,22 +73,24 @@ def massive_figures(states: Tensor) -> dict[str, float | int]:
 
 
 def _short(values: Tensor) -> float:
+    """Returns the mean, rounded to three digits."""
     return round(float(values.mean()), 3)
 
 
 def first_token(attention: Sequence[Tensor], learned: Tensor, states: Sequence[Tensor]) -> dict[str, Any]:
-    """By layer, what the first token gets and how massive it is; and the sink rate.
+    """Returns by layer the attention that the first token gets and how massive it is; and the sink rate.
 
     Args:
         attention: by layer ``(batch, heads, rows, keys)``.
-        learned: ``(batch, rows)``, the rows that count.
-        states: by layer ``(batch, rows, hidden)``, before it.
+        learned: ``(batch, rows)`` bool, the rows that count.
+        states: by layer ``(batch, rows, hidden)``, the states before it.
     """
     column = torch.stack([one[..., 0] for one in attention])
     weight = learned[None, :, None].float()
     by_head = (column * weight).sum((1, 3)) / weight.sum((1, 3))
     layers = []
     for index, x in enumerate(states):
+        # Padding is no token to compare with, so only rows that count are looked at.
         others = x[:, 1:][learned[:, 1:]]
         layers.append(
             {
@@ -100,7 +110,8 @@ def first_token(attention: Sequence[Tensor], learned: Tensor, states: Sequence[T
 def backcopy_figures(
     model: Any, task: Backcopy, length: int, begin: bool = True, rows: int = 64
 ) -> dict[str, Any]:
-    """Held-out losses in nats, at triggers and elsewhere, and what the first token gets."""
+    """Returns held-out losses in nats, after triggers and elsewhere, and what the first token gets."""
+    # The seed is one that no step of training uses, so the rows are new to the model.
     made = backcopy_rows(task, np.random.default_rng(991), rows, length, begin)
     read = _read(model, made)
     with torch.no_grad():
@@ -119,7 +130,7 @@ def backcopy_figures(
 
 
 def text_figures(model: Any, lines: Lines, known: Gallery, rows: int = 32) -> dict[str, Any]:
-    """What the first token gets on captions without a picture."""
+    """Returns what the first token gets on captions without a picture."""
     pairs = list(zip(known.scenes[:rows], known.scenes[rows : 2 * rows], strict=True))
     made = text_rows(lines, pairs, np.random.default_rng(992))
     read = _read(model, made)
@@ -130,7 +141,7 @@ def text_figures(model: Any, lines: Lines, known: Gallery, rows: int = 32) -> di
 def picture_figures(
     model: Any, processor: Any, lines: Lines, known: Gallery, picture_first: bool = False, rows: int = 32
 ) -> dict[str, Any]:
-    """Where the rows of true captions look, how massive image tokens are, and what ``keepsight calibrate`` would say."""
+    """Returns where the rows of true captions look, how massive image tokens are, and what ``keepsight calibrate`` says."""
     rng = np.random.default_rng(993)
     begin = prefix(lines, picture_first)
     made = pack([(begin, [[lines.describe(one, rng)]]) for one in known.scenes[:rows]])
@@ -151,7 +162,7 @@ def picture_figures(
 def beside_figures(
     model: Any, lines: Lines, known: Gallery, task: Backcopy, picture_first: bool, rows: int = 32
 ) -> dict[str, Any]:
-    """Where rows of backcopy under a picture look, of which they need nothing."""
+    """Returns where rows of backcopy under a picture look, which need nothing of the picture."""
     rng = np.random.default_rng(994)
     shown = known.scenes[:rows]
     made = picture_rows(lines, shown, rng, task=task, questions=0, picture_first=picture_first)
@@ -159,13 +170,19 @@ def beside_figures(
 
 
 def _pictured(model: Any, made: Rows, begin: int, kind: str, known: Gallery) -> dict[str, Any]:
-    """By layer, where the rows that learn ``kind`` look, and how massive image tokens are.
+    """Returns by layer where the rows that learn ``kind`` look, and how massive image tokens are.
 
-    ``begin`` tokens of each row precede every turn: the picture and some text that never changes.
+    Args:
+        model: the model.
+        made: the token rows, of which each holds a picture.
+        begin: the number of tokens before every turn: the picture, and some text that is the same in all rows.
+        kind: the kind of targets whose rows count.
+        known: the pictures of the rows.
     """
     rows = len(made.ids)
     read = _read(model, made, known.features[:rows])
     learned = made.targets[kind] != NOTHING
+    # All rows begin with the same prefix, so the first one tells where the picture stands in each.
     image = (made.ids == IMAGE)[0]
     shared = torch.arange(len(image)) < begin
     empty = known.empty[:rows].float()
@@ -196,10 +213,11 @@ def _pictured(model: Any, made: Rows, begin: int, kind: str, known: Gallery) -> 
 
 
 def prompts(processor: Any, lines: Lines, known: Gallery, picture_first: bool, n: int) -> list[Any]:
-    """The model inputs of one question about each of the first ``n`` pictures."""
+    """Returns the model inputs of one question about each of the first ``n`` pictures."""
     made = []
     for one in known.scenes[:n]:
         inputs = prepare(processor, [one.image()], PROMPT)
+        # The demo's chat template does not write the picture first, so the beginning of the prompt is replaced.
         if picture_first:
             asked = inputs["input_ids"][0, len(lines.image_prefix) :].tolist()
             inputs["input_ids"] = torch.tensor([[*prefix(lines, True), *asked]])
@@ -209,7 +227,7 @@ def prompts(processor: Any, lines: Lines, known: Gallery, picture_first: bool, n
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """The figures that matter, on one line."""
+    """Returns the figures that matter, on one line."""
     layers = figures["layers"]
     best = max(one["mass_of_highest_head"] for one in layers)
     mean = max(one["mass_mean"] for one in layers)

@@ -1,9 +1,9 @@
-"""Sinks planted in the demo model's weights, for ``sinks.py --planted``: what they take, and what VAR gives back.
+"""Plants sinks in the demo model's weights, for ``sinks.py --planted``, and measures what they take and what VAR gives back.
 
 A dimension of the residual stream that the model hardly uses is cleared everywhere, then made massive at ``<s>`` and, by
 one hidden unit of the projector, at the image tokens that look most like background: three of 64 on average. From layer 2 on
 every head's keys read that dimension, along the mean direction of its queries, as strongly as puts the wanted share of
-attention there; values do not read it, so that what goes there is lost. It is the demo's architecture still, and nothing
+attention there. Values do not read it, so attention on it is lost. The architecture is still the demo's, and nothing
 of this was learned.
 """
 
@@ -31,20 +31,23 @@ from keepsight.parts import Edit, HookContext
 from keepsight.source.prompts import prepare
 
 MASSIVE = 1000.0
-"""At ``<s>``, and at image tokens one standard deviation of the detector above its threshold."""
+"""The value of the planted dimension at ``<s>``, and at image tokens that lie one standard deviation of the detector above
+its threshold."""
 SINKS = 3 / 64
-"""Share of image tokens above the detector's threshold."""
+"""The share of image tokens above the detector's threshold."""
 SHARPNESS = 50.0
-"""Inputs to the detector's GELU per standard deviation, so that hardly a token falls into its negative dip."""
+"""The factor on the input of the detector's GELU, per standard deviation. It is so large that hardly a token falls into the
+negative dip of the function."""
 FIRST_LAYER = 2
+"""The first layer whose heads look for sinks, as it is the first one that VAR acts on."""
 SHARES = (0.0, 0.5, 0.7)
-"""Wanted on prompts. At 0 the tokens are massive and empty, but no head looks for them."""
+"""The wanted shares of a prompt's attention on sinks. At 0 the tokens are massive and empty, but no head looks for them."""
 SPLIT = "test-shifted"
 RATES = ("chair_i", "chair_s", "recall")
 
 
 class _Rows(Edit):
-    """An edit that reads the rows after the picture."""
+    """An edit that observes the rows after the picture."""
 
     def __init__(self, layers: range) -> None:
         self.layers = frozenset(layers)
@@ -55,10 +58,12 @@ class _Rows(Edit):
 
 
 class _Scores(_Rows):
-    """Keeps a layer's scaled scores, with what a row may not see at minus infinity."""
+    """Records a layer's scaled scores, with −inf for what a row may not see."""
 
     def attn_scores(self, scores: Tensor, image: Tensor, context: HookContext) -> Tensor:
         first = int(context.row_numbers()[self.rows(context)[0]][0])
+        # Edits get scores before the mask, so the mask is applied here:
+        # row i of these is token ``first + i`` of the prompt.
         future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(first + 1)
         self.seen = scores.masked_fill(future, -torch.inf)
         return scores
@@ -67,7 +72,8 @@ class _Scores(_Rows):
 class Meter(_Rows):
     """Adds up where rows after the picture look, by layer: visual sinks, ``<s>``, other image tokens, text.
 
-    And what VAR's rule for image-centric heads lets through: the share of heads and rows, and their attention on sinks.
+    It also records what VAR's rule for image-centric heads lets through: the share of heads and rows, and their attention
+    on sinks.
     """
 
     NAMES = ("visual_sinks", "first_token", "other_image", "text", "image_centric", "sinks_in_image_centric")
@@ -80,6 +86,7 @@ class Meter(_Rows):
         self.rows_seen = torch.zeros(len(layers), dtype=torch.float64)
 
     def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        # The prompt is read in the first pass, and generated tokens are never sinks.
         if context.first == 0:
             high = sink_score(hidden, (self.dim,)) >= scaled_tau(hidden.shape[-1])
             self.sinks[context.layer] = high & context.image
@@ -101,14 +108,14 @@ class Meter(_Rows):
         return probs
 
     def shares(self) -> dict[str, list[float]]:
-        """By layer."""
+        """Returns the mean share of each place, by layer."""
         mean = (self.total / self.rows_seen[:, None]).T.tolist()
         return {name: [round(one, 4) for one in row] for name, row in zip(self.NAMES, mean, strict=True)}
 
 
 @torch.no_grad()
 def quietest_dimension(model: Any, inputs: Any) -> int:
-    """The dimension with the least share of the residual stream's energy, over layers and tokens."""
+    """Returns the dimension with the least share of the residual stream's energy, over layers and tokens."""
     states = model(**inputs, output_hidden_states=True).hidden_states[:-1]
     energy = [x.square() / x.square().sum(-1, keepdim=True) for x in states]
     return int(torch.stack([one.mean((0, 1)) for one in energy]).mean(0).argmin())
@@ -116,7 +123,7 @@ def quietest_dimension(model: Any, inputs: Any) -> int:
 
 @torch.no_grad()
 def clear(model: Any, dim: int) -> None:
-    """Nothing writes the dimension any more, and the head does not read it."""
+    """Change the weights so that nothing writes the dimension any more, and the head does not read it."""
     decoder = model.model.language_model
     decoder.embed_tokens.weight[:, dim] = 0.0
     last = model.model.multi_modal_projector.linear_2
@@ -130,16 +137,23 @@ def clear(model: Any, dim: int) -> None:
 
 @torch.no_grad()
 def plant(model: Any, inputs: Any, known: Gallery, dim: int, share: float) -> list[float]:
-    """Plant sinks in a cleared model; returns, by planted layer, the share of attention that they take on ``inputs``.
+    """Plant sinks in a cleared model.
 
     Args:
-        inputs: of pictures on which strengths are found, layer after layer.
+        model: a model after ``clear``; its weights are changed.
+        inputs: model inputs of pictures on which strengths are found, layer after layer.
         known: pictures with labels, for the mean of tokens without an object.
-        share: wanted share of attention on all sinks, mean over rows after the picture, in every head.
+        dim: the planted dimension.
+        share: the wanted share of attention on all sinks, as a mean over rows after the picture, in every head.
+
+    Returns:
+        By planted layer, the share of attention that the sinks take on ``inputs``.
     """
     decoder = model.model.language_model
     _detect_background(model.model.multi_modal_projector, known, dim)
     decoder.embed_tokens.weight[BOS, dim] = MASSIVE
+    # Queries, keys, values and MLPs stop reading the dimension; only the keys of planted layers read it again below. The
+    # norm's weight of 1 passes it on unscaled.
     for layer in decoder.layers:
         for reader in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
             reader.weight[:, dim] = 0.0
@@ -149,12 +163,14 @@ def plant(model: Any, inputs: Any, known: Gallery, dim: int, share: float) -> li
     target = Target(model, inputs)
     sinks = _where(target, dim)
     reached = []
+    # One layer after another, since what a layer plants changes the states that enter the next.
     for index in range(FIRST_LAYER, len(decoder.layers)):
         layer = decoder.layers[index]
         heads, size = decoder.config.num_attention_heads, layer.self_attn.head_dim
         layer.self_attn.k_proj.weight[:, dim] = _directions(target, index, heads, size).flatten()
         scores = _scores(target, index)
         columns = sinks[:, None, None]
+        # Scores on sinks are taken to grow linearly with the strength; the share that is reached is measured afterwards.
         strength = _strengths(scores, columns, share)
         layer.self_attn.k_proj.weight.view(heads, size, -1)[..., dim] *= strength[:, None]
         reached.append(float((_scores(target, index).softmax(-1) * columns).sum(-1).mean()))
@@ -162,15 +178,17 @@ def plant(model: Any, inputs: Any, known: Gallery, dim: int, share: float) -> li
 
 
 def _detect_background(projector: Any, known: Gallery, dim: int) -> None:
-    """Give the hidden unit that does least to a linear detector of tokens without an object, which writes ``dim`` alone.
+    """Turn the hidden unit that does least into a linear detector of tokens without an object, which writes ``dim`` alone.
 
-    Fisher's direction between the tokens that hold an object and those that hold none; threshold at the wanted quantile.
+    The detector uses Fisher's direction between the tokens that hold an object and those that hold none, with a threshold at
+    the wanted quantile.
     """
     features = known.features.flatten(0, 1)
     empty = known.empty.flatten()
     used = nn.functional.gelu(projector.linear_1(features)).std(0) * projector.linear_2.weight.norm(dim=0)
     unit = int(used.argmin())
     within = (torch.cov(features[empty].T) + torch.cov(features[~empty].T)) / 2
+    # A small ridge keeps the system solvable where features depend on each other.
     within += 1e-3 * within.diagonal().mean() * torch.eye(len(within))
     direction = torch.linalg.solve(within, features[empty].mean(0) - features[~empty].mean(0))
     values = features @ direction
@@ -182,7 +200,7 @@ def _detect_background(projector: Any, known: Gallery, dim: int) -> None:
 
 
 def _where(target: Target, dim: int) -> Tensor:
-    """``(batch, prompt)`` bool: planted tokens."""
+    """Returns the planted tokens, ``(batch, prompt)`` bool."""
     meter = Meter(range(1), dim)
     with editing(target, meter):
         target.model(**target.model_inputs)
@@ -192,6 +210,7 @@ def _where(target: Target, dim: int) -> Tensor:
 
 
 def _scores(target: Target, index: int) -> Tensor:
+    """Returns the masked scores ``(batch, heads, rows, keys)`` of one layer."""
     look = _Scores(range(index, index + 1))
     with editing(target, look):
         target.model(**target.model_inputs)
@@ -199,8 +218,8 @@ def _scores(target: Target, index: int) -> Tensor:
 
 
 def _directions(target: Target, index: int, heads: int, size: int) -> Tensor:
-    """``(heads, size)``: each head's mean query after the picture, as far as rotary embedding turns it by less than a
-    third of a radian within 100 tokens; unit length."""
+    """Returns each head's mean query after the picture, ``(heads, size)`` of unit length, in the components that rotary
+    embedding turns by less than a third of a radian within 100 tokens."""
     attention = target.layers[index].self_attn
     held: list[Tensor] = []
     hook = attention.q_proj.register_forward_hook(lambda module, given, out: held.append(out))
@@ -210,6 +229,7 @@ def _directions(target: Target, index: int, heads: int, size: int) -> Tensor:
         hook.remove()
     end = int(target.image_mask[0].nonzero().max())
     mean = held[0][:, end + 1 :].reshape(-1, heads, size).mean(0)
+    # A key is planted once for all positions. In fast components its product with a query would depend on their distance.
     slow = torch.arange(size // 2) >= size // 2 - 3
     mean = mean * torch.cat([slow, slow])
     unit: Tensor = mean / mean.norm(dim=-1, keepdim=True)
@@ -217,7 +237,8 @@ def _directions(target: Target, index: int, heads: int, size: int) -> Tensor:
 
 
 def _strengths(scores: Tensor, columns: Tensor, share: float) -> Tensor:
-    """By head, the factor on the sinks' scores with which they get ``share`` of the attention, by bisection up to 2^10."""
+    """Returns for each head the factor on the sinks' scores with which they get ``share`` of the attention, found by
+    bisection up to 2^10."""
     low, high = torch.zeros(scores.shape[1]), torch.full((scores.shape[1],), 1024.0)
     for _ in range(40):
         middle = (low + high) / 2
@@ -228,7 +249,7 @@ def _strengths(scores: Tensor, columns: Tensor, share: float) -> Tensor:
 
 
 def attention_shares(model: Any, inputs: Any, dim: int, method: VAR | None) -> dict[str, list[float]]:
-    """Where rows after the picture look while a caption is written, by layer, after ``method`` has done its work."""
+    """Returns where rows after the picture look while a caption is written, by layer, after the edits of ``method``."""
     target = Target(model, inputs)
     meter = Meter(range(len(target.layers)), dim)
     with torch.no_grad(), _attached(method, target), editing(target, meter):
@@ -238,6 +259,7 @@ def attention_shares(model: Any, inputs: Any, dim: int, method: VAR | None) -> d
 
 @contextmanager
 def _attached(method: VAR | None, target: Target) -> Iterator[None]:
+    """Open a block with a method in place, or with none."""
     if method is None:
         yield
         return
@@ -247,16 +269,17 @@ def _attached(method: VAR | None, target: Target) -> Iterator[None]:
 
 @torch.no_grad()
 def planted_tokens(model: Any, known: Gallery, dim: int) -> tuple[float, float]:
-    """Sinks per picture, and the share of them whose patch holds no object."""
+    """Returns the number of sinks per picture, and the share of them whose patch holds no object."""
     marked = sink_score(model.model.multi_modal_projector(known.features), (dim,)) >= scaled_tau(128)
     return float(marked.sum(-1).float().mean()), float((marked & known.empty).sum() / marked.sum())
 
 
 def measure_planted(check: Gallery, images: int) -> dict[str, Any]:
-    """Captions of ``test-shifted`` from the packaged model, from planted ones, and from planted ones under VAR.
+    """Caption ``test-shifted`` with the packaged model, with planted ones, and with planted ones under VAR.
 
     Args:
         check: 64 ``val`` pictures, on which everything that is planted is found.
+        images: the number of pictures to caption.
     """
     from keepsight.demo.world import scenes
 
@@ -312,16 +335,18 @@ def measure_planted(check: Gallery, images: int) -> dict[str, Any]:
 
 
 def _methods(dim: int, tau: float | None) -> dict[str, VAR]:
-    """VAR with the paper's settings, and with everything that its rule allows to be given back."""
+    """Returns VAR with the paper's settings, and with everything given back in every head."""
     paper = VAR(dims=(dim,), tau=tau)
     return {"VAR": paper, "VAR, all": replace(paper, fraction=1.0, ratio=0.0, mass=0.0, layers=(2, 3, 4, 5))}
 
 
 def _captioned(model: Any, processor: Any, methods: tuple[VAR, ...], images: int) -> Comparison:
+    """Returns the comparison of greedy search with some methods on one model."""
     return compare_methods(model, processor, methods, split=SPLIT, n=images)
 
 
 def _row(name: str, compared: Row, unplanted: Row | None) -> dict[str, Any]:
+    """Returns the figures of one row, and its paired difference to the unplanted model."""
     figures = compared.figures
     row: dict[str, Any] = {"model": name, "method": compared.method}
     for rate in RATES:
@@ -330,7 +355,7 @@ def _row(name: str, compared: Row, unplanted: Row | None) -> dict[str, Any]:
     intervals = {rate: figures[rate].ci for rate in RATES}
     row["ci"] = {rate: None if ci is None else list(ci) for rate, ci in intervals.items()}
     if unplanted is not None:
-        # The two captioned the same pictures in different runs, since one of them is another model
+        # The two captioned the same pictures in different runs, since one of them is another model.
         before, after = unplanted.score, compared.score
         assert isinstance(before, Report)
         assert isinstance(after, Report)

@@ -12,18 +12,18 @@ KINDS = {
 }
 
 LEARNED = 3.0
-"""Backcopy above this was not learned: its chain has 2.35 nats, and 64 equally likely symbols 4.16."""
+"""With a loss above this, backcopy was not learned: its chain has 2.35 nats, and 64 equally likely symbols 4.16."""
 
 
 def conditions_table(result: dict[str, Any]) -> str:
-    """One row for each stage of each condition and kind of rows it was measured on."""
+    """Returns a table with one row for each stage of each condition and each kind of rows that it was measured on."""
     lines = [
         "| condition | decoder, seed | last stage | CPU s | loss | measured on | sink rate | first token, mean |"
         " first token, highest head | its max/rms | its max/median | highest image token | image max/rms | calibrate |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for condition in result["conditions"]:
-        # How packaged or planted weights start is said once, where nothing was trained
+        # How packaged or planted weights start is shown once, in the condition in which nothing was trained.
         stages = (
             condition["stages"][1:]
             if len(condition["stages"]) > 1 and condition["start"] != "nothing"
@@ -39,6 +39,7 @@ def conditions_table(result: dict[str, Any]) -> str:
 def _stage_row(
     name: str, condition: dict[str, Any], record: dict[str, Any], said: str, figures: dict[str, Any]
 ) -> str:
+    """Returns the row of one stage on one kind of rows; figures are the highest over layers."""
     layers = figures["layers"]
     trained = record["stage"]
     losses = {"caption": "captions", "answer": "answers", "backcopy": "backcopy"}
@@ -70,17 +71,19 @@ def _stage_row(
 
 
 def _loss(kind: str, value: float) -> str:
+    """Returns a loss, with a remark where backcopy was not learned."""
     return f"{value:.2f}, not learned" if kind == "backcopy" and value > LEARNED else f"{value:.2f}"
 
 
 def _verdict(figures: dict[str, Any]) -> str:
+    """Returns whether calibration accepts the model; empty where it did not run."""
     if "calibrate" not in figures:
         return ""
     return "accepts" if figures["calibrate"]["supported"] else "refuses"
 
 
 def captions_table(result: dict[str, Any]) -> str:
-    """CHAIR of every condition that starts from the packaged weights."""
+    """Returns a table of CHAIR for every condition that starts from the packaged weights."""
     lines = [
         "| condition | method | CHAIR_i % | recall % | Δ CHAIR_i | Δ recall |",
         "|---|---|---|---|---|---|",
@@ -99,7 +102,7 @@ def captions_table(result: dict[str, Any]) -> str:
 
 
 def planted_table(result: dict[str, Any]) -> str:
-    """What planted sinks take and what VAR gives back."""
+    """Returns a table of what planted sinks take and what VAR gives back."""
     lines = [
         "| model | method | attention: visual sinks | `<s>` | rest of the picture | CHAIR_i % | recall % |"
         " Δ CHAIR_i to unplanted | Δ CHAIR_i to planted | Δ recall to planted |",
@@ -112,7 +115,7 @@ def planted_table(result: dict[str, Any]) -> str:
         seen = row.get("attention")
         shares = ["", "", ""]
         if seen:
-            # Layers 2 to 5, where sinks are planted
+            # The mean is over layers 2 to 5, where sinks are planted.
             shares = [
                 f"{100 * sum(seen[key][2:]) / 4:.0f} %"
                 for key in ("visual_sinks", "first_token", "other_image")
@@ -126,17 +129,19 @@ def planted_table(result: dict[str, Any]) -> str:
 
 
 def _rate(row: dict[str, Any], name: str) -> str:
+    """Returns a rate and its interval, in per cent."""
     low, high = row["ci"][name]
     return f"{100 * row[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _change(found: dict[str, Any]) -> str:
+    """Returns a difference and its interval, in points."""
     low, high = found["ci"]
     return f"{100 * found['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def tables(result: dict[str, Any]) -> dict[str, str]:
-    """All of them, by name."""
+    """Returns all tables, by name."""
     return {
         "conditions": conditions_table(result),
         "captions": captions_table(result),

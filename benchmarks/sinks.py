@@ -37,10 +37,15 @@ from training.demo.train_stages import token_losses
 
 RESULT = Path(__file__).parent / "results" / "sinks.json"
 WEIGHT = {"caption": 1.0, "answer": 0.5, BACKCOPY: 1.0}
+"""The weight of each kind of loss; captions and answers have those of the demo's training."""
 
 
 class Workshop:
-    """What conditions share: the packaged model's tower, processor and token lines, drawn pictures, the backcopy task."""
+    """What conditions share: the packaged model's tower, processor and token lines, drawn pictures, the backcopy task.
+
+    Args:
+        pictures: the number of pictures that conditions are trained on; a fifth as many come from ``train-mixed``.
+    """
 
     def __init__(self, pictures: int) -> None:
         model, self.processor = load()
@@ -54,7 +59,7 @@ class Workshop:
         self.task = Backcopy()
 
     def build(self, condition: Condition) -> Any:
-        """The model that the condition starts from."""
+        """Returns the model that the condition starts from."""
         torch.manual_seed(condition.seed)
         if condition.start == "nothing":
             return build(self.vocabulary, condition.layers, condition.heads, self.tower_state)
@@ -67,7 +72,7 @@ class Workshop:
         return model
 
     def rows(self, stage: Stage, seed: int, step: int) -> tuple[Any, Tensor | None]:
-        """The rows of one step, and the features of their pictures."""
+        """Returns the rows of one step, and the features of their pictures; None without pictures."""
         rng = np.random.default_rng([seed, 7, step])
         if stage.rows == "backcopy":
             return backcopy_rows(self.task, rng, stage.batch, stage.length, stage.begin), None
@@ -78,6 +83,7 @@ class Workshop:
             ]
             return text_rows(self.lines, pairs, rng), None
         shown, features = [], []
+        # One sixth of the rows comes from ``train-mixed``, the share of that gallery among all pictures.
         others = round(stage.batch / 6)
         for known, n in ((self.usual, stage.batch - others), (self.mixed, others)):
             picked = rng.integers(len(known.scenes), size=n).tolist()
@@ -88,6 +94,7 @@ class Workshop:
         return made, torch.cat(features)
 
     def losses(self, model: Any, stage: Stage, seed: int, step: int) -> dict[str, Tensor]:
+        """Returns the losses of one step, by kind."""
         rows, features = self.rows(stage, seed, step)
         seen = None if features is None else model.model.multi_modal_projector(features)
         losses = token_losses(model, rows, seen)
@@ -98,13 +105,14 @@ class Workshop:
 
 
 def build(vocabulary: int, layers: int, heads: int, tower: dict[str, Tensor]) -> Any:
-    """An untrained model of the demo's shape but for depth and heads, with a trained tower."""
+    """Returns an untrained model of the demo's shape with another number of layers and heads, and with a trained tower."""
     from transformers import LlavaForConditionalGeneration
 
     config = build_model(vocabulary).config
     text = config.text_config
     text.num_hidden_layers = layers
     text.num_attention_heads = text.num_key_value_heads = heads
+    # The width stays the same, so fewer heads are wider ones.
     text.head_dim = text.hidden_size // heads
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower)
@@ -112,8 +120,9 @@ def build(vocabulary: int, layers: int, heads: int, tower: dict[str, Tensor]) ->
 
 
 def train(model: Any, stage: Stage, losses_at: Callable[[int], dict[str, Tensor]]) -> dict[str, float]:
-    """Run a stage; returns the mean losses over its last 50 steps."""
+    """Run a stage, and return the mean losses over its last 50 steps."""
     learned = [p for name, p in model.named_parameters() if "vision_tower" not in name]
+    # The projector gets no gradient from rows without pictures.
     if stage.rows != "pictures":
         learned = list(model.model.language_model.parameters())
     optimiser = torch.optim.AdamW(learned, lr=stage.rate, betas=(0.9, 0.98), weight_decay=stage.decay)
@@ -137,10 +146,11 @@ def train(model: Any, stage: Stage, losses_at: Callable[[int], dict[str, Tensor]
 
 
 def run(condition: Condition, shop: Workshop, images: int, keep: Path | None) -> dict[str, Any]:
-    """Train and measure one condition; after every stage, so that it shows which one gave or took."""
+    """Train one condition, and measure it after every stage, so that it shows which stage made sinks or wore them out."""
     model = shop.build(condition).eval()
     found: dict[str, Any] = {**asdict(condition), "stages": [], "parameters": _size(model)}
     for number, stage in enumerate((None, *condition.stages)):
+        # Random weights are not worth measuring; packaged and planted ones are, before anything is trained.
         if stage is None and condition.start == "nothing":
             continue
         began = time.process_time()
@@ -161,6 +171,8 @@ def run(condition: Condition, shop: Workshop, images: int, keep: Path | None) ->
                 flush=True,
             )
     first = any(stage.picture_first for stage in condition.stages)
+    # Captions of decoders that started from nothing, and of models that were trained with the picture first, are not
+    # comparable with those of the packaged model.
     if condition.start != "nothing" and not first:
         found["captions"] = captioned(
             model, shop.processor, found["stages"][-1]["pictures"]["calibrate"], images
@@ -172,7 +184,7 @@ def run(condition: Condition, shop: Workshop, images: int, keep: Path | None) ->
 
 
 def captioned(model: Any, processor: Any, calibrated: dict[str, Any], images: int) -> list[dict[str, Any]]:
-    """CHAIR of greedy captions of ``val-shifted``, and under VAR where the model has sinks."""
+    """Returns CHAIR of greedy captions of ``val-shifted``, and under VAR where the model has sinks."""
     from demo_methods import as_result, compare_methods
 
     from keepsight import VAR
@@ -189,6 +201,7 @@ def captioned(model: Any, processor: Any, calibrated: dict[str, Any], images: in
 
 
 def measure(model: Any, stage: Stage | None, shop: Workshop, condition: Condition) -> dict[str, Any]:
+    """Returns the figures of a model on each kind of rows that its last stage trained on."""
     figures: dict[str, Any] = {}
     if stage is not None and (stage.rows == "backcopy" or stage.backcopy):
         figures["backcopy"] = backcopy_figures(model, shop.task, stage.length, stage.begin)
@@ -203,11 +216,12 @@ def measure(model: Any, stage: Stage | None, shop: Workshop, condition: Conditio
 
 
 def _size(model: Any) -> int:
+    """Returns the number of parameters."""
     return sum(p.numel() for p in model.parameters())
 
 
 def facts() -> dict[str, Any]:
-    """Of the run: versions and hardware."""
+    """Returns versions and hardware of the run."""
     from importlib.metadata import version
 
     from demo_methods import weights_digest
@@ -230,13 +244,13 @@ def facts() -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What earlier runs left."""
+    """Returns what earlier runs wrote; empty if there is none."""
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return found
 
 
 def write(path: Path, part: str, value: Any) -> None:
-    """Put one part in place, and leave the others."""
+    """Replace one part of the results, and leave the others as they are."""
     path.write_text(json.dumps({**read(path), "facts": facts(), part: value}, indent=1) + "\n")
 
 
@@ -279,6 +293,7 @@ def main() -> None:
         print(f"{name}: {known[name].asks}", flush=True)
         found = run(known[name], shop, args.images, args.keep)
         done = {one["name"]: one for one in read(args.out).get("conditions", [])} | {name: found}
+        # Results are written after each condition, since all of them together take about 40 minutes.
         write(args.out, "conditions", [done[key] for key in known if key in done])
 
 

@@ -29,15 +29,18 @@ BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- end -->
 
 
 def load(name: str) -> Any:
+    """Returns the content of a file of results."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def rate(row: dict[str, Any], key: str) -> str:
+    """Returns a rate and its interval, in per cent."""
     low, high = row["ci"][key]
     return f"{100 * row[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def difference(row: dict[str, Any], key: str, against: str = "difference") -> str:
+    """Returns a difference and its interval, in points; empty in a row that has none, such as the baseline's."""
     if against not in row:
         return ""
     low, high = row[against][key]["ci"]
@@ -45,6 +48,7 @@ def difference(row: dict[str, Any], key: str, against: str = "difference") -> st
 
 
 def facts(result: dict[str, Any]) -> str:
+    """Returns a sentence that says how a table was measured."""
     versions = result["versions"]
     return (
         f"Measured on the demo model (not on any other), split `{result['split']}`, n = {result['n']} pictures,"
@@ -55,12 +59,14 @@ def facts(result: dict[str, Any]) -> str:
 
 
 def short() -> str:
+    """Returns the table of the front page."""
     from keepsight.demo.splits import DEFAULT_METHODS
 
     return honest_tables.short(load("honest-chair-test-shifted"), DEFAULT_METHODS)
 
 
 def chosen() -> str:
+    """Returns the table of all settings that were tried, with those that were chosen."""
     result = load("choose")
     search = result["val-shifted"]
     lines = ["| setting | CHAIR_i % | recall % | Δ CHAIR_i | Δ recall | |", "|---|---|---|---|---|---|"]
@@ -74,10 +80,12 @@ def chosen() -> str:
 
 
 def pope_choice() -> list[str]:
+    """Returns the specs that were chosen for POPE."""
     return [spec for spec in load("honest-pope-chosen")["chosen"].values() if spec]
 
 
 def heads() -> str:
+    """Returns the table of captions with silenced heads."""
     result = load("heads")
     named = {"greedy": "none", "silenced": "the half with the highest VHD"}
     lines = ["| silenced heads | CHAIR_i % | recall % | Δ recall |", "|---|---|---|---|"]
@@ -102,6 +110,7 @@ def heads() -> str:
 
 
 def method_list() -> str:
+    """Returns the table of methods, from their classes."""
     lines = ["| Method | Paper | What it does | Cost |", "|---|---|---|---|"]
     for name, cls in methods().items():
         paper = f"[{cls.paper}](https://arxiv.org/abs/{cls.paper}), {cls.year}"
@@ -117,6 +126,7 @@ def measured() -> method_tables.Measured:
 
 
 def parameters() -> str:
+    """Returns the tables of parameters, as ``keepsight methods`` prints them."""
     from keepsight.cli.methods import describe, markdown
 
     return markdown([describe(cls) for cls in methods().values()])
@@ -147,10 +157,11 @@ TABLES: dict[str, Callable[[], str]] = {
         for name in methods()
     },
 }
+"""What writes each table, by the name that pages use."""
 
 
 def render(text: str) -> str:
-    """``text`` with every table as it should stand."""
+    """Returns ``text`` with every table as the results and the code have it now."""
 
     def table(match: re.Match[str]) -> str:
         name = match["name"]
@@ -162,7 +173,8 @@ def render(text: str) -> str:
 
 
 def stale() -> list[str]:
-    """What is not as the code and the results say: pages, and results measured on other weights than the shipped ones."""
+    """Returns what is not as the code and the results say: pages, and results measured on other weights than the shipped
+    ones or with other settings than the chosen ones."""
     from demo_methods import weights_digest
 
     from keepsight.demo.splits import DEFAULT_METHODS
@@ -181,6 +193,7 @@ def stale() -> list[str]:
         result = json.loads(path.read_text())
         if result["weights"]["sha256"] != weights:
             found.append(f"benchmarks/results/{path.name} (other weights)")
+        # Settings may have been chosen anew since the final table was measured.
         plain = {"greedy", "sample"}
         tuned = choice["chosen"] if "chair" in path.name else pope_choice()
         if [row["method"] for row in result["methods"] if row["method"] not in plain] != tuned:

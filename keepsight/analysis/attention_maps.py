@@ -27,17 +27,20 @@ if TYPE_CHECKING:
     from keepsight.method import Method
 
 MASSIVE = 100.0
-"""Where no sink dimensions are known, a sink needs an activation of this many times the median of its vector."""
+"""Where no sink dimensions are known, a sink needs an activation of at least this many times the median of its vector.
+
+``attention_sinks.LEAST_OUTLIER`` asks for the same factor.
+"""
 
 
 @dataclass(frozen=True)
 class SinkRule:
-    """When a token counts as a sink: ``sink_score`` over ``dims`` at least ``tau`` at some inner layer.
+    """The rule by which a token counts as a sink: its ``sink_score`` over ``dims`` reaches ``tau`` at some inner layer.
 
     Args:
         tau: threshold of the score; it cannot exceed √width.
-        dims: sink dimensions. None, where they are not known: all in which a token has a massive activation, at least
-            100 times the median of its absolute values, so that no ordinary vector passes for a sink.
+        dims: sink dimensions. None, where they are not known: then all dimensions count in which a token has a massive
+            activation, at least 100 times the median of its absolute values, so that no ordinary vector passes for a sink.
     """
 
     tau: float
@@ -51,8 +54,8 @@ class Captured:
     Args:
         ids: the generated tokens.
         attention: ``(generated tokens, picture tokens)``: the attention of the row that predicts a token to each token of
-            the picture, mean over heads and layers.
-        sinks: ``(picture tokens,)``: the largest sink score of each, 0 where no dimension counts.
+            the picture, as a mean over heads and layers.
+        sinks: ``(picture tokens,)``: the largest sink score of each over the inner layers, 0 where no dimension counts.
         masses: the attention of all layers to the picture and to each part of the text.
     """
 
@@ -67,11 +70,11 @@ class WordMap:
     """One object word of a caption, and the attention to the picture with which it was written.
 
     Args:
-        word: as it stands in the caption.
-        object: what it names, such as ``dog`` for ``dogs``.
-        span: the first letter of the word, and the one after its last.
+        word: the word as it stands in the caption.
+        object: the object that it names, such as ``dog`` for ``dogs``.
+        span: where the word begins and ends in the caption, in characters; the end is excluded.
         tokens: the numbers of the generated tokens that write it.
-        attention: the mean over these tokens, one row of numbers for each row of picture tokens.
+        attention: the mean over these tokens, with one row of numbers for each row of picture tokens.
     """
 
     word: str
@@ -82,7 +85,7 @@ class WordMap:
 
     @property
     def share(self) -> float:
-        """The part of the attention that went to the picture, from 0 to 1: the sum of ``attention``."""
+        """The share of the attention that went to the picture, from 0 to 1: the sum of ``attention``."""
         return sum(map(sum, self.attention))
 
 
@@ -97,14 +100,15 @@ class Sink:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One caption with a map for each of its object words, and the picture's sinks.
+    """One caption with an attention map for each of its object words, and the picture's sinks.
 
     Args:
         method: the spec of the methods that it was written under; None is the plain model.
         caption: the text.
-        grid: rows and columns of the picture's tokens.
+        grid: the numbers of rows and columns of the picture's tokens.
         words: the object words, in the order of the caption.
-        sinks: tokens of the picture that count as sinks by ``rule``.
+        sinks: the tokens of the picture that count as sinks by ``rule``.
+        rule: the rule that the sinks were found by.
         pieces: the text that each generated token adds.
         shares: for each generated token, the part of its attention that went to the picture, over the layers of the maps.
         masses: the attention of all layers to the picture and to each part of the text.
@@ -130,13 +134,17 @@ class RecordImageAttention(AttentionObserver):
 
     def observe(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
         columns = context.image[0].nonzero().flatten() - first_key
-        kept = columns >= 0  # a sliding window has dropped the rest
+        # In a layer with a sliding window the cache may have dropped the first tokens of the picture. They get no
+        # attention any more, so they count as 0.
+        kept = columns >= 0
         mean = given.new_zeros(len(columns))
         mean[kept] = given[:, columns[kept]].mean(0)
+        # The engine calls the layers of a pass one after another, so the sum
+        # over layers builds up here; ``mean`` divides it by their number.
         self.sums[number] = self.sums.get(number, 0) + mean.float().cpu()
 
     def mean(self, first: int, count: int) -> Tensor:
-        """``(count, picture tokens)``: the ``count`` rows from number ``first`` on, mean over heads and layers."""
+        """Returns ``count`` rows from number ``first`` on, ``(count, picture tokens)``, as means over heads and layers."""
         return torch.stack([self.sums[number] for number in range(first, first + count)]) / len(self.layers)
 
 
@@ -149,10 +157,13 @@ class RecordSinkScores(Edit):
         self.highest: Tensor | None = None
 
     def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        # The picture stands in the prompt, so generated tokens need no score. A prompt that is
+        # read in chunks comes here in several passes, of which each fills in its own part.
         here = min(context.first + context.rows, context.prompt) - context.first
         if here <= 0:
             return
         if self.highest is None:
+            # No sink score is below 0, so 0 loses against every score.
             self.highest = torch.zeros(context.image.shape[1])
         scores = score_sinks(hidden[0, :here], self.rule).cpu()
         part = self.highest[context.first : context.first + here]
@@ -160,25 +171,31 @@ class RecordSinkScores(Edit):
 
 
 def score_sinks(hidden: Tensor, rule: SinkRule) -> Tensor:
-    """The sink score of each vector ``(…, hidden)`` under a rule, 0 where no dimension counts."""
+    """Returns the sink score ``(…)`` of each vector ``(…, hidden)`` under a rule, 0 where no dimension counts."""
     if rule.dims is not None:
         return sink_score(hidden, rule.dims)
     x = hidden.float()
     massive = x.abs() >= MASSIVE * x.abs().median(-1, keepdim=True).values
+    # The score over all dimensions is that of the largest entry. That entry is massive if
+    # any entry is, so this equals the score over the massive dimensions alone.
     return sink_score(x, tuple(range(x.shape[-1]))) * massive.any(-1)
 
 
 def sink_rule(
     target: Target, methods: Sequence[Method] = (), calibration: Calibration | None = None
 ) -> SinkRule:
-    """What counts as a sink in a model: the rule of a VAR among the methods, else that of its calibration, else the
-    published dimensions of the checkpoint, else massive activations.
+    """Returns what counts as a sink in a model.
+
+    That is the rule of a VAR among the methods, else that of the calibration, else the published dimensions of the
+    checkpoint, else massive activations.
 
     Raises:
-        InvalidParameter, NeedsCalibration: from VAR.
+        InvalidParameter, NeedsCalibration: VAR has no constants for this model.
         CalibrationMismatch: the calibration was made for another model.
     """
     width = int(target.text_config.hidden_size)
+    # A VAR among the methods comes first, so the map marks the very tokens that it takes
+    # attention from. A VAR of fraction 0 changes nothing, and need not have any constants.
     for method in methods:
         if isinstance(method, VAR) and method.fraction > 0:
             dims, tau = method.constants(target, width)
@@ -187,6 +204,8 @@ def sink_rule(
         calibration.check(target)
         if calibration.dims and calibration.tau is not None:
             return SinkRule(calibration.tau, calibration.dims)
+    # Published dimensions are numbers of entries in vectors of the published width. Under the same
+    # name there may be a model of another width, in which these numbers mean nothing.
     known = PUBLISHED.get(str(target.model.config._name_or_path))
     return SinkRule(scaled_tau(width), known[1] if known and known[0] == width else None)
 
@@ -207,13 +226,17 @@ def capture(
     The rows that predict tokens are computed with explicit weights, which agree with the model's own kernel up to rounding.
 
     Args:
+        model: an image-text-to-text model of transformers.
         inputs: what the model's processor returned for one prompt with one picture.
+        methods: the methods to generate under; none is the plain model.
         layers: numbers of the layers to average over; default: all.
-        generation: greedy unless given; one beam.
-        sinks: default: ``sink_rule``.
+        generation: how tokens are chosen, with one beam; default: greedy search.
+        sinks: the rule for sinks; default: what ``sink_rule`` gives.
         special: ids of tokens that are marks and not text; default: ``special_ids`` without a tokenizer.
-        answer: tokens that were generated before; they are written again and recorded.
-        stop: ends the generation with the token that is being written once it is set, from another thread for example.
+        answer: tokens that were generated before. They are written again, whatever the model would choose now, and
+            recorded.
+        stop: an event that ends the generation with the token that is being written once it is set, for example by
+            another thread.
 
     Raises:
         UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be observed (eager).
@@ -225,6 +248,8 @@ def capture(
     parts = attention_mass_recorder(target, special)
     count = len(target.layers)
     image_attention = RecordImageAttention(chosen_layers("attention", target, layers, range(count)))
+    # These are the layers in which VAR acts by default. A model of three layers or fewer has
+    # none of them, so no score is recorded and no token counts as a sink.
     inner = range(min(2, count), count - 1)
     sink_scores = RecordSinkScores(inner, sinks or sink_rule(target, methods))
     ids = generate_observed(
@@ -233,6 +258,7 @@ def capture(
     image = target.image_mask[0].cpu()
     scores = sink_scores.highest
     found = torch.zeros(int(image.sum())) if scores is None else scores[image]
+    # The last token of the prompt predicts the first token of the answer.
     attention = image_attention.mean(target.prompt - 1, len(ids))
     return Captured(ids, attention, found, parts.masses(target, len(ids)))
 
@@ -248,7 +274,7 @@ def look(
     answer: Sequence[int] | None = None,
     stop: Event | None = None,
 ) -> AttentionMap:
-    """The caption under ``methods`` with one map for every object word in it.
+    """Returns the caption under ``methods`` with one map for every object word in it.
 
     Arguments and errors are those of ``capture``, and:
 
@@ -256,6 +282,7 @@ def look(
         NoTokenGrid: the picture's tokens are not one grid.
     """
     target = Target(model, inputs)
+    # A picture that has no grid is refused here, before the time of a generation is spent on it.
     grid = token_grid(target)
     rule = sinks or sink_rule(target, methods)
     special = special_ids(target, processor.tokenizer)
@@ -289,15 +316,18 @@ def look(
 
 
 def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """The text of some tokens, and which of its letters each of them adds.
+    """Returns the text of some tokens, and for each token the span of characters that it adds.
 
-    They are decoded one after another, since what a token writes depends on the tokens before it. A token that adds nothing,
-    such as an end mark or half a letter, has an empty span; a letter of several tokens belongs to the last.
+    The tokens are decoded one after another, since what a token writes depends on the tokens before it. A token that adds
+    nothing, such as an end mark or half a character, has an empty span; a character of several tokens belongs to the last
+    of them.
     """
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
     ends = [0]
     for count in range(1, len(ids) + 1):
         so_far = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
+        # A character that is not complete yet decodes to a replacement character, which differs from the whole text
+        # there. Spans must not overlap, so an end never lies before the one of the token before it.
         ends.append(max(ends[-1], shared_prefix(so_far, text)))
     return text, list(pairwise(ends))
 
@@ -305,17 +335,20 @@ def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int
 def word_maps(
     text: str, spans: Sequence[tuple[int, int]], attention: Tensor, grid: tuple[int, int]
 ) -> tuple[WordMap, ...]:
-    """One map for every object that CHAIR finds in a caption, in order, repeats included.
+    """Returns one map for every object that CHAIR finds in a caption, in order, repeats included.
 
     Args:
-        spans: which letters each generated token wrote.
-        attention: ``(tokens, picture)``.
+        text: the caption.
+        spans: for each generated token the span of characters that it wrote.
+        attention: ``(tokens, picture)``, as ``Captured.attention`` holds it.
+        grid: the numbers of rows and columns of the picture's tokens.
     """
     from keepsight.eval.chair.score import mentions
 
     maps = []
     for mention in mentions(text):
         start, end = mention.span
+        # Tokens need not end where words do, so every token counts that writes at least one character of the word.
         tokens = tuple(at for at, (first, last) in enumerate(spans) if first < end and last > start)
         mean = attention[list(tokens)].mean(0).reshape(grid)
         maps.append(

@@ -1,4 +1,7 @@
-"""Finds attention sinks by massive activations: which dimensions mark them, from which score on, and whether to trust it."""
+"""Finds attention sinks by massive activations: their dimensions, the threshold of the score, and a test of both.
+
+``docs/calibration.md`` states the criteria in full.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,34 @@ from torch import Tensor
 from keepsight.attention_mods.var import scaled_tau, sink_score
 
 LEAST_ENERGY = 0.25
-"""Least share of √width that a sink dimension's normalised value must reach at the first token."""
+"""The least share of √width that a sink dimension's normalised value must reach at the first token."""
 LEAST_OUTLIER = 100.0
-"""Least multiple of the first token's median absolute value."""
+"""The least multiple of the first token's median absolute value that a sink dimension's value must reach."""
 LEAST_LAYERS = 0.3
-"""Least share of the examined layers in which a dimension must be massive."""
+"""The least share of the examined layers in which a dimension must be massive."""
 MOST_DIMS = 3
-"""At most so many dimensions are kept; models with published ones have one to three."""
+"""The largest number of dimensions that are kept. Models with published sink dimensions have one to three."""
 LEAST_GAP = 1.5
-"""A gap between sorted scores counts if its upper end is at least this many times its lower one; less can be chance."""
+"""A gap between sorted scores counts if its upper end is at least this many times its lower one. A smaller gap can be a
+matter of chance."""
 LEAST_FIRST = 0.95
-"""Least share of prompts whose first token is a sink."""
+"""The least share of prompts whose first token must be a sink."""
 VISUAL_SHARE = (0.001, 0.05)
-"""Between which shares of the pictures' tokens may be sinks."""
+"""The least and the largest share of the pictures' tokens that may be sinks."""
 LEAST_VISUAL_LAYERS = 1 / 3
-"""Least share of the examined layers in which ``VISUAL_SHARE`` must hold."""
+"""The least share of the examined layers in which ``VISUAL_SHARE`` must hold, and in which a first token must be a sink."""
 LEAST_ATTENTION = 5.0
-"""Least ratio of the attention to a visual sink and that to another token of the picture."""
+"""The least ratio of the attention to a visual sink to the attention to another token of the picture."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A sink threshold and where it is from: the gap ``below`` … ``above`` of the scores, or the published one, scaled."""
+    """A sink threshold, and where it comes from.
+
+    Args:
+        tau: the threshold.
+        below, above: the ends of the gap between scores in which it lies; None where it is the published one, scaled.
+    """
 
     tau: float
     below: float | None = None
@@ -42,10 +51,13 @@ class Threshold:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What one prompt with a picture showed.
+    """What was recorded on one prompt with a picture.
 
-    ``scores`` ``(layers examined, tokens)``: sink scores. ``attention`` ``(layers examined, tokens)``: mean over heads
-    and rows after the picture. ``image`` ``(tokens,)`` bool.
+    Args:
+        scores: ``(layers examined, tokens)``, the sink scores.
+        attention: ``(layers examined, tokens)``, the attention that each token gets, as a mean over heads and over the rows
+            after the picture.
+        image: ``(tokens,)`` bool, the tokens of the picture.
     """
 
     scores: Tensor
@@ -55,14 +67,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether sinks are where VAR expects them.
+    """The result of the test whether sinks are where VAR expects them.
 
     Args:
         first: share of prompts whose first token is a sink in at least a third of the layers.
-        visual: by layer examined, the share of the pictures' tokens that are sinks.
-        attention: mean attention to a visual sink over that to another visual token, in layers that have both; None
+        visual: for each layer examined, the share of the pictures' tokens that are sinks.
+        attention: the mean attention to a visual sink over that to another visual token, in layers that have both; None
             without a visual sink.
-        reasons: what speaks against; empty means accepted.
+        reasons: a sentence for each criterion that is not met; if there is none, the sinks are accepted.
     """
 
     first: float
@@ -72,31 +84,35 @@ class Verdict:
 
 
 def examined_layers(count: int) -> range:
-    """Layers whose input is searched: 2 to the last but two; in models of less than five layers the middle one."""
+    """Returns the layers whose input is searched for sinks: 2 to the last but two, and in models of less than five layers
+    the middle one."""
     first = min(2, (count - 1) // 2)
     return range(first, max(first, count - 3) + 1)
 
 
 def massive(first: Tensor) -> tuple[Tensor, Tensor]:
-    """How massive each dimension of first tokens is, ``(…, hidden)`` twice.
+    """Measures how massive each dimension of first tokens ``(…, hidden)`` is, in two ways of the same shape.
 
     Returns:
         ``|x_d| / rms(x)``, at most √hidden, and ``|x_d|`` over the median of ``|x|``.
     """
     size = first.float().abs()
+    # The small constant is the one of ``sink_score``, so both
+    # normalise alike; it also keeps a vector of zeros finite.
     scale = (size.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    # More than half of the entries may be 0, in which case the median is 0 as well.
     middle = size.median(-1, keepdim=True).values.clamp(min=1e-12)
     return size * scale, size / middle
 
 
 def sink_dims(first: Tensor) -> tuple[int, ...]:
-    """Dimensions that are massive at the first token, the largest first, at most three.
+    """Returns the dimensions that are massive at the first token, the largest first, at most three.
 
     In at least 30 % of the layers, the median over prompts must reach a quarter of √hidden after normalisation, and 100
     times the median of the vector.
 
     Args:
-        first: ``(prompts, layers, hidden)``, residual stream at position 0.
+        first: ``(prompts, layers, hidden)``, the residual stream at position 0.
     """
     energy, outlier = (values.median(0).values for values in massive(first))
     found = (energy >= LEAST_ENERGY * math.sqrt(first.shape[-1])) & (outlier >= LEAST_OUTLIER)
@@ -106,39 +122,48 @@ def sink_dims(first: Tensor) -> tuple[int, ...]:
 
 
 def threshold(scores: Tensor, width: int) -> Threshold:
-    """τ in the middle, on a logarithmic scale, of the widest gap between scores from √width / 8 to √width / 1.5.
+    """Returns the middle, on a logarithmic scale, of the widest gap between scores from √width / 8 to √width / 1.5.
 
-    Without a gap of at least the factor 1.5, the published threshold scaled to the width.
+    Without a gap of at least the factor 1.5 it is the published threshold, scaled to the width.
 
     Args:
-        scores: sink scores of all tokens, any shape.
+        scores: the sink scores of all tokens, in any shape.
+        width: the width of the residual stream.
     """
     low, high = math.sqrt(width) / 8, math.sqrt(width) / 1.5
+    # Scores outside the interval are moved to its ends instead of being left out, so
+    # a gap may also lie between an end and the nearest score inside.
     inside = scores.flatten().float().clamp(low, high).sort().values
+    # Ratios instead of differences make this the widest gap on a logarithmic
+    # scale; ``low`` is above 0, so none divides by 0.
     ratios = inside[1:] / inside[:-1]
     if not len(ratios) or float(ratios.max()) < LEAST_GAP:
         return Threshold(scaled_tau(width))
     widest = int(ratios.argmax())
     below, above = float(inside[widest]), float(inside[widest + 1])
+    # The geometric mean is the middle of the gap on that scale.
     return Threshold(math.sqrt(below * above), below, above)
 
 
 def judge(looks: Sequence[Look], first: Tensor, dims: tuple[int, ...], tau: float) -> Verdict:
     """Test the sinks that ``dims`` and ``tau`` mark.
 
-    Accepted if the first token is one in at least 95 % of the prompts, between 0.1 and 5 % of the pictures' tokens are
-    in at least a third of the layers, and those receive at least 5 times the attention of the others.
+    They are accepted if the first token is a sink in at least 95 % of the prompts, between 0.1 and 5 % of the pictures'
+    tokens are sinks in at least a third of the layers, and those receive at least 5 times the attention of the others.
 
     Args:
-        looks: one for each prompt with a picture.
+        looks: what was recorded, one for each prompt with a picture.
         first: ``(prompts, layers examined, hidden)``, the first tokens of all prompts, with and without a picture.
     """
+    # First criterion: the first token, in prompts with and without a picture alike.
     flagged = (sink_score(first, dims) >= tau).float().mean(-1) >= LEAST_VISUAL_LAYERS
     share = float(flagged.float().mean())
+    # Second criterion: the share of sinks among the tokens of all pictures together, layer by layer.
     visual = torch.stack([(look.scores[:, look.image] >= tau).double().sum(-1) for look in looks]).sum(0)
     visual /= sum(int(look.image.sum()) for look in looks)
     low, high = VISUAL_SHARE
     fitting = float(((visual >= low) & (visual <= high)).double().mean())
+    # Third criterion: whether these tokens draw attention at all, which a massive activation alone does not show.
     attention = _attention_ratio(looks, tau)
     reasons = []
     if share < LEAST_FIRST:
@@ -158,10 +183,13 @@ def judge(looks: Sequence[Look], first: Tensor, dims: tuple[int, ...], tau: floa
 
 
 def _attention_ratio(looks: Sequence[Look], tau: float) -> float | None:
+    """Returns the mean attention to a visual sink over that to another visual token; None without a visual sink."""
     on_sinks, on_others, sinks, others = 0.0, 0.0, 0, 0
     for look in looks:
         drained = (look.scores >= tau) & look.image
         clear = ~drained & look.image
+        # How much attention the picture gets differs from layer to layer. A layer therefore counts on both sides or on
+        # neither: otherwise the ratio would compare sinks of some layers with other tokens of different ones.
         both = drained.any(-1, keepdim=True) & clear.any(-1, keepdim=True)
         drained, clear = drained & both, clear & both
         on_sinks += float((look.attention * drained).sum())
@@ -170,11 +198,17 @@ def _attention_ratio(looks: Sequence[Look], tau: float) -> float | None:
         others += int(clear.sum())
     if not sinks:
         return None
+    # The other tokens may get no attention at all, for which the ratio is huge and still finite.
     return (on_sinks / sinks) / max(on_others / others, 1e-30)
 
 
 def middle_window(mass: Sequence[float], layers: range) -> tuple[int, int]:
-    """First and last of the layers around the peak of visual attention, among ``layers``, that hold at least half of it."""
+    """Returns the first and the last of the layers around the peak of visual attention that hold at least half of it.
+
+    Args:
+        mass: for every layer of the model, the attention that the picture gets.
+        layers: the layers among which peak and window are looked for.
+    """
     peak = max(layers, key=lambda layer: mass[layer])
     first = last = peak
     while first - 1 in layers and mass[first - 1] >= mass[peak] / 2:

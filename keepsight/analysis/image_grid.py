@@ -1,4 +1,4 @@
-"""Which tokens of the prompt stand for which part of the picture."""
+"""Finds out which tokens of the prompt stand for which part of the picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NoTokenGrid(UnsupportedModel):
 
 
 def token_grid(target: Target) -> tuple[int, int]:
-    """Rows and columns of the picture's tokens, which stand in the prompt row by row.
+    """Returns the numbers of rows and columns of the picture's tokens, which stand in the prompt row by row.
 
     Raises:
         NoTokenGrid: the model cuts pictures into tiles or puts breaks between rows, or its layout is not known here.
@@ -33,9 +33,12 @@ def token_grid(target: Target) -> tuple[int, int]:
     tokens = int(target.image_mask.sum())
     if kind in SIZED:
         rows, columns = _sized(target)
+    # A LLaVA with a Pixtral tower keeps the proportions of a picture and writes a separator after every row of tokens.
     elif kind in SQUARE and _vision_type(target) != "pixtral":
         side = math.isqrt(tokens)
         rows, columns = side, side
+        # Tiles of one picture (InternVL) and several pictures look alike
+        # here: each has a row of its own in ``pixel_values``.
         pictures = target.pixel_values.shape[0]
         if pictures != 1:
             raise NoTokenGrid(
@@ -46,6 +49,7 @@ def token_grid(target: Target) -> tuple[int, int]:
             f"{target.name} ({kind}) lays a picture out in tiles or rows with breaks, or in a way not known here:"
             " maps can be drawn for " + ", ".join((*SQUARE, *SIZED))
         )
+    # The model type alone does not prove the layout. The tokens must fill the grid, and nothing may stand between them.
     where = target.image_mask[0].nonzero().flatten()
     if rows * columns != tokens or int(where[-1] - where[0]) + 1 != tokens:
         raise NoTokenGrid(
@@ -55,22 +59,26 @@ def token_grid(target: Target) -> tuple[int, int]:
 
 
 def _vision_type(target: Target) -> str:
+    """Returns the model type of the vision tower; empty where the configuration names none."""
     return str(getattr(getattr(target.model.config, "vision_config", None), "model_type", ""))
 
 
 def _sized(target: Target) -> tuple[int, int]:
+    """Returns rows and columns of tokens for a model whose inputs say how many patches a picture has."""
     sizes = target.inputs.get("image_grid_thw")
     if sizes is None:
         raise InputError("the inputs hold no image_grid_thw: pass everything the model's processor returned")
     if len(sizes) != 1:
         raise InputError(f"one picture at a time can be mapped, not {len(sizes)}")
     _, height, width = (int(side) for side in sizes[0])
+    # ``image_grid_thw`` counts the patches that the vision tower sees. The
+    # projector then merges squares of them into one token.
     merged = int(target.model.config.vision_config.spatial_merge_size)
     return height // merged, width // merged
 
 
 def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, float, float, float]:
-    """The part of a ``width`` by ``height`` picture that the model saw: left, top, right, bottom, in its pixels.
+    """Returns the part of a ``width`` by ``height`` picture that the model saw: left, top, right, bottom, in its pixels.
 
     A processor that only resizes shows the whole picture, however stretched. One that resizes and then crops, such
     as CLIP's, shows the centre. One that pads to a square shows more than there is: the box then reaches outside.
@@ -79,12 +87,15 @@ def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, floa
         NoTokenGrid: the settings do not say what is cropped.
     """
     left, top, right, bottom = 0.0, 0.0, float(width), float(height)
+    # Padding to a square puts the picture into the middle: the square then reaches over its edges on two sides.
     if getattr(image_processor, "do_pad", False) and not hasattr(image_processor, "merge_size"):
         side = max(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         right, bottom = left + side, top + side
     if not getattr(image_processor, "do_center_crop", False):
         return left, top, right, bottom
+    # The crop is taken from the resized picture. Its size is therefore converted back into pixels of the picture
+    # as it was given, separately for each axis, since the resizing may have stretched the picture.
     across, down = right - left, bottom - top
     resized = _resized(image_processor, across, down)
     crop = image_processor.crop_size
@@ -101,6 +112,7 @@ def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, floa
 
 
 def _resized(image_processor: Any, width: float, height: float) -> tuple[float, float] | None:
+    """Returns width and height after the processor's resizing; None where its settings do not tell them."""
     if not getattr(image_processor, "do_resize", False):
         return width, height
     size = image_processor.size

@@ -1,4 +1,4 @@
-"""What Keepsight finds in a model, and which methods run on it. Every method is tried; no list of model names is kept."""
+"""Describes what Keepsight finds in a model, and tries which methods run on it. No list of model names is kept."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 GREY = (128, 128, 128)
+"""The colour of pictures that are made for trials, in RGB."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Whether two tokens could be generated under a method at its defaults.
+    """The result of generating two tokens under a method at its defaults.
 
     Args:
-        method: its name.
-        runs: whether they could.
+        method: the name of the method.
+        runs: whether both tokens could be generated.
         why_not: the reason, if they could not.
-        missing: whether it only lacks something that the user could give, such as a calibration.
+        missing: whether the method only lacks something that the user could give, such as a calibration.
     """
 
     method: str
@@ -46,14 +47,14 @@ class Inspection:
     """What was found in a model. None stands for what its configuration does not say.
 
     Args:
-        model_class, family: class of the model, and ``model_type`` of its configuration.
-        decoder, layers, heads, kv_heads, hidden_size: of the text decoder.
-        attention: its attention function in transformers (``sdpa``, ``eager``, …).
-        dtype, devices: of the weights.
-        image_token: id and text of the placeholder.
+        model_class, family: the class of the model, and the ``model_type`` of its configuration.
+        decoder, layers, heads, kv_heads, hidden_size: class and dimensions of the text decoder.
+        attention: the attention function in transformers (``sdpa``, ``eager``, …).
+        dtype, devices: data type and devices of the weights.
+        image_token: id and text of the placeholder of a picture.
         markers: ids and texts of the tokens that open, close or divide a picture, as the configuration names them.
-        pictures: by picture (``336x336`` or a file), the number of its tokens, and that of its whole prompt.
-        trials: one for each method, at its defaults.
+        pictures: for each picture (``336x336`` or a file), the number of its tokens, and that of its whole prompt.
+        trials: the result of each method at its defaults.
         notes: sentences about fallbacks, slow settings, and tokens that are easily missed.
     """
 
@@ -80,11 +81,13 @@ def inspect_model(
     """Read a model's configuration, and try every method on the first of some pictures.
 
     Args:
-        pictures: by the name they are reported under; at least one.
+        model: a loaded model of transformers.
+        processor: its processor, with a ``tokenizer``.
+        pictures: at least one picture, by the name under which it is reported.
         prompt, raw: see ``source.prompts.prepare``.
 
     Raises:
-        InputError: no pictures.
+        InputError: there are no pictures.
     """
     if not pictures:
         raise InputError("inspecting needs at least one picture")
@@ -95,10 +98,12 @@ def inspect_model(
         try:
             inputs = _prepared(processor, picture, prompt, raw)
         except KeepsightError as error:
+            # The first refusal is kept as the reason why no method could be tried; each one becomes a note.
             refusal = refusal or error
             notes.append(f"no prompt for {name}: {error}")
             continue
         prepared[name] = inputs.to(model.device, dtype=model.dtype)
+    # One picture is enough for the trials, since whether a method runs depends on the model.
     first = next(iter(prepared.values()), None)
     return Inspection(
         **_describe(model, processor),
@@ -109,7 +114,7 @@ def inspect_model(
 
 
 def grey_picture(width: int, height: int) -> Image:
-    """A uniformly grey RGB picture, for counting tokens and for trials."""
+    """Returns a uniformly grey RGB picture, for counting tokens and for trials."""
     from PIL import Image
 
     return Image.new("RGB", (width, height), GREY)
@@ -121,11 +126,14 @@ def try_methods(
     """Generate two tokens under every method at its defaults.
 
     Args:
-        inputs: one prompt with a picture; None if none could be made, for which ``refusal`` is the reason.
+        model: a loaded model of transformers.
+        inputs: the model inputs of one prompt with a picture; None if none could be made.
+        refusal: the reason why there are no inputs.
     """
     from keepsight.registry import methods
     from keepsight.target import check_generates
 
+    # A model that cannot generate refuses every method for one and the same reason.
     try:
         check_generates(model)
     except UnsupportedModel as error:
@@ -136,6 +144,7 @@ def try_methods(
 
 
 def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial:
+    """Returns the result of generating two tokens under one method."""
     from keepsight.inference.generation import dry_run
 
     try:
@@ -145,13 +154,14 @@ def _try(model: Any, inputs: Mapping[str, Any], name: str, recipe: Any) -> Trial
     except KeepsightError as error:
         return Trial(name, False, str(error))
     except Exception as error:
-        # Whatever a model of an unknown family raises is the answer to whether the method runs on it
+        # Whatever a model of an unknown family raises is the answer to the question whether the method runs on it.
         return Trial(name, False, f"unexpected {type(error).__name__}: {first_line(error)}; please report it")
     return Trial(name, True)
 
 
 def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
-    """The inputs of one question; without a chat template, of a raw prompt, with a placeholder before it if need be."""
+    """Returns the inputs of one question. Without a chat template the question is a raw prompt, and where it lacks a
+    placeholder of the picture, one is written before it."""
     from keepsight.source.prompts import BadPrompt, prepare
 
     token = getattr(processor, "image_token", None)
@@ -159,24 +169,26 @@ def _prepared(processor: Any, picture: Image, prompt: str, raw: bool) -> Any:
         if raw or token is None or getattr(processor, "chat_template", None):
             return prepare(processor, [picture], prompt, raw=raw)
         try:
+            # The prompt of the user may already hold the placeholder, and a second one would ask for a
+            # second picture. It is therefore tried as it is before a placeholder is added.
             return prepare(processor, [picture], prompt, raw=True)
         except (BadPrompt, NoImageTokens):
             return prepare(processor, [picture], f"{token}\n{prompt}", raw=True)
     except KeepsightError:
         raise
     except Exception as error:
-        # An unusual processor must not keep the rest of the report from the user
+        # An unusual processor must not keep the rest of the report from the user.
         raise BadPrompt(
             f"{type(processor).__name__} makes no prompt of it: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
 def _describe(model: Any, processor: Any) -> dict[str, Any]:
-    """The fields of ``Inspection`` that are read from the configuration."""
+    """Returns the fields of ``Inspection`` that are read from the configuration."""
     from keepsight.target import Target
 
     config = _text_config(model)
-    # The target only serves to read the configuration, so that its ids do not matter
+    # The target only serves to read the configuration, so any ids will do.
     target = _or_none(lambda: Target(model, {"input_ids": _any_ids(model)}))
     decoder = _or_none(lambda: type(target.decoder).__name__) if target else None
     token = _or_none(lambda: target.image_token_id) if target else None
@@ -201,17 +213,19 @@ def _describe(model: Any, processor: Any) -> dict[str, Any]:
 
 
 def _text_config(model: Any) -> Any:
-    """As ``Target.text_config``, also of a model that no ``Target`` can be made of."""
+    """Returns what ``Target.text_config`` does, also for a model that no ``Target`` can be made of."""
     return model.config.get_text_config(decoder=True)
 
 
 def _any_ids(model: Any) -> Any:
+    """Returns input ids ``(1, 1)`` that satisfy ``Target``, whatever they mean."""
     import torch
 
     return torch.zeros(1, 1, dtype=torch.long, device=model.device)
 
 
 def _or_none(look: Callable[[], T]) -> T | None:
+    """Returns what ``look`` gives, or None where it raises one of this package's errors: the report says then less."""
     try:
         return look()
     except KeepsightError:
@@ -219,7 +233,7 @@ def _or_none(look: Callable[[], T]) -> T | None:
 
 
 def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """By picture, the number of placeholders in its prompt, and the length of the prompt in tokens."""
+    """Returns for each picture the number of placeholders in its prompt, and the length of the prompt in tokens."""
     token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
     return {
         name: (int((inputs["input_ids"] == token).sum()), int(inputs["input_ids"].shape[1]))
@@ -228,7 +242,13 @@ def _count(model: Any, prepared: Mapping[str, Any]) -> dict[str, tuple[int, int]
 
 
 def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Sentences for a user who chooses a method: about fallbacks, slow settings, and tokens that are easily missed."""
+    """Returns sentences for a user who chooses a method: about fallbacks, slow settings, and tokens that are easily missed.
+
+    Args:
+        model: a loaded model of transformers.
+        processor: its processor, with a ``tokenizer``.
+        inputs: the model inputs of one prompt with a picture; None leaves out the notes that need one.
+    """
     from keepsight.engines.hf.fused_pass import why_not_fused, why_not_worth_it
     from keepsight.target import Target
 
@@ -239,13 +259,14 @@ def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> 
         notes.append(
             f"attention {kernel}: var, vhr and pai stand on sdpa or a flash kernel; model.set_attn_implementation('sdpa')"
         )
-    # Layer types are named by what their attention sees, such as full_attention or sliding_attention
+    # Layer types are named by what their attention sees, such as full_attention or sliding_attention.
     kinds = getattr(config, "layer_types", None) or ()
     if sliding := sum("sliding" in kind for kind in kinds):
         notes.append(
             f"{sliding} of {len(kinds)} layers see a sliding window of {config.sliding_window} tokens: there a picture"
             " falls out of sight of a long answer, and beam search repeats an amateur's prefill"
         )
+    # Layers of other kinds are named mamba or conv, for example; linear_attention has the word and no softmax.
     if linear := sum("attention" not in kind or "linear" in kind for kind in kinds):
         notes.append(f"{linear} of {len(kinds)} layers have no softmax attention: nothing there to edit")
     if crossed := getattr(config, "cross_attention_layers", None):
@@ -260,6 +281,7 @@ def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> 
     if inputs is None:
         return tuple(notes)
     target = _or_none(lambda: Target(model, inputs))
+    # Sharing passes may be impossible, or possible without saving time; either way the methods run apart under "auto".
     if target is not None and (apart := why_not_fused(target) or why_not_worth_it(target)):
         notes.append(f"vcd, m3id and pai's guidance run in passes of their own: {apart}")
     unnamed = _or_none(lambda: unnamed_markers(target, processor.tokenizer)) if target else None
@@ -273,14 +295,18 @@ def take_notes(model: Any, processor: Any, inputs: Mapping[str, Any] | None) -> 
 
 
 def unnamed_markers(target: Target, tokenizer: Any) -> Sequence[int]:
-    """Special tokens within or directly beside the picture that the configuration does not name.
+    """Returns the special tokens within or directly beside the picture that the configuration does not name.
 
     Raises:
         KeepsightError: the model names no image token, or the prompt holds none.
     """
     row = target.input_ids[0].tolist()
     places = target.image_mask[0].nonzero().flatten().tolist()
+    # The first prompt of the batch stands for all; one token on each
+    # side of the picture can be its opening or closing mark.
     near = set(row[max(places[0] - 1, 0) : places[-1] + 2])
+    # A begin mark often stands right before the picture, and does not belong to it.
     ordinary = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
+    # A tokenizer may hold row separators as added tokens that are not among its special ones.
     special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
     return sorted((near & special) - {target.image_token_id} - target.marker_ids - ordinary)

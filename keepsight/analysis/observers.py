@@ -1,4 +1,4 @@
-"""Observing a generation: the attention of every row that predicts a token, one row after the other."""
+"""Observes a generation: the attention of every row that predicts a token, one row after the other."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 class AttentionObserver(Edit):
-    """Observes each row that predicts a token once in each layer, changing nothing. A subclass says what it keeps of them.
+    """Observes each row that predicts a token once in each layer, and changes nothing.
 
-    It must be the last edit, so that it sees the probabilities as the other edits left them.
+    A subclass overrides ``observe`` and keeps what it needs of each row. The observer must be the last edit, so that it sees
+    the probabilities as the other edits left them.
 
     Args:
         layers: numbers of the decoder layers that are observed.
@@ -35,25 +36,27 @@ class AttentionObserver(Edit):
         self._seen: set[tuple[int, int]] = set()
 
     def observe(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
-        """Take note of one row of one layer.
+        """Called once for each predicting row and layer.
 
         Args:
             given: ``(heads, keys)`` float32 probabilities.
-            number: of the row, counted from the start of the padded prompt.
-            first_key: number of the first key; above 0 where a sliding window has dropped others.
-            site: where in the generation the row stands.
+            number: the number of the row, counted from the start of the padded prompt.
+            first_key: the number of the first key; it is above 0 where a sliding window has dropped others.
+            context: the layer, and the place of the pass in the generation.
         """
         raise NotImplementedError
 
     def rows(self, context: HookContext) -> Tensor:
+        # The prompt's last token predicts the first token of the answer, and every later
+        # row the one after it. The rows before it are left to the fast kernel.
         return (context.row_numbers() >= context.prompt - 1)[None].expand(context.image.shape[0], -1)
 
     def attn_pattern(self, probs: Tensor, image: Tensor, context: HookContext) -> Tensor:
-        # Other edits may ask for more rows, but the predicting ones are the last of the pass and so the last here
+        # Other edits may ask for more rows, but the predicting ones are the last of the pass and so the last here.
         numbers = range(max(context.first, context.prompt - 1), context.first + context.rows)
         first_key = max(context.first + context.rows - probs.shape[-1], 0)
         for at, number in enumerate(numbers, start=probs.shape[2] - len(numbers)):
-            # An amateur that runs under the edits passes after the model itself, so the first pass counts
+            # An amateur that runs under the edits reads the same rows after the model itself, so the first pass counts.
             if (context.layer, number) not in self._seen:
                 self._seen.add((context.layer, number))
                 self.observe(probs[0, :, at], number, first_key, context)
@@ -68,12 +71,18 @@ def generate_observed(
     answer: Sequence[int] | None = None,
     stop: Event | None = None,
 ) -> tuple[int, ...]:
-    """Answer one prompt under ``methods`` while ``observers`` look on; gives back the generated tokens.
+    """Answer one prompt under ``methods`` while ``observers`` record it.
 
     Args:
-        generation: greedy unless given.
-        answer: tokens that were generated before; they are written again, whatever the model would say now.
-        stop: ends the generation with the token that is being written once it is set.
+        target: the model and its inputs.
+        methods: the methods to answer under; none is the plain model.
+        generation: how tokens are chosen; default: greedy search.
+        observers: edits that record; they stand after those of the methods.
+        answer: tokens that were generated before. They are written again, whatever the model would choose now.
+        stop: an event that ends the generation with the token that is being written once it is set.
+
+    Returns:
+        The generated tokens, up to the end mark, which is included.
 
     Raises:
         InputError: more than one prompt.
@@ -89,6 +98,7 @@ def generate_observed(
     forced: list[LogitsProcessor] = []
     if answer is not None:
         generation = replace(generation, max_new_tokens=len(answer))
+        # Setting the scores after the methods lets the methods and observers run exactly as in the first generation.
         forced = [_ForceTokens(target.prompt, answer)]
     found = generate(
         target.model,
@@ -110,6 +120,7 @@ class _ForceTokens(LogitsProcessor):
         self.prompt, self.answer = prompt, answer
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # The one possible token gets a score of 0, the log-probability of a certain event.
         token = self.answer[input_ids.shape[1] - self.prompt]
         return torch.full_like(scores, -torch.inf).index_fill(
             -1, torch.tensor([token], device=scores.device), 0

@@ -1,4 +1,4 @@
-"""``probe``: calibrates a model by observing it while it reads prompts with and without their picture."""
+"""``probe`` calibrates a model by observing it while it reads prompts with and without their picture."""
 
 from __future__ import annotations
 
@@ -36,22 +36,29 @@ if TYPE_CHECKING:
 
 
 class FirstToken(Edit):
-    """Records the residual stream at position 0 as it enters each layer."""
+    """Records the residual stream at position 0 as it enters each layer, on the CPU in float32."""
 
     def __init__(self, layers: range) -> None:
         self.layers = frozenset(layers)
         self.seen: dict[int, Tensor] = {}
 
     def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
+        # Calibration reads one unpadded prompt at a time (see ``_check``), so row 0, position 0 is its first token.
         self.seen[context.layer] = hidden[0, 0].float().cpu()
 
     def stacked(self) -> Tensor:
-        """``(layers, hidden)``."""
+        """Returns what was recorded, ``(layers, hidden)``, in the order of the layers."""
         return torch.stack([self.seen[layer] for layer in sorted(self.seen)])
 
 
 class Columns(Edit):
-    """Records every token's sink score, and how much attention it gets from the rows after the picture."""
+    """Records every token's sink score, and how much attention the token gets from the rows after the picture.
+
+    Args:
+        count: the number of decoder layers, in all of which attention is recorded.
+        examined: the layers in which sink scores are recorded.
+        dims: the sink dimensions; without any, no score is recorded.
+    """
 
     def __init__(self, count: int, examined: range, dims: tuple[int, ...]) -> None:
         self.layers = frozenset(range(count))
@@ -64,30 +71,36 @@ class Columns(Edit):
             self.marks[context.layer] = sink_score(hidden[0], self.dims).cpu()
 
     def rows(self, context: HookContext) -> Tensor:
+        # Only tokens after the picture can look at all of it, and they alone are text that the picture may inform.
         end = int(context.image[0].nonzero().max())
         return (context.row_numbers() > end)[None]
 
     def attn_pattern(self, probs: Tensor, image: Tensor, context: HookContext) -> Tensor:
+        # Only the mean is kept: the weights themselves take heads · rows · keys numbers in every layer.
         self.attention[context.layer] = probs[0, :, :, : context.prompt].mean((0, 1)).cpu()
         return probs
 
 
 class _Heads:
-    """Collects the divergence of every head picture by picture, and on which pictures VHR's rule chooses the head."""
+    """Collects the divergence of every head for each picture, and whether VHR's rule chooses the head there."""
 
     def __init__(self) -> None:
         self.divergence: dict[int, list[Tensor]] = {}
         self.chosen: dict[int, list[Tensor]] = {}
 
     def add(self, with_image: dict[int, Tensor], text_only: dict[int, Tensor]) -> None:
+        """Take in the head outputs ``(1, heads, dim)`` of one prompt, by layer, with its picture and without."""
         for layer, heard in with_image.items():
             moved = divergence(heard[0], text_only[layer][0])
+            # The divergence is recorded as it was measured; only the
+            # choice of heads sets outliers to 0 first, as VHR does.
             self.divergence.setdefault(layer, []).append(moved.cpu())
             chosen = select(clean(moved, text_only[layer][0]))
             self.chosen.setdefault(layer, []).append(chosen.float().cpu())
 
     @staticmethod
     def means(collected: dict[int, list[Tensor]]) -> tuple[tuple[float, ...], ...]:
+        """Returns the means over pictures, by layer and head."""
         return tuple(tuple(torch.stack(collected[layer]).mean(0).tolist()) for layer in sorted(collected))
 
 
@@ -104,22 +117,26 @@ def probe(
     the sink dimensions are known. The model is left as it was.
 
     Args:
+        model: an image-text-to-text model of transformers.
         prompts: what the model's processor returned for each picture alone, unpadded, on the model's device.
-        prompt: the question in them, for the record.
-        advance: called with 1 after each prompt, twice for each.
+        prompt: the question in them, which is recorded in the calibration.
+        advance: called with 1 after each of the two rounds over a prompt, so twice for each prompt.
 
     Raises:
-        InputError: no prompts; a prompt that is padded, a batch, or without text after its picture.
+        InputError: there are no prompts, or one of them is padded, is a batch, or has no text after its picture.
         UnsupportedModel: the picture is reached by cross-attention, or the attention cannot be observed.
     """
     if not prompts:
         raise InputError("calibration needs at least one picture")
+    # All prompts are checked before the first pass, so a bad one costs no time.
     targets = [Target(model, inputs) for inputs in prompts]
     for target in targets:
         _check(target)
     count = len(targets[0].layers)
     examined = examined_layers(count)
     first, heads = _first_pass(targets, examined, advance)
+    # Sink dimensions are a property of all prompts together. The scores of tokens need them, so a
+    # second round over the pictures is unavoidable unless all residual streams were kept.
     dims = sink_dims(first)
     seen = []
     for target in targets:
@@ -128,6 +145,7 @@ def probe(
             _read(target.model, target.model_inputs)
         seen.append(columns)
         advance(1)
+    # A layer without softmax attention (linear attention, for example) records nothing.
     if missing := set(range(count)) - (seen[0].attention.keys() & heads.divergence.keys()):
         raise UnsupportedModel(
             f"{targets[0].name}: layer {min(missing)} has no attention that can be observed"
@@ -144,23 +162,29 @@ def probe(
 
 
 def _check(target: Target) -> None:
+    """Raises ``InputError`` or ``UnsupportedModel`` where a prompt cannot be calibrated on."""
     target.check_image_in_context("var")
+    # Padding would move the first token away from position 0, where sinks are looked for.
     if target.batch != 1 or not bool((target.attention_mask != 0).all()):
         raise InputError("calibration reads one unpadded prompt at a time: prepare the pictures one by one")
+    # Every figure about attention to the picture is taken from the text that follows it.
     if bool(target.image_mask[0, -1]):
         raise InputError("calibration needs a question after the picture: the prompt ends with it")
 
 
 @torch.no_grad()
 def _read(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
-    """One pass over a prompt, as generation begins."""
+    """Run one pass over a prompt, prepared as ``generate`` prepares its first one."""
+    # A branch that runs under the edits of the block is used for the sake of the model's own preparation of inputs, and
+    # since it puts Qwen's ``rope_deltas`` back. After no generated token, the pass over the prompt is all that it does.
     Branch(model, inputs, edited=True)(inputs["input_ids"][:, :0])
 
 
 def _first_pass(
     targets: Sequence[Target], examined: range, advance: Callable[[int], None]
 ) -> tuple[Tensor, _Heads]:
-    """First tokens ``(prompts, layers examined, hidden)`` of prompts with and without picture; head divergences."""
+    """Returns the first tokens ``(prompts, layers examined, hidden)`` of prompts with and without their pictures, and the
+    divergences of heads."""
     every = frozenset(range(len(targets[0].layers)))
     firsts, heads = [], _Heads()
     texts: dict[tuple[int, ...], tuple[Tensor, dict[int, Tensor]]] = {}
@@ -169,12 +193,17 @@ def _first_pass(
         with editing(target, start, listen):
             _read(target.model, target.model_inputs)
             text = target.without_image()
+            # Without their pictures all prompts are usually the same text, which is read once.
             key = tuple(text["input_ids"][0].tolist())
             if key not in texts:
                 text_start, text_listen = FirstToken(examined), RecordHeads(every)
+                # The edits of the outer block are set aside for this pass, so
+                # they do not record the prompt without its picture.
                 with isolated_edits(target.model, text_start, text_listen):
                     _read(target.model, text)
                 texts[key] = text_start.stacked(), text_listen.seen
+        # The first token of the text counts once for every picture, so
+        # prompts with and without a picture weigh the same.
         firsts += [start.stacked(), texts[key][0]]
         heads.add(listen.seen, texts[key][1])
         advance(1)
@@ -182,7 +211,8 @@ def _first_pass(
 
 
 def _curves(targets: Sequence[Target], seen: Sequence[Columns]) -> dict[str, tuple[float, ...]]:
-    """By layer, means over pictures: attention to the picture, to the first token, and the picture's peak over its mean."""
+    """Returns curves over layers, as means over pictures: the attention to the picture, that to the first token, and the
+    attention to the picture's most attended token over that to its average token."""
     mass, start, peak = [], [], []
     for target, columns in zip(targets, seen, strict=True):
         image = target.image_mask[0].cpu()
@@ -190,6 +220,7 @@ def _curves(targets: Sequence[Target], seen: Sequence[Columns]) -> dict[str, tup
         picture = attention[:, image]
         mass.append(picture.sum(-1))
         start.append(attention[:, 0])
+        # A layer may give the picture no attention at all, in which case the peak is 0 as well.
         peak.append(picture.amax(-1) / picture.mean(-1).clamp(min=1e-30))
     named = {"visual_mass": mass, "first_token_mass": start, "visual_peak": peak}
     return {name: tuple(torch.stack(values).mean(0).tolist()) for name, values in named.items()}
@@ -202,10 +233,11 @@ def _find_sinks(
     dims: tuple[int, ...],
     examined: range,
 ) -> dict[str, Any]:
-    """The fields of ``Calibration`` that are about sinks."""
+    """Returns the fields of ``Calibration`` that are about sinks."""
     width = first.shape[-1]
     energy, outlier = (values.median(0).values for values in massive(first))
     curves = _curves(targets, seen)
+    # The evidence is recorded whatever the verdict is, so a refusal can be understood from the file alone.
     evidence: dict[str, Any] = {
         "layers_examined": list(examined),
         "largest_energy": float(energy.max()),
@@ -216,6 +248,7 @@ def _find_sinks(
         "first_token_mass": list(curves["first_token_mass"]),
         "visual_peak": list(curves["visual_peak"]),
     }
+    # Without a massive dimension there is no score, and so nothing to find a threshold for or to test.
     if not dims:
         reason = (
             f"the first token has no massive activation: its largest value is {evidence['largest_energy']:.1f} times its"
@@ -249,7 +282,8 @@ def _find_sinks(
 
 
 def _short(value: Any) -> Any:
-    """Every float in ``value`` rounded to six digits: more than is measured reliably, and short enough to read in a file."""
+    """Returns ``value`` with every float in it rounded to six significant digits: that is more than can be measured
+    reliably, and short enough to be read in a file."""
     if isinstance(value, dict):
         return {key: _short(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -258,7 +292,7 @@ def _short(value: Any) -> Any:
 
 
 def _describe(target: Target, prompt: str, images: int) -> Calibration:
-    """What is known before anything is measured."""
+    """Returns a calibration that holds what is known before anything is measured."""
     import platform
 
     import transformers
@@ -276,6 +310,7 @@ def _describe(target: Target, prompt: str, images: int) -> Calibration:
         heads=int(config.num_attention_heads),
         images=images,
         prompt=prompt,
+        # The fields from here to ``window`` are placeholders, all of which ``probe`` replaces.
         supported=False,
         reasons=(),
         dims=(),

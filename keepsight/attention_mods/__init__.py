@@ -1,1 +1,1 @@
-"""Methods that edit attention: scores, probabilities or head outputs. One file per paper."""
+"""Methods that edit attention scores, attention probabilities or head outputs, with one file for each paper."""

@@ -1,4 +1,4 @@
-"""PAI: pay attention to the image, by adding to its attention scores, and by text-only guidance."""
+"""PAI pays attention to the image: it raises the attention scores of the picture, and guides away from the text alone."""
 
 from __future__ import annotations
 
@@ -21,31 +21,47 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 CUTOFF = 0.1
+"""The plausibility cutoff of guidance, relative to the largest probability."""
 
 
 def boost(scores: Tensor, image: Tensor, alpha: float) -> Tensor:
-    """``Z + alpha · |Z|`` in the columns of the picture: a score rises whatever its sign.
+    """Returns ``Z + alpha · |Z|`` in the columns of the picture: a score rises whatever its sign.
 
     Args:
         scores: ``(batch, heads, rows, keys)`` scaled scores before the mask.
-        image: ``(batch, keys)`` bool.
+        image: ``(batch, keys)`` bool, the columns of the picture.
+        alpha: the strength, 0 or more.
     """
     return scores + alpha * scores.abs() * image[:, None, None]
 
 
 def guide(expert: Tensor, amateur: Tensor, gamma: float) -> Tensor:
-    """``gamma · (log p(picture) − log p(no picture)) + log p(no picture)``, −inf below a tenth of the top probability."""
+    """Returns ``gamma · (log p(picture) − log p(no picture)) + log p(no picture)``, and −inf below a tenth of the top
+    probability.
+
+    Args:
+        expert: ``(batch, vocab)`` scores given the picture.
+        amateur: scores of the same shape, given no picture.
+        gamma: the strength of guidance, 1 or more.
+    """
+    # The formula of guidance is that of a contrast with another strength: γ·e − (γ − 1)·a = (1 + s)·e − s·a for s = γ − 1.
     scores = contrast(expert.log_softmax(-1), amateur.log_softmax(-1), strength=gamma - 1)
     return keep_only(scores, plausible(expert, CUTOFF))
 
 
 class Boost(Edit):
-    """Adds to the last row of the prompt and to every generated one."""
+    """Raises the scores of the picture's columns in the last row of the prompt and in every generated row.
+
+    Args:
+        layers: numbers of the edited layers.
+        alpha: the strength, 0 or more.
+    """
 
     def __init__(self, layers: frozenset[int], alpha: float) -> None:
         self.layers, self.alpha = layers, alpha
 
     def rows(self, context: HookContext) -> Tensor:
+        # The last row of the prompt predicts the first token, which is edited like all later ones.
         late = context.row_numbers() >= context.prompt - 1
         return late[None].expand(context.image.shape[0], -1)
 
@@ -54,12 +70,12 @@ class Boost(Edit):
 
 
 def decided(expert: Tensor, step: int) -> Tensor:
-    """``(rows,)`` bool: one plausible token is left, so that guidance changes nothing."""
+    """Returns the rows, ``(rows,)`` bool, in which one plausible token is left, so that guidance changes nothing."""
     return one_left(expert, CUTOFF)
 
 
 def combine(expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, gamma: float) -> Tensor:
-    """``guide`` where the amateur was asked; where one plausible token is left, only the cutoff."""
+    """Returns what ``guide`` gives where the amateur ran, and elsewhere the expert's scores with the cutoff alone."""
     if amateurs is None:
         return keep_only(expert, plausible(expert, CUTOFF))
     return guide(expert, amateurs[0], gamma)
@@ -69,7 +85,8 @@ def combine(expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, gam
 class PAI(Method):
     """Pay Attention to Image (Liu, Zheng & Chen, ECCV 2024, arXiv 2407.21771; official code LALBJ/PAI).
 
-    Two parts. In the attention of the token being written, scores of the picture's columns rise before the softmax::
+    The method has two parts. In the attention of the token being written, the scores of the picture's columns rise before
+    the softmax::
 
         Z ← Z + alpha · |Z|
 
@@ -78,20 +95,22 @@ class PAI(Method):
         score = gamma · (log p(picture) − log p(no picture)) + log p(no picture),   −inf where p < 0.1 · max p
 
     Args:
-        alpha: strength in attention, 0 or more; 0 leaves attention alone. Official default: 0.2.
-        gamma: strength of guidance, 1 or more; 1 leaves scores alone. README's commands: 1.1, argparse: 2.
-        first_layer: first edited layer; all later ones are edited. Code: 2 of 32.
+        alpha: the strength in attention, 0 or more; 0 leaves attention alone. The official default is 0.2.
+        gamma: the strength of guidance, 1 or more; 1 leaves scores alone. The commands in the official README use 1.1, the
+            default of its command line is 2.
+        first_layer: the first edited layer; all later ones are edited too. The official code starts at layer 2 of 32.
         layers: the edited layers, instead of ``first_layer``.
 
     Departs from the paper's code:
-        The first token is edited like all others (there, with guidance on, it is not). The picture's columns are found in
-        the prompt (there: columns 35 to 610). The amateur's cache follows beams.
+        The first token is edited like all others (in the official code it is not where guidance is on). The picture's
+        columns are found in the prompt (in the official code they are columns 35 to 610). The amateur's cache follows beams.
 
-    Cost: attention recomputes one row a step in each edited layer and leaves the rest to the fast kernel; guidance costs a
-    text-only prefill and one more row in every pass (a forward per token where passes cannot be shared, see ``mitigate``).
+    Cost: attention recomputes one row a step in each edited layer and leaves the rest to the fast kernel. Guidance costs a
+    text-only prefill and one more row in every pass (a forward pass per token where passes cannot be shared, see
+    ``mitigate``).
 
     Raises:
-        UnsupportedModel: attention that cannot be replaced at run time; a model that sees the picture by cross-attention.
+        UnsupportedModel: the attention cannot be replaced at run time, or the model sees the picture by cross-attention.
         NoImageTokens: the prompt holds no picture.
     """
 
@@ -118,13 +137,16 @@ class PAI(Method):
         return replace(self, alpha=0.0, gamma=1.0)
 
     def refusal(self, target: Target) -> str | None:
+        # Guidance alone needs no columns of the picture, so it runs on any model.
         return target.why_no_image_columns() if self.alpha > 0 else None
 
     def parts(self, target: Target) -> Iterator[Part]:
         if self.alpha > 0:
             count = len(target.layers)
+            # A first layer beyond the last one means that no layer is edited. Small
+            # models have fewer layers than the default expects.
             layers = chosen_layers("pai", target, self.layers, range(min(self.first_layer, count), count))
             yield Boost(layers, self.alpha)
         if self.gamma > 1:
-            # The amateur runs unedited: with its own attention it has no picture to look at
+            # The amateur runs unedited, as in the paper: its prompt has no picture whose scores could rise.
             yield Contrast(views=[NoImage()], combine=partial(combine, gamma=self.gamma), decided=decided)

@@ -1,4 +1,4 @@
-"""VAR: visual attention redistribution. What heads waste on sinks goes to the rest of the picture."""
+"""VAR: visual attention redistribution, which moves attention from sinks to the rest of the picture."""
 
 from __future__ import annotations
 
@@ -28,22 +28,33 @@ PUBLISHED = {
     "Qwen/Qwen2-VL-7B-Instruct": (3584, (458, 2570)),
     "OpenGVLab/InternVL2-8B": (4096, (3584,)),
 }
-"""Width and sink dimensions as published, by checkpoint. They hold for nothing else."""
+"""The width and the sink dimensions that were published for each checkpoint. They hold for no other checkpoint."""
 PUBLISHED_TAU, PUBLISHED_WIDTH = 20.0, 4096
+"""The published threshold of the sink score, and the width of the model that it was published for."""
 
 
 def sink_score(hidden: Tensor, dims: Tensor | tuple[int, ...]) -> Tensor:
-    """φ = max over sink dimensions of ``|x_d| / rms(x)``, without the norm's weight. ``(…, hidden)`` → ``(…)``.
+    """Returns φ, the largest ``|x_d| / rms(x)`` over the sink dimensions, without the norm's weight.
 
-    At most √hidden, since one entry can hold all of a vector's length.
+    φ is at most √hidden, which it reaches where one entry holds all of a vector's length.
+
+    Args:
+        hidden: ``(…, hidden)``, vectors of the residual stream.
+        dims: the sink dimensions.
+
+    Returns:
+        ``(…)``, in float32.
     """
     x = hidden.float()
+    # The small constant keeps the score of a vector of zeros finite.
     scale = (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
     return (x[..., list(dims)] * scale).abs().amax(-1)
 
 
 def scaled_tau(width: int) -> float:
-    """The published threshold, 20 at width 4096, for another width: the same share of a vector's energy."""
+    """Returns the published threshold, 20 at width 4096, for another width: the same share of a vector's energy."""
+    # Scores grow with √width: an entry that holds a given share of the
+    # squared length has a score of the share's root times √width.
     return PUBLISHED_TAU * math.sqrt(width / PUBLISHED_WIDTH)
 
 
@@ -52,27 +63,43 @@ def redistribute(
 ) -> Tensor:
     """Take ``fraction`` from every sink and give it to the picture's other columns, in proportion to what they have.
 
-    Only in rows of image-centric heads: at least ``mass`` of their attention on the picture, and at least ``ratio`` of
-    that on columns that are no sinks. Without a visual sink nothing changes.
+    Only rows of image-centric heads change: those that have at least ``mass`` of their attention on the picture, and at
+    least ``ratio`` of that on columns that are no sinks. Without a visual sink nothing changes.
 
     Args:
         probs: ``(batch, heads, rows, keys)``, rows summing to 1.
-        image, sinks: ``(batch, keys)`` bool; sinks of text and picture.
+        image: ``(batch, keys)`` bool, the columns of the picture.
+        sinks: ``(batch, keys)`` bool, the sinks of text and picture.
+        fraction: the share that is taken from sinks, in [0, 1].
+        ratio, mass: the two thresholds above, in [0, 1].
+
+    Returns:
+        New probabilities of the same shape, with rows that still sum to 1.
     """
     picture, drained = image[:, None, None], sinks[:, None, None]
     clear = picture & ~drained
     on_picture = (probs * picture).sum(-1, keepdim=True)
     on_clear = (probs * clear).sum(-1, keepdim=True)
     has_visual_sink = (image & sinks).any(-1)[:, None, None, None]
+    # Where no attention is on other columns of the picture there is nothing
+    # in proportion to which it could be given, even at ratio 0.
     selected = (on_picture >= mass) & (on_clear >= ratio * on_picture) & (on_clear > 0) & has_visual_sink
     budget = fraction * (probs * drained).sum(-1, keepdim=True)
+    # The bound only avoids a division by 0 in rows that are not selected, and whose result is thrown away.
     share = probs / on_clear.clamp(min=1e-30)
     moved = probs - fraction * probs * drained + budget * share * clear
     return moved.where(selected, probs)
 
 
 class Redistribute(Edit):
-    """Finds each layer's sinks while the prompt passes, and redistributes in the rows after the picture."""
+    """Finds each layer's sinks while the prompt is read, and redistributes in the rows after the picture.
+
+    Args:
+        method: the recipe, with its thresholds.
+        layers: numbers of the edited layers.
+        dims: the sink dimensions.
+        tau: the threshold of the sink score.
+    """
 
     def __init__(self, method: VAR, layers: frozenset[int], dims: tuple[int, ...], tau: float) -> None:
         self.method, self.layers, self.dims, self.tau = method, layers, dims, tau
@@ -80,6 +107,7 @@ class Redistribute(Edit):
 
     def resid_pre(self, hidden: Tensor, context: HookContext) -> None:
         here = min(context.first + context.rows, context.prompt)
+        # Generated tokens never become sinks. The prompt may come in several chunks, each of which fills in its part.
         if context.first >= context.prompt:
             return
         found = self.sinks.setdefault(context.layer, context.image.new_zeros(context.image.shape))
@@ -90,11 +118,15 @@ class Redistribute(Edit):
     def rows(self, context: HookContext) -> Tensor:
         columns = context.row_numbers()
         width = context.image.shape[1]
+        # ``argmax`` finds the first True, which in the reversed mask is the
+        # last token of the picture. Rows of a batch differ in it.
         end = width - 1 - context.image.flip(-1).int().argmax(-1)
         return columns[None] > end[:, None]
 
     def attn_pattern(self, pattern: Tensor, image: Tensor, context: HookContext) -> Tensor:
         keys = pattern.shape[-1]
+        # The context knows how columns of the prompt map to keys, with a sliding
+        # window as well; here it maps sinks instead of the picture.
         sinks = replace(context, image=self.sinks[context.layer]).image_columns(
             keys, max(context.first + context.rows - keys, 0)
         )
@@ -108,39 +140,42 @@ class Redistribute(Edit):
 class VAR(Method):
     """Visual Attention Redistribution (Kang et al., ICLR 2025, arXiv 2503.03321; official code seilk/VisAttnSink).
 
-    Some tokens draw attention whatever is asked: sinks. They are told by massive values in a few dimensions of the
+    Some tokens draw attention whatever is asked. These sinks are recognised by massive values in a few dimensions of the
     residual stream (``sink_score`` at least ``tau``). In heads that look at the picture, for text after it::
 
         Ω = fraction · Σ_sinks A        A_sink ← (1 − fraction) · A_sink
         A_j ← A_j + Ω · A_j / Σ A       over the picture's columns j that are no sinks
 
     A head counts as looking at the picture, row by row, if at least ``mass`` of its attention is there and at least
-    ``ratio`` of that on columns that are no sinks. Sinks are found once, in the prompt; generated tokens never
+    ``ratio`` of that is on columns that are no sinks. Sinks are found once, in the prompt; generated tokens never
     become sinks.
 
     Args:
-        fraction: share taken from sinks, in [0, 1]; 0 is off. Paper: p = 0.6. The code multiplies sinks by its p, so
-            that its shipped 0.6 is ``fraction=0.4`` here; which of the two gave the published figures is not known.
-        ratio: least share of a head's attention to the picture that is not on sinks. Paper: ρ = 0.5 for
-            hallucination, 0.8 in general. The code's ρ is one minus this.
-        mass: least attention of a head to the picture. Code: 0.2.
-        tau: threshold of the sink score. Default: the calibration's, else 20 · √(width / 4096), the published 20 at its
-            width. It cannot exceed √width.
-        dims: sink dimensions. Default: the calibration's, else the published ones of a few checkpoints.
-        calibration: file written by ``keepsight calibrate`` for this very checkpoint.
-        layers: layers acted on. Default, as in the paper: 2 to the last but one.
+        fraction: the share of attention taken from sinks, in [0, 1]; 0 is off. The paper uses p = 0.6. The code multiplies
+            sinks by its p, so its shipped 0.6 is ``fraction=0.4`` here; which of the two gave the published figures is
+            not known.
+        ratio: the least share of a head's attention to the picture that is not on sinks, in [0, 1]. The paper uses ρ = 0.5
+            for hallucination and 0.8 in general. The code's ρ is one minus this.
+        mass: the least attention of a head to the picture, in [0, 1]. The code uses 0.2.
+        tau: the threshold of the sink score. The default is the calibration's, else 20 · √(width / 4096), which is the
+            published 20 at its width. It cannot exceed √width.
+        dims: the sink dimensions. The default is the calibration's, else the published ones of a few checkpoints.
+        calibration: a file written by ``keepsight calibrate`` for this very checkpoint.
+        layers: the layers acted on. The default, as in the paper, is 2 to the last but one.
 
     Departs from the released code, not from the paper: the last layer stays as it is; sinks are found anew for every
-    picture; rows of the picture are never edited. All three are slips there. Each row of a batch has its own sinks.
+    picture; rows of the picture are never edited. The code differs from the paper in all three by mistake. Each row of a
+    batch has its own sinks.
 
-    Cost: no extra forward. Rows after the picture are recomputed with explicit weights, all others stay with the
+    Cost: no extra forward pass. Rows after the picture are recomputed with explicit weights, all others stay with the
         fast kernel.
 
     Raises:
         NeedsCalibration: no sink dimensions are known for this checkpoint.
-        CalibrationMismatch, BadCalibration: the calibration was made for another model; it is no such file.
-        UnsupportedModel: attention that cannot be replaced at run time; a model that sees the picture by
-            cross-attention; a calibration that found no sinks.
+        CalibrationMismatch: the calibration was made for another model.
+        BadCalibration: the file is missing, or is no calibration.
+        UnsupportedModel: the attention cannot be replaced at run time; the model sees the picture by cross-attention;
+            or the calibration found no sinks.
         NoImageTokens: the prompt holds no picture.
     """
 
@@ -150,7 +185,7 @@ class VAR(Method):
     gist: ClassVar[str] = "moves attention from sinks to the rest of the picture, in heads that look at it"
     cost: ClassVar[str] = "no extra forward; explicit weights for rows after the picture"
 
-    # Random weights have no sinks of their own: a low threshold on one dimension makes about half of the tokens sinks
+    # Random weights have no sinks of their own: a low threshold on one dimension makes about half of the tokens sinks.
     visible: ClassVar[Mapping[str, Any]] = {
         "fraction": 1.0, "ratio": 0.0, "mass": 0.0, "tau": 0.6, "dims": (5,), "layers": (0, 1),
     }  # fmt: skip
@@ -180,7 +215,16 @@ class VAR(Method):
         yield Redistribute(self, layers, dims, tau)
 
     def constants(self, target: Target, width: int) -> tuple[tuple[int, ...], float]:
-        """Sink dimensions and threshold: as given, else as calibrated, else as published."""
+        """Returns the sink dimensions and the threshold: as given, else as calibrated, else as published.
+
+        Args:
+            target: the model and its inputs.
+            width: the width of the residual stream.
+
+        Raises:
+            InvalidParameter: a given dimension does not exist.
+            NeedsCalibration, CalibrationMismatch, BadCalibration, UnsupportedModel: as for the class.
+        """
         dims, tau = self.dims, self.tau
         if dims is not None and (not dims or min(dims) < 0 or max(dims) >= width):
             raise InvalidParameter(f"var: dims={dims!r} must lie between 0 and {width - 1}")
@@ -189,6 +233,8 @@ class VAR(Method):
             dims, tau = dims or found[0], found[1] if tau is None else tau
         if dims is None:
             known = PUBLISHED.get(target.model.config._name_or_path)
+            # A published dimension is the number of an entry in vectors of the published width, and
+            # means nothing in a model of another width that goes by the same name.
             if known is None or known[0] != width:
                 raise NeedsCalibration(
                     f"var: no sink dimensions are published for {model_name(target.model)}:"

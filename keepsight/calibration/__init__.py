@@ -1,1 +1,1 @@
-"""Files of constants that a method needs of one checkpoint."""
+"""Calibration files: constants of one checkpoint that a method needs."""

@@ -1,4 +1,4 @@
-"""``Calibration``: constants of one checkpoint, measured by ``keepsight calibrate``, and their JSON file."""
+"""``Calibration`` holds constants of one checkpoint that ``keepsight calibrate`` measured, and their JSON file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 FORMAT = "keepsight calibration 1"
+"""The value of the entry ``format``, by which a calibration file is recognised."""
 
 
 class BadCalibration(InputError):
@@ -32,22 +33,22 @@ class Calibration:
 
     Args:
         model: ``demo``, or the folder or id the checkpoint was loaded from.
-        model_class: its class.
-        revision: its commit on the hub, if known.
+        model_class: the class of the model.
+        revision: the commit of the checkpoint on the hub; None where it is not known.
         fingerprint: by decoder layer, the length of all its one-dimensional weights (norms, biases).
-        hidden_size, layers, heads: of the text decoder.
-        images: number of pictures.
-        prompt: the question about each.
+        hidden_size, layers, heads: the dimensions of the text decoder.
+        images: the number of pictures.
+        prompt: the question about each picture.
         supported: whether VAR's idea of a sink fits the model.
-        reasons: if not, why not.
-        dims: sink dimensions, the strongest first; empty if no activation is massive.
-        tau: threshold of the sink score; None without dimensions.
+        reasons: the reasons why it does not.
+        dims: the sink dimensions, the strongest first; empty if no activation is massive.
+        tau: the threshold of the sink score; None without dimensions.
         evidence: the figures behind ``supported``; see docs/calibration.md.
-        divergence: by layer and head, mean VHD: how far the head's output moves when the picture is taken away.
+        divergence: by layer and head, the mean VHD: how far the head's output moves when the picture is taken away.
         chosen: by layer and head, the share of pictures on which VHR's rule selects the head.
         visual_mass: by layer, the mean attention of text after the picture to all of the picture.
-        window: first and last layer around the peak of ``visual_mass`` with at least half of it.
-        versions: of the packages that took part.
+        window: the first and the last layer around the peak of ``visual_mass`` with at least half of it.
+        versions: the versions of Keepsight, torch, transformers and Python that took part.
     """
 
     model: str
@@ -72,10 +73,10 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """The calibration in ``path``.
+        """Read the calibration in ``path``.
 
         Raises:
-            BadCalibration: no such file, no JSON, or not what ``save`` writes.
+            BadCalibration: there is no such file, it is not JSON, or it is not what ``save`` writes.
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -90,7 +91,10 @@ class Calibration:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise BadCalibration(f"{path} is no calibration: keepsight calibrate MODEL writes one")
         values: dict[str, Any] = {}
+        # Every field is checked here, so a file that was edited by hand is refused by
+        # the name of the field, instead of failing somewhere in a generation.
         for field in fields(cls):
+            # JSON knows lists alone, and the fields are tuples.
             value = _frozen(found.get(field.name))
             if field.name not in found or not _KINDS[str(field.type)](value):
                 raise BadCalibration(
@@ -98,6 +102,7 @@ class Calibration:
                 )
             values[field.name] = value
         made = cls(**values)
+        # Each field may be well-formed while the three do not fit together.
         if made.dims and not (made.tau is not None and made.tau > 0 and max(made.dims) < made.hidden_size):
             raise BadCalibration(
                 f"{path}: 'dims' do not fit 'tau' and 'hidden_size'; run keepsight calibrate again"
@@ -113,7 +118,7 @@ class Calibration:
         write_whole(Path(path), self.text())
 
     def text(self) -> str:
-        """The calibration as JSON, lists of numbers on one line each."""
+        """Returns the calibration as JSON, with each field on one line: ``json`` would indent every number of a list."""
         lines = (
             f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
             for key, value in {"format": FORMAT, **asdict(self)}.items()
@@ -121,9 +126,15 @@ class Calibration:
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def check(self, target: Target) -> None:
-        """Raises ``CalibrationMismatch`` where ``target`` is not the model that was calibrated."""
+        """Check that a model is the one that was calibrated.
+
+        Raises:
+            CalibrationMismatch: ``target`` is another model, or the same model with other weights.
+        """
         config = target.text_config
         here = {
+            # The quick comparisons come first, and their messages name what
+            # differs; the fingerprint can only say that weights do.
             "model": _last_part(model_name(target.model)),
             "class": target.name,
             "hidden size": int(config.hidden_size),
@@ -143,7 +154,7 @@ class Calibration:
                     f"the calibration was made for another model ({what} {there[what]}, here {value}):"
                     " run keepsight calibrate on this one"
                 )
-        # A dtype other than the calibrated one moves a length by much less than this
+        # A dtype other than the calibrated one moves a length by much less than this.
         same = zip(self.fingerprint, fingerprint(target), strict=True)
         if any(abs(a - b) > 5e-3 * max(a, b) for a, b in same):
             raise CalibrationMismatch(
@@ -151,10 +162,10 @@ class Calibration:
             )
 
     def sinks(self, target: Target) -> tuple[tuple[int, ...], float]:
-        """Sink dimensions and threshold for ``target``.
+        """Returns the sink dimensions and the threshold for ``target``.
 
         Raises:
-            CalibrationMismatch: it is another model.
+            CalibrationMismatch: ``target`` is another model than the calibrated one.
             UnsupportedModel: the calibrated model has no sinks of the kind; the message says what was found.
         """
         self.check(target)
@@ -166,7 +177,7 @@ class Calibration:
 
 
 def model_name(model: Any) -> str:
-    """The name a model goes by: the folder or id it was loaded from, ``demo`` for the packaged one, else its class.
+    """Returns the name of a model: the folder or id it was loaded from, ``demo`` for the packaged one, else its class.
 
     transformers keeps that name in the configuration; whoever loads the packaged checkpoint writes ``demo`` there, so that
     this module need not know where the package keeps its weights.
@@ -175,7 +186,7 @@ def model_name(model: Any) -> str:
 
 
 def fingerprint(target: Target) -> tuple[float, ...]:
-    """By decoder layer, the Euclidean length of its one-dimensional weights (norms, biases) taken together.
+    """Returns for each decoder layer the Euclidean length of its one-dimensional weights (norms, biases) taken together.
 
     That is enough to tell one training run from another, and needs no pass over the large matrices.
     """
@@ -186,23 +197,27 @@ def fingerprint(target: Target) -> tuple[float, ...]:
 
 
 def _last_part(name: str) -> str:
-    """The last part of a folder or id, which stays the same when a checkpoint is moved or cached."""
+    """Returns the last part of a folder or id, which stays the same when a checkpoint is moved or cached."""
     return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
 def _frozen(value: Any) -> Any:
+    """Returns ``value`` with tuples in place of lists, also inside lists."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _is_whole(value: Any) -> bool:
+    """Returns whether a value is a whole number of 0 or more. In Python a bool is an int, so it is excluded."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: Any) -> bool:
+    """Returns whether a value is a finite number; ``json`` also reads NaN and Infinity."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _every(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Returns a check whether a value is a tuple whose items all pass ``kind``."""
     return lambda value: isinstance(value, tuple) and all(map(kind, value))
 
 
@@ -220,4 +235,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "Mapping[str, Any]": lambda value: isinstance(value, dict),
     "Mapping[str, str]": lambda value: isinstance(value, dict),
 }
-"""What a value read from a file must be, by the annotation of its field."""
+"""For each annotation of a field, the check that a value from a file must pass.
+
+The annotations are texts here, which is what ``dataclasses.fields`` gives under ``from __future__ import annotations``.
+"""

@@ -1,1 +1,1 @@
-"""Decoding methods: scores in, scores out. One file per paper."""
+"""Methods that change the scores of the next token, with one file for each paper."""

@@ -9,35 +9,46 @@ from torch import Tensor
 
 
 def plausible(expert: Tensor, cutoff: float) -> Tensor:
-    """Tokens whose expert probability is at least ``cutoff`` times the largest one, ``(batch, vocab)`` bool.
+    """Returns the tokens whose expert probability is at least ``cutoff`` times the largest one, ``(batch, vocab)`` bool.
 
-    ``expert`` may be raw logits or log-probabilities. ``cutoff`` 0 keeps all, 1 keeps the most likely token
-    (and its ties); the most likely token is kept at every cutoff.
+    Args:
+        expert: ``(batch, vocab)`` raw logits or log-probabilities.
+        cutoff: in [0, 1]; 0 keeps all tokens, 1 the most likely one and its ties. The most likely token is always kept.
     """
+    # The logarithm of 0 does not exist.
     if cutoff == 0:
         return torch.ones_like(expert, dtype=torch.bool)
+    # A ratio of probabilities is a difference of logits, whatever constant they hold, so no softmax is needed.
     return expert >= expert.amax(-1, keepdim=True) + math.log(cutoff)
 
 
 def one_left(expert: Tensor, cutoff: float) -> Tensor:
-    """``(batch,)`` bool: rows in which one plausible token is left, so that no contrast can change the outcome."""
+    """Returns the rows in which one plausible token is left, ``(batch,)`` bool: no contrast can change their outcome."""
     return plausible(expert, cutoff).sum(-1) == 1
 
 
 def contrast(expert: Tensor, amateur: Tensor, *, strength: float) -> Tensor:
-    """``(1 + strength) · expert − strength · amateur``: the expert, moved away from the amateur.
+    """Returns ``(1 + strength) · expert − strength · amateur``: the expert's scores, moved away from the amateur's.
 
     A token that an earlier processor ruled out (expert −inf) stays ruled out, whatever the amateur says.
+
+    Args:
+        expert: ``(batch, vocab)`` scores.
+        amateur: scores of the same shape.
+        strength: 0 or more; 0 returns the expert's scores as they are.
 
     >>> contrast(torch.tensor([[2.0, 1.5, -1.0]]), torch.tensor([[1.0, 2.0, -1.0]]), strength=1.0)
     tensor([[ 3.,  1., -1.]])
     """
+    # Strength 0 has to change nothing, bit for bit. The formula would do otherwise where the amateur has −inf, since
+    # 0 · −inf is not a number.
     if strength == 0:
         return expert
     moved = (1 + strength) * expert - strength * amateur
+    # If the amateur has −inf as well, the difference is not a number.
     return torch.where(expert == -math.inf, expert, moved)
 
 
 def keep_only(scores: Tensor, kept: Tensor) -> Tensor:
-    """``scores`` with −inf wherever ``kept`` is false."""
+    """Returns ``scores`` with −inf wherever ``kept`` is false."""
     return scores.masked_fill(~kept, -math.inf)

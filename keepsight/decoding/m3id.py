@@ -1,4 +1,4 @@
-"""M3ID: mutual-information decoding, against the same prompt without its picture."""
+"""M3ID: mutual-information decoding, which contrasts the model with the same prompt without its picture."""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 CUTOFF = 0.1
+"""The plausibility cutoff of the published re-implementations."""
 
 
 def weight(step: int, decay: float, cap: float) -> float:
-    """``exp(decay · step) − 1``, at most ``cap``: how far the text has drifted from the picture after ``step`` tokens.
+    """Returns ``exp(decay · step) − 1``, at most ``cap``: how far a text has drifted from its picture after ``step`` tokens.
 
-    With decay 0.02: 0 at step 0, 0.22 at 10, 1.72 at 50, 6.4 at 100.
+    With decay 0.02 it is 0 at step 0, 0.22 at 10, 1.72 at 50, and 6.4 at 100.
     """
+    # Exponents are compared instead of weights, since the exponential function overflows for large ones.
     return cap if decay * step >= math.log1p(cap) else math.expm1(decay * step)
 
 
 def m3id(
     expert: Tensor, amateur: Tensor, *, weight: float, cutoff: float | None = None, gate: float | None = None
 ) -> Tensor:
-    """``log p(y | picture) + weight · (log p(y | picture) − log p(y))`` on ``(batch, vocab)`` scores.
+    """Returns ``log p(y | picture) + weight · (log p(y | picture) − log p(y))`` for ``(batch, vocab)`` scores.
 
     Args:
-        expert: logits or log-probabilities given the picture; softmaxed here.
+        expert: logits or log-probabilities given the picture; they are normalised here.
         amateur: the same, given no picture.
-        weight: 0 or more, see ``weight``.
-        cutoff: with a number in [0, 1], tokens less likely than ``cutoff`` times the most likely one get −inf.
-        gate: with a number in [0, 1], a row whose most likely token has at least this probability is returned as it came.
+        weight: the weight of the contrast, 0 or more; see the function ``weight``.
+        cutoff: a number in [0, 1]; tokens less likely than ``cutoff`` times the most likely one get −inf. None keeps all.
+        gate: a number in [0, 1]; a row whose most likely token has at least this probability is returned as it came. None
+            contrasts every row.
 
     Returns:
-        Scores up to a constant per row; rows behind a closed gate as given.
+        Scores up to a constant per row; rows behind a closed gate are returned as given.
 
     >>> m3id(torch.tensor([[2.0, 1.5, -1.0]]), torch.tensor([[1.0, 2.0, -1.0]]), weight=0.221403)
     tensor([[-0.3176, -1.1497, -3.5390]])
@@ -58,7 +61,7 @@ def m3id(
 
 
 def closed(expert: Tensor, gate: float) -> Tensor:
-    """``(batch, 1)`` bool: rows whose most likely token has at least probability ``gate``."""
+    """Returns the rows whose most likely token has at least probability ``gate``, ``(batch, 1)`` bool."""
     return expert.log_softmax(-1).amax(-1, keepdim=True) >= (math.log(gate) if gate > 0 else -math.inf)
 
 
@@ -66,36 +69,39 @@ def closed(expert: Tensor, gate: float) -> Tensor:
 class M3ID(Method):
     """Multi-Modal Mutual-Information Decoding (Favero et al., CVPR 2024, arXiv 2403.14003). No official code exists.
 
-    The longer a text gets, the less it looks at its picture; M3ID pays that back with a growing weight::
+    The longer a text gets, the less it depends on its picture. M3ID makes up for that with a weight that grows::
 
         score = log p(y | picture) + w_t · (log p(y | picture) − log p(y | no picture)),   w_t = exp(decay · t) − 1
 
-    with t the number of tokens generated so far. Two rules decide where it acts, and they are different things:
+    with t the number of tokens generated so far. One of two different rules decides where the contrast acts:
 
-    * ``gate``, the paper's: a step whose most likely token has probability ``gate`` or more is left as it is; no token
-      is ever ruled out. The paper's value could not be recovered, so there is no default.
-    * ``cutoff``, that of the re-implementations published with AvisC and RITUAL (the figures in circulation): every step is
-      contrasted, and tokens less likely than ``cutoff`` times the most likely one are ruled out.
+    * ``gate`` is the paper's rule: a step whose most likely token has probability ``gate`` or more is left as it is; no
+      token is ever ruled out. The paper's value could not be recovered, so there is no default.
+    * ``cutoff`` is the rule of the re-implementations published with AvisC and RITUAL, from which the figures in circulation
+      come: every step is contrasted, and tokens less likely than ``cutoff`` times the most likely one are ruled out.
 
-    ``M3ID()`` is the second with its published settings; ``M3ID(gate=0.9)`` the first; with both, open steps are cut.
+    ``M3ID()`` uses the second rule with its published settings, and ``M3ID(gate=0.9)`` the first. If both are given, the
+    cutoff applies at the steps that the gate leaves open.
 
     Args:
-        decay: λ, the rate at which the picture is forgotten, 0 or more; 0 turns the contrast off. Re-implementations: 0.02.
-        gate: in [0, 1], or None. 1 is always open, 0 never.
-        cutoff: in [0, 1], or None. Default: 0.1 without a gate, None with one.
-        first: t of the first token. 0 as here defined and in RITUAL; AvisC starts at 1.
-        cap: the largest weight. w grows without bound (22,025 at t = 500 with decay 0.02); from about 100 on, a larger one
-            changes nothing but rounding errors, so it stops there.
+        decay: λ, the rate at which the picture is forgotten, 0 or more; 0 turns the contrast off. The re-implementations
+            use 0.02.
+        gate: in [0, 1], or None. A gate of 1 is always open, one of 0 never.
+        cutoff: in [0, 1], or None. The default is 0.1 without a gate, and None with one.
+        first: the t of the first token, 0 or 1. It is 0 by the definition above and in RITUAL; AvisC starts at 1.
+        cap: the largest weight. w grows without bound (22,025 at t = 500 with decay 0.02); from about 100 on, a larger
+            weight changes nothing but rounding errors, so it stops there.
         also_drop: ids of further tokens that belong to the picture in the prompt and must go with it (row separators,
             tags), where the model's configuration does not name them.
 
     Departs from the paper: see ``cutoff``, ``first`` and ``cap``. "No picture" means that placeholders and the begin/end
     markers named in the model's configuration are dropped and positions close up, as if the prompt had been written
-    without a picture. The weight is computed in double, scores in single precision, whatever the model's dtype.
+    without a picture. The weight is computed in double precision and the scores in single precision, whatever the model's
+    dtype is.
 
-    Cost: a second prefill of the text alone, and one more row in every pass (a second forward per token where passes cannot
-    be shared, see ``mitigate``); the vision tower does not run again and the second cache holds no visual tokens. Answers of
-    one word are hardly touched: w is 0 at the first token.
+    Cost: a second prefill of the text alone, and one more row in every pass (a second forward pass per token where passes
+    cannot be shared, see ``mitigate``). The vision tower does not run again, and the second cache holds no visual tokens.
+    Answers of one word hardly change, since w is 0 at the first token.
 
     Raises:
         NoImageTokens: the prompt holds no picture.
@@ -126,6 +132,7 @@ class M3ID(Method):
         super().__post_init__()
         if any(token < 0 for token in self.also_drop):
             raise InvalidParameter(f"m3id: also_drop={self.also_drop!r} must hold token ids, 0 or more")
+        # The default depends on the gate. A frozen dataclass can set it in no other way.
         if self.gate is None and self.cutoff is None:
             object.__setattr__(self, "cutoff", CUTOFF)
 
@@ -133,28 +140,32 @@ class M3ID(Method):
         return replace(self, decay=0.0, cutoff=0.0)
 
     def parts(self, target: Target) -> Iterator[Contrast]:
+        # At decay 0 the weight is 0 at every step, so only a cutoff could still change anything.
         if self.decay == 0 and not self.cutoff:
             return
         yield Contrast(
             views=[NoImage(self.also_drop)],
             combine=self.combine,
             decided=self.decided,
+            # At t = 0 the weight is 0, so the first step does not wait for the amateur's prefill.
             needed=lambda step: self.weight(step) > 0,
         )
 
     def weight(self, step: int) -> float:
-        """The weight of the contrast once ``step`` tokens have been generated."""
+        """Returns the weight of the contrast once ``step`` tokens have been generated."""
         return weight(step + self.first, self.decay, self.cap)
 
     def decided(self, expert: Tensor, step: int) -> Tensor:
-        """``(rows,)`` bool: one plausible token is left, or the gate is closed."""
+        """Returns the rows, ``(rows,)`` bool, in which one plausible token is left or the gate is closed."""
         alone = torch.zeros_like(expert[:, 0], dtype=torch.bool)
         if self.cutoff is not None:
             alone = one_left(expert, self.cutoff)
         return alone if self.gate is None else alone | closed(expert, self.gate)[:, 0]
 
     def combine(self, expert: Tensor, amateurs: Sequence[Tensor] | None, step: int) -> Tensor:
-        """``m3id`` with the weight of this step."""
+        """Returns what ``m3id`` gives with the weight of this step."""
         if amateurs is None:
+            # Without the amateur's scores the weight is 0: what they say
+            # does not matter here, while the cutoff still applies.
             return m3id(expert, expert, weight=0.0, cutoff=self.cutoff, gate=self.gate)
         return m3id(expert, amateurs[0], weight=self.weight(step), cutoff=self.cutoff, gate=self.gate)

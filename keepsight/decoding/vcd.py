@@ -1,4 +1,4 @@
-"""VCD: visual contrastive decoding, against the same picture drowned in noise."""
+"""VCD: visual contrastive decoding, which contrasts the model with the same picture covered in noise."""
 
 from __future__ import annotations
 
@@ -21,44 +21,48 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 STEPS = 1000
+"""The number of steps of the diffusion schedule, as in the official code."""
 
 
 def signal_level(step: int) -> float:
-    """How much of the picture is left after ``step + 1`` diffusion steps: ᾱ, between 0 and 1.
+    """Returns how much of the picture is left after ``step + 1`` diffusion steps: ᾱ, between 0 and 1.
 
     ``β_i = sigmoid(linspace(−6, 6, 1000)_i) · (0.005 − 1e-5) + 1e-5``; ``ᾱ = Π (1 − β_i)`` for i ≤ step.
     The noised picture is ``√ᾱ · x + √(1 − ᾱ) · ε``: at step 500, 0.863 of the signal with 0.505 of noise.
     """
+    # In double precision, since the product has up to a thousand factors close to 1.
     ramp = torch.linspace(-6, 6, STEPS, dtype=torch.float64)
     beta = torch.sigmoid(ramp) * (0.005 - 1e-5) + 1e-5
     return float(torch.cumprod(1 - beta, 0)[step])
 
 
 def add_noise(pixels: Tensor, noise: Tensor, step: int) -> Tensor:
-    """``√ᾱ · pixels + √(1 − ᾱ) · noise`` in float32, returned in the dtype of ``pixels``; same shape."""
+    """Returns ``√ᾱ · pixels + √(1 − ᾱ) · noise``, computed in float32, in dtype and shape of ``pixels``."""
     level = signal_level(step)
     return (math.sqrt(level) * pixels.float() + math.sqrt(1 - level) * noise).to(pixels.dtype)
 
 
 def draw_noise(inputs: Mapping[str, Any], seed: int) -> Tensor:
-    """Unit Gaussian noise in the shape of ``inputs["pixel_values"]``, the same for a picture whatever its batch.
+    """Returns unit Gaussian noise in the shape of ``inputs["pixel_values"]``, the same for a picture whatever its batch.
 
     Every picture, or tile of a picture, gets the sample that ``seed`` gives for its shape: a row of a batch is
-    then treated exactly as alone, and a result does not depend on the order of the data. Drawn on the CPU, so
-    that it is the same on every device. All-zero tiles, which some processors add as padding and models
+    then treated exactly as alone, and a result does not depend on the order of the data. The noise is drawn on the
+    CPU, so it is the same on every device. All-zero tiles, which some processors add as padding and models
     recognise by being zero, get no noise.
     """
     pixels: Tensor = inputs["pixel_values"]
 
+    # A generator of its own for each sample leaves the caller's random state as it is.
     def sample(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
     grid, sizes = inputs.get("image_grid_thw"), inputs.get("image_sizes")
     if grid is not None and pixels.ndim == 2:
-        # Qwen-VL: the patches of all pictures in one list, `grid` says how many are whose
+        # Qwen-VL holds the patches of all pictures in one list, and ``image_grid_thw`` says how many each picture has.
         noise = torch.cat([sample(int(count), pixels.shape[-1]) for count in grid.prod(-1)])
     elif sizes is not None and pixels.ndim == 4:
-        # Pixtral: pictures padded at the right and the bottom to the largest of the batch
+        # Pixtral pads pictures at the right and the bottom to the largest of the batch. The noise of a picture must have
+        # its own shape, and its padding gets none.
         noise = torch.zeros(pixels.shape)
         for i, (height, width) in enumerate(sizes.tolist()):
             noise[i, :, :height, :width] = sample(pixels.shape[1], height, width)
@@ -68,18 +72,19 @@ def draw_noise(inputs: Mapping[str, Any], seed: int) -> Tensor:
         noise = sample(*pixels.shape)
     noise = noise.to(pixels.device)
     if pixels.ndim >= 4:
+        # The last three dimensions are those of one tile: a tile counts as padding if all its values are 0.
         noise = noise * (pixels != 0).flatten(-3).any(-1)[..., None, None, None]
     return noise
 
 
 def vcd(expert: Tensor, amateur: Tensor, *, alpha: float, beta: float) -> Tensor:
-    """``(1 + α) · expert − α · amateur`` where the expert's probability is at least β times its largest, else −inf.
+    """Returns ``(1 + α) · expert − α · amateur`` where the expert's probability is at least β times its largest, else −inf.
 
     Args:
         expert: ``(batch, vocab)`` logits or log-probabilities given the picture.
         amateur: the same, given the noised picture.
-        alpha: strength, 0 or more.
-        beta: plausibility cutoff in [0, 1].
+        alpha: the strength of the contrast, 0 or more.
+        beta: the plausibility cutoff, in [0, 1].
 
     >>> vcd(torch.tensor([[2.0, 1.5, -1.0]]), torch.tensor([[1.0, 2.0, -1.0]]), alpha=1.0, beta=0.1)
     tensor([[3., 1., -inf]])
@@ -90,7 +95,7 @@ def vcd(expert: Tensor, amateur: Tensor, *, alpha: float, beta: float) -> Tensor
 def combine(
     expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, alpha: float, beta: float
 ) -> Tensor:
-    """``vcd`` where the amateur was asked; where one plausible token is left, only the cutoff."""
+    """Returns what ``vcd`` gives where the amateur ran, and elsewhere the expert's scores with the cutoff alone."""
     if amateurs is None:
         return keep_only(expert, plausible(expert, beta))
     return vcd(expert, amateurs[0], alpha=alpha, beta=beta)
@@ -98,11 +103,11 @@ def combine(
 
 @dataclass(frozen=True)
 class NoisedImage(View):
-    """The same prompt, its pictures drowned in noise: ``add_noise`` with ``draw_noise``.
+    """The same prompt with its pictures covered in noise: ``add_noise`` with ``draw_noise``.
 
     Args:
-        step: of the noise schedule, 0 to 999.
-        seed: of the noise.
+        step: the step of the noise schedule, 0 to 999.
+        seed: the seed of the noise.
     """
 
     step: int
@@ -118,7 +123,7 @@ class NoisedImage(View):
 class VCD(Method):
     """Visual Contrastive Decoding (Leng et al., 2023, arXiv 2311.16922; official code DAMO-NLP-SG/VCD).
 
-    What the model says about a picture drowned in noise is its language prior; VCD subtracts it::
+    What the model says about a picture covered in noise is its language prior. VCD subtracts it::
 
         score = (1 + alpha) · z(picture) − alpha · z(noised picture),   −inf where p(picture) < beta · max p
 
@@ -126,20 +131,22 @@ class VCD(Method):
     steps of a 1,000-step diffusion schedule (``signal_level``).
 
     Args:
-        alpha: strength; 0 turns the contrast off. Paper and official scripts: 1.
-        beta: plausibility cutoff in [0, 1]; 0 keeps every token, 1 forces the model's own choice. Paper and code: 0.1;
-            the official POPE script passes 0.2.
-        noise_step: 0–999. Paper and official scripts: 500, for CLIP at 336 pixels. Small pictures may need more.
-        seed: of the noise.
+        alpha: the strength of the contrast, 0 or more; 0 turns it off. Paper and official scripts use 1.
+        beta: the plausibility cutoff, in [0, 1]; 0 keeps every token, 1 forces the model's own choice. Paper and code use
+            0.1; the official POPE script passes 0.2.
+        noise_step: the step of the noise schedule, 0 to 999. Paper and official scripts use 500, for CLIP at 336 pixels.
+            Small pictures may need more.
+        seed: the seed of the noise.
 
     Departs from the paper and its code:
-        The noise is seeded and the same for each picture of one shape (there: unseeded, so that results depend on
-        the order of the data). Scores leave as log-probabilities, which argmax and sampling do not notice and beam
-        search needs. Greedy and beam search are contrasted as well (there: ``sample`` only). The amateur keeps its
-        own cache from the second token on; official code before July 2024 shared the expert's and so stopped contrasting.
+        The noise is seeded and the same for each picture of one shape (in the official code it is unseeded, so
+        results depend on the order of the data). Scores are returned as log-probabilities, which makes no difference to
+        argmax and sampling, and which beam search needs. Greedy and beam search are contrasted as well (in the official
+        code ``sample`` only). The amateur keeps its own cache from the second token on; official code before July 2024
+        shared the expert's cache, and so stopped contrasting.
 
-    Cost: a second prefill with the vision tower, and one more row in every pass (a second forward per token where passes
-    cannot be shared, see ``mitigate``); a second cache as long as the first.
+    Cost: a second prefill with the vision tower, and one more row in every pass (a second forward pass per token where
+    passes cannot be shared, see ``mitigate``); a second cache as long as the first.
 
     Raises:
         NoImageTokens: the prompt holds no picture, or the inputs no ``pixel_values``.
@@ -164,6 +171,7 @@ class VCD(Method):
         return replace(self, alpha=0.0, beta=0.0)
 
     def parts(self, target: Target) -> Iterator[Contrast]:
+        # With a cutoff alone, tokens are still ruled out, so the part is needed even without a contrast.
         if self.alpha == 0 and self.beta == 0:
             return
         yield Contrast(

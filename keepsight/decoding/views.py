@@ -1,4 +1,4 @@
-"""What an amateur may see: views of a prompt that several methods share."""
+"""Views of a prompt, which say what an amateur sees; several methods share them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MainPrompt(View):
-    """The main prompt itself, with its picture: for preludes."""
+    """The main prompt itself, with its picture. Preludes measure it before the generation."""
 
     def inputs(self, target: Target) -> dict[str, Any]:
         return dict(target.model_inputs)
@@ -30,11 +30,11 @@ class NoImage(View):
 
     Where the generation was given a ``Source``, the chat template is rendered anew without the picture. Otherwise its
     placeholders and the begin/end markers that the configuration names are dropped and positions close up. For some chat
-    templates the two are the same tokens (Qwen-VL), for others not: LLaVA-1.5's writes a line break after the picture,
-    which only stays in the second.
+    templates both ways give the same tokens (Qwen-VL). For others they do not: LLaVA-1.5's template writes a line break
+    after the picture, which is left in the second way only.
 
     Args:
-        also_drop: ids of further tokens to drop, where there is no ``Source``.
+        also_drop: ids of further tokens to drop where there is no ``Source``.
     """
 
     also_drop: tuple[int, ...] = ()
@@ -61,26 +61,28 @@ class TransformedImage(View):
 
 
 def vision_config(target: Target) -> Any:
-    """The vision tower's part of the model's configuration; None where there is none."""
+    """Returns the vision tower's part of the model's configuration; None where there is none."""
     return getattr(target.model.config, "vision_config", None)
 
 
 def transform_pixels(
     pixels: Tensor, inputs: Mapping[str, Any], config: Any, transform: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """``pixel_values`` with ``transform`` applied to every picture or tile, in the layout in which they came.
+    """Returns ``pixel_values`` with ``transform`` applied to every picture or tile, in the layout in which they came.
 
-    Known layouts: ``(…, channels, height, width)``, with or without tiles; and the patch lists of Qwen-VL and its
+    Two layouts are known: ``(…, channels, height, width)``, with or without tiles; and the patch lists of Qwen-VL and its
     relatives, ``(patches, channels · frames · patch · patch)`` with ``image_grid_thw``, in which each picture is put
     together from its patches, transformed, and taken apart again. Pictures that ``image_sizes`` says are padded (Pixtral)
     are transformed without their padding. All-zero tiles, which some processors add as padding, stay as they are.
 
     Args:
+        pixels: the ``pixel_values``.
         inputs: the model inputs that ``pixels`` came with.
-        config: the vision tower's configuration, for patch lists.
+        config: the vision tower's configuration, which is needed for patch lists.
+        transform: a function of one picture or tile ``(channels, height, width)`` to another of the same shape.
 
     Raises:
-        UnsupportedModel: another layout.
+        UnsupportedModel: the pixels are in another layout.
         InputError: the transform changes the shape of a picture.
     """
     grid, sizes = inputs.get("image_grid_thw"), inputs.get("image_sizes")
@@ -98,13 +100,14 @@ def transform_pixels(
         if not bool(picture.any()):
             continue
         height, width = sizes[i].tolist() if padded and sizes is not None else picture.shape[-2:]
-        # LLaVA-NeXT's image_sizes are those of the file, not of what the model is shown
+        # LLaVA-NeXT's image_sizes are those of the file, and may be larger than what the model is shown.
         height, width = min(height, picture.shape[-2]), min(width, picture.shape[-1])
         pictures[i, :, :height, :width] = _transformed(picture[:, :height, :width], transform)
     return pictures.reshape(pixels.shape)
 
 
 def _transformed(picture: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns one picture after ``transform``, or raises ``InputError`` where its shape has changed."""
     changed = transform(picture)
     if changed.shape != picture.shape:
         raise InputError(
@@ -116,7 +119,11 @@ def _transformed(picture: Tensor, transform: Callable[[Tensor], Tensor]) -> Tens
 def _transform_patches(
     patches: Tensor, grid: Tensor, config: Any, transform: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Patches in the order of Qwen-VL: by frame, by block of ``merge`` × ``merge`` patches, by patch within the block."""
+    """Returns a patch list with ``transform`` applied to every picture.
+
+    Patches stand in the order of Qwen-VL: by frame, then by block of ``merge`` × ``merge`` patches, then by patch within the
+    block.
+    """
     size, frames = getattr(config, "patch_size", None), getattr(config, "temporal_patch_size", 1)
     merge = getattr(config, "spatial_merge_size", 1)
     if not isinstance(size, int) or patches.shape[-1] % (frames * size * size):
@@ -128,7 +135,8 @@ def _transform_patches(
     out = []
     for part, (t, h, w) in zip(torch.split(patches, grid.prod(-1).tolist()), grid.tolist(), strict=True):
         blocks = part.reshape(t, h // merge, w // merge, merge, merge, channels, frames, size, size)
-        # frame, time within it, channel, then rows and columns of pixels
+        # The permutation puts the dimensions of a picture side by side: frame and time within it, channel, rows of pixels
+        # (block, patch, pixel), columns of pixels. The second one below is its inverse.
         whole = blocks.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(t * frames, channels, h * size, w * size)
         changed = torch.stack([_transformed(picture, transform) for picture in whole])
         blocks = changed.reshape(t, frames, channels, h // merge, merge, size, w // merge, merge, size)

@@ -10,8 +10,8 @@ Every generated token has two probabilities, one given the picture and one given
 
 All are in nats, from the plain model's probabilities, and high where the picture supports a word. ``difference`` is the
 pointwise mutual information of token and picture; ``contrast`` is the log-probability of the token under the distribution
-that M3ID decodes from, ``likelihood`` and ``negative_entropy`` are baselines that need no amateur. What each is worth,
-as a detector of invented objects, is measured in ``docs/grounding.md``.
+that M3ID decodes from; ``likelihood`` and ``negative_entropy`` are baselines that need no amateur. How well each of them
+detects invented objects is measured in ``docs/grounding.md``.
 
 ``ground`` scores a given text with one pass with the picture and one without; ``GroundingRecorder`` records while
 ``generate`` writes.

@@ -1,4 +1,4 @@
-"""The scores of tokens and words: pure functions and plain data, without a model."""
+"""Scores of tokens and words: pure functions and plain data that need no model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from keepsight.errors import InvalidParameter, did_you_mean
 from keepsight.grounding.alignment import Nouns, Span, object_words, token_letters, word_tokens
 
 SCORES = ("contrast", "difference", "likelihood", "negative_entropy", "divergence")
+"""Names of the scores of a token; ``keepsight.grounding`` has their formulas."""
 AGGREGATES = ("first", "mean", "min", "sum")
+"""Names of the ways to make one score of those of a word's tokens."""
 SCORE = "contrast"
-"""The score that tells invented objects best on the demo world's ``val`` splits (``benchmarks/grounding.py``)."""
+"""The default score: the one that detects invented objects best on the demo world's ``val`` splits
+(``benchmarks/grounding.py``)."""
 AGGREGATE = "mean"
-"""The aggregate over a word's tokens that does so."""
+"""The default aggregate over a word's tokens, chosen with ``SCORE``."""
 WEIGHT = 0.5
-"""The w of ``contrast`` that does so."""
+"""The default w of ``contrast``, chosen with ``SCORE``."""
 THRESHOLD = -0.18
-"""Words under it are flagged: the largest F1 on the demo world's ``val-shifted``. For other models choose your own."""
+"""Words with less support are flagged. It gives the largest F1 on the demo world's ``val-shifted``; other models need a
+threshold of their own."""
 
 
 class Figures(NamedTuple):
-    """The figures of some tokens: tensors of one shape, float32, in nats."""
+    """The figures of some tokens: float32 tensors of one shape, in nats. ``TokenGrounding`` says what each field means."""
 
     with_image: Tensor
     without_image: Tensor
@@ -41,8 +45,8 @@ class TokenGrounding:
     """One generated token and its figures, in nats.
 
     Args:
-        id: of the token in the vocabulary.
-        span: the first letter of the text that it writes, and the one after its last.
+        id: the token's id in the vocabulary.
+        span: where the characters that it writes begin and end in the text; the end is excluded.
         with_image: its log-probability given the picture and the text before it, at most 0.
         without_image: the same given the text alone, at most 0.
         contrast: its log-probability under the contrast of both distributions, at most 0.
@@ -74,7 +78,8 @@ class TokenGrounding:
         return -self.entropy
 
     def support(self, score: str) -> float:
-        """The score of that name, one of ``SCORES``; a higher value says that the picture supports the token better."""
+        """Returns the score of that name, one of ``SCORES``. A higher value says that the picture supports the token
+        better."""
         return float(getattr(self, score))
 
 
@@ -83,11 +88,11 @@ class WordGrounding:
     """One object word of a text.
 
     Args:
-        word: as it stands in the text.
-        object: what it names, such as ``dog`` for ``dogs``.
-        span: the first letter of the word, and the one after its last.
+        word: the word as it stands in the text.
+        object: the object that it names, such as ``dog`` for ``dogs``.
+        span: where the word begins and ends in the text, in characters; the end is excluded.
         tokens: the numbers of the tokens that write it, counted from 0.
-        with_image, without_image: log-probability of all its tokens together, given the text before, in nats.
+        with_image, without_image: the log-probability of all its tokens together, given the text before, in nats.
         support: the chosen score, aggregated over the tokens as chosen.
     """
 
@@ -115,7 +120,7 @@ class Grounding:
     def words(
         self, nouns: Nouns | None = None, *, score: str = SCORE, aggregate: str = AGGREGATE
     ) -> tuple[WordGrounding, ...]:
-        """The object words with their support, in order, repeats included.
+        """Returns the object words with their support, in order, repeats included.
 
         Args:
             nouns: words to look for. Default: the 80 objects of COCO, as CHAIR finds them.
@@ -123,7 +128,7 @@ class Grounding:
             aggregate: over the tokens of a word: the ``first``, their ``mean``, ``min`` (the least supported) or ``sum``.
 
         Raises:
-            InvalidParameter: no score or aggregate of this name.
+            InvalidParameter: there is no score or aggregate of this name.
         """
         check_choice("score", score, SCORES)
         check_choice("aggregate", aggregate, AGGREGATES)
@@ -138,6 +143,7 @@ class Grounding:
                     object=word.object,
                     span=word.span,
                     tokens=numbers,
+                    # Log-probabilities of a word's tokens add up to the log-probability of the word, by the chain rule.
                     with_image=sum(token.with_image for token in own),
                     without_image=sum(token.without_image for token in own),
                     support=aggregated([token.support(score) for token in own], aggregate),
@@ -147,7 +153,7 @@ class Grounding:
 
 
 def aggregated(supports: Sequence[float], aggregate: str) -> float:
-    """One number of those of a word's tokens: see ``AGGREGATES``.
+    """Returns one number for those of a word's tokens; ``aggregate`` is one of ``AGGREGATES``.
 
     >>> [aggregated([-1.0, -4.0, 2.0], way) for way in ("first", "mean", "min", "sum")]
     [-1.0, -1.0, -4.0, -3.0]
@@ -167,12 +173,12 @@ def check_choice(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def figures(expert: Tensor, amateur: Tensor, chosen: Tensor, *, weight: float = WEIGHT) -> Figures:
-    """The figures of tokens that were chosen from given scores.
+    """Returns the figures of tokens that were chosen from given scores.
 
     Args:
-        expert: logits given the picture ``(..., vocab)``; softmaxed here, in float32.
-        amateur: logits without it, of the same shape.
-        chosen: ids ``(...)``.
+        expert: logits given the picture, ``(..., vocab)``; they are normalised here, in float32.
+        amateur: logits without the picture, of the same shape.
+        chosen: ids of the chosen tokens, ``(...)``.
         weight: the w of ``contrast``, 0 or more.
 
     Raises:
@@ -181,12 +187,13 @@ def figures(expert: Tensor, amateur: Tensor, chosen: Tensor, *, weight: float = 
     if not 0 <= weight < math.inf:
         raise InvalidParameter(f"weight={weight} must be a finite number, 0 or more")
     expert, amateur = expert.float().log_softmax(-1), amateur.to(expert.device).float().log_softmax(-1)
+    # A weighted difference of two normalised distributions is not normalised itself, which calls for a second softmax.
     moved = contrast(expert, amateur, strength=weight).log_softmax(-1)
     p = expert.exp()
     at = chosen.to(expert.device)[..., None]
 
     def mean(values: Tensor) -> Tensor:
-        # A token that is ruled out has p = 0 and log p = -inf, whose product is no number where the limit is 0
+        # A token that is ruled out has p = 0 and log p = -inf. Their product is not a number, while its limit is 0.
         return torch.where(p > 0, p * values, 0.0).sum(-1)
 
     return Figures(
@@ -199,7 +206,13 @@ def figures(expert: Tensor, amateur: Tensor, chosen: Tensor, *, weight: float = 
 
 
 def joined(tokenizer: Any, ids: Sequence[int], found: Figures) -> Grounding:
-    """The text of some tokens and their figures as one ``Grounding``."""
+    """Returns the text of some tokens and their figures as one ``Grounding``.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        ids: the tokens.
+        found: their figures, each a tensor ``(tokens,)``.
+    """
     text, spans = token_letters(tokenizer, ids)
     columns = [column.tolist() for column in found]
     tokens = [

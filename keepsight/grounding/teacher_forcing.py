@@ -1,4 +1,4 @@
-"""The grounding of a text that is already written: one pass over it with the picture and one without."""
+"""Grounding of a text that is already written: one pass over it with the picture and one without."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ class _Reader(Branch):
 
     @torch.no_grad()
     def predictions(self, answers: Tensor) -> Tensor:
-        """``(rows, n, vocab)`` logits that predict each token of ``answers`` ``(rows, n)``."""
+        """Returns the logits ``(rows, n, vocab)`` that predict each token of ``answers`` ``(rows, n)``."""
+        # Edits are set aside, so the plain model is asked also inside a block of methods.
         with preserving_rope_deltas(self.model), isolated_edits(self.model):
             self._prefill(answers[:, :0])
             assert self._last is not None
+            # The prompt's last row predicts the first token, and each token but the last predicts the one after it.
             fed = answers[:, :-1]
             if fed.shape[1] == 0:
                 return self._last[:, None]
             kwargs = self._grown(self._kwargs, fed.shape[1])
+            # The prefill asks for the logits of its last row alone; of the answer all rows are needed.
             kwargs.pop("logits_to_keep", None)
             prepared = self.model.prepare_inputs_for_generation(
                 torch.cat([self._prompt, fed], dim=1), next_sequence_length=fed.shape[1], **kwargs
@@ -51,16 +54,17 @@ def teacher_force(
     weights: Sequence[float] = (WEIGHT,),
     also_drop: tuple[int, ...] = (),
 ) -> list[list[Figures]]:
-    """The figures of given answers: for each row of the batch and each weight, those of all tokens of its answer.
+    """Returns the figures of given answers: for each row of the batch and each weight, those of all tokens of its answer.
+
+    The plain model is asked, also inside a ``mitigate`` block. *Cost*: two prefills, one of them without the picture, and
+    one pass over the answers after each; ``2 · rows · tokens · vocabulary`` logits are held at a time.
 
     Args:
+        model: the model whose probabilities are asked for.
         inputs: what the model's processor returned, left-padded.
         answers: token ids for each row, of any lengths from 1 on, end marks included or not.
         weights: values of w in ``contrast``, each 0 or more; default: the one that ``WEIGHT`` names.
         also_drop: as for ``M3ID``: ids of tokens that must leave the prompt together with the picture.
-
-    It is the plain model that is asked, also inside a ``mitigate`` block. *Cost*: two prefills, one of them without the
-    picture, and one pass over the answers after each; ``2 · rows · tokens · vocabulary`` logits are held at a time.
 
     Raises:
         UnsupportedModel, NoImageTokens: as for a contrastive method.
@@ -74,13 +78,14 @@ def teacher_force(
             f" {[len(answer) for answer in answers]}"
         )
     longest = max(map(len, answers))
-    # Shorter answers are filled up with any token: what follows an answer does not change the figures of its tokens
+    # Shorter answers are filled up with any token: what follows an answer does not change the figures of its tokens.
     rows = [[*answer, *[answer[-1]] * (longest - len(answer))] for answer in answers]
     ids = torch.tensor(rows, device=target.input_ids.device)
     expert = _Reader(model, target.model_inputs).predictions(ids)
     amateur = _Reader(model, target.without_image(also_drop=also_drop)).predictions(ids)
     return [
         [
+            # Several weights cost no further pass, since only the arithmetic on the logits depends on them.
             figures(expert[row, :length], amateur[row, :length], ids[row, :length], weight=weight)
             for weight in weights
         ]
@@ -99,9 +104,12 @@ def ground(
     weight: float = WEIGHT,
     also_drop: tuple[int, ...] = (),
 ) -> Grounding:
-    """The grounding of a text about a picture, whoever wrote it: one pass with the picture and one without.
+    """Returns the grounding of a text about a picture, whoever wrote it: one pass with the picture and one without.
 
     Args:
+        model: the model whose probabilities are asked for.
+        processor: its processor.
+        picture: the picture that the text is about.
         prompt: the question; the processor's chat template makes the prompt of it, unless it is ``raw``.
         answer: the text to judge.
         raw: take ``prompt`` as the whole prompt, placeholder of the picture included.
@@ -111,8 +119,10 @@ def ground(
     The tokenizer decides how the text is split into tokens; the model that wrote it may have split words in another way.
 
     Raises:
-        UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
-        InputError: the answer is empty. CannotTokenize: the tokenizer cannot write it.
+        UnsupportedModel, NoImageTokens: as for a contrastive method.
+        NoChatTemplate, BadPrompt: as for ``keepsight.source.prompts.prepare``.
+        InputError: the answer is empty.
+        CannotTokenize: the tokenizer cannot write the answer.
     """
     inputs = prepare(processor, [picture], prompt, raw=raw).to(model.device, dtype=model.dtype)
     ids = answer_ids(processor, prompt, answer, raw=raw)
@@ -121,10 +131,16 @@ def ground(
 
 
 def judge(model: Any, processor: Any, inputs: Any, ids: Sequence[int]) -> Grounding:
-    """What the plain model thinks of an answer, whichever methods wrote it: see ``keepsight.grounding.teacher_force``.
+    """Returns what the plain model thinks of an answer, whichever methods wrote it: see ``teacher_force``.
 
     The figures are those of ``GroundingRecorder`` on the plain model, at the price of two more prefills instead of one more
-    forward for each token.
+    forward pass for each token.
+
+    Args:
+        model: the model whose probabilities are asked for.
+        processor: its processor, with a ``tokenizer``.
+        inputs: what the processor returned for one prompt with its picture.
+        ids: the tokens of the answer.
     """
     [[figures]] = teacher_force(model, inputs, [ids])
     return joined(processor.tokenizer, ids, figures)

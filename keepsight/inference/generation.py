@@ -1,7 +1,8 @@
-"""``generate``: the one place that runs a generation under methods, and what is answered about pictures with it.
+"""``generate`` is the one place that runs a generation under methods; ``answer`` and ``answer_batch`` ask about pictures.
 
-Everything that has to hold around a call of ``model.generate`` is done here and nowhere else: methods in place, sampling
-from a seed without touching the caller's random state, a clock that waits for the GPU, rows cut off at their end marks.
+Everything that has to hold around a call of ``model.generate`` is done here and nowhere else: methods are in place, sampling
+starts from a seed without touching the caller's random state, the clock waits for the GPU, and rows are cut off at their end
+marks.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ LogitsProcessor = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """How the next tokens are searched for. The defaults are greedy decoding.
+    """How the next tokens are chosen. The defaults are greedy decoding.
 
     Args:
-        max_new_tokens: most tokens of an answer, 1 or more; default 128.
-        num_beams: width of beam search, 1 or more; 1, the default, is no beam search.
-        sample: draw tokens instead of taking the most likely one; from all tokens within ``top_p``, whatever top-k the
-            checkpoint's own settings ask for.
+        max_new_tokens: the largest number of tokens of an answer, 1 or more; default 128.
+        num_beams: the width of beam search, 1 or more; 1, the default, is no beam search.
+        sample: whether tokens are drawn instead of taking the most likely one. They are drawn from all tokens within
+            ``top_p``, whatever top-k the checkpoint's own settings ask for.
         temperature: what scores are divided by, above 0; None is 1. Only with ``sample``.
         top_p: the probability of the smallest set of tokens that is drawn from, in (0, 1]; None is 1. Only with ``sample``.
-        seed: of sampling. Every batch starts from it, so that with a batch of one an answer does not depend on the others.
+        seed: the seed of sampling. Every batch starts from it, so that with a batch of one an answer does not depend on the
+            others.
 
     Raises:
         InvalidParameter: a value is out of its range, or has no effect without ``sample``.
@@ -71,23 +73,25 @@ class Generation:
                 raise InvalidParameter(f"{name}={value} must be {wanted}")
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of ``model.generate``."""
+        """Returns the keyword arguments of ``model.generate``."""
         chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
         if not self.sample:
             return {**chosen, "do_sample": False}
+        # Every option is named, since ``generate`` takes the ones that are missing from
+        # the checkpoint's own settings. A top-k of 0 switches it off.
         drawn = {"temperature": self.temperature or 1.0, "top_p": self.top_p or 1.0, "top_k": 0}
         return {**chosen, "do_sample": True, **drawn}
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratedBatch:
-    """What one ``generate`` gave.
+    """The result of one ``generate``.
 
     Args:
         ids: ``(rows, new tokens)``, the generated tokens without the prompt; rows that ended early are padded.
         tokens: the same row by row, up to the end mark, which is included, and without padding.
-        prompt_lengths: tokens of each prompt, those of the picture included and padding not.
-        seconds: wall time of ``model.generate`` alone, methods and vision tower included.
+        prompt_lengths: the number of tokens of each prompt, those of the picture included and padding not.
+        seconds: the wall time of ``model.generate`` alone, methods and vision tower included.
     """
 
     ids: Tensor
@@ -97,7 +101,7 @@ class GeneratedBatch:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Generated tokens of each row, end marks included."""
+        """The number of generated tokens of each row, end marks included."""
         return tuple(map(len, self.tokens))
 
 
@@ -116,18 +120,20 @@ def generate(
 ) -> GeneratedBatch:
     """Run one generation under ``methods``. The model is as it was before, also when something is raised.
 
+    Sampling starts from the seed of ``generation``, and the caller's random state is left as it was.
+
     Args:
+        model: an image-text-to-text model of transformers.
         inputs: what the model's processor returned, left-padded, on the model's device.
         methods: recipes or spec strings, composed in this order; none is the plain model.
-        generation: greedy unless given.
+        generation: how tokens are chosen; default: greedy search.
         first: logits processors that act before those of the methods, and so see the scores of the model itself.
         processors: logits processors that act after those of the methods.
-        observers: edits that only look; they stand after those of the methods, so that they see what the methods did.
+        observers: edits that only record. They stand after those of the methods, so that they see what the methods did.
         stopping: stopping criteria of transformers.
-        streamer: a streamer of transformers, told every token as it is chosen.
-        source: see ``attached``. The commands of this package give none, so that they choose the same tokens as a block.
-
-    Sampling starts from the seed of ``generation``, and the caller's random state is left as it was.
+        streamer: a streamer of transformers, which gets every token as it is chosen.
+        source: see ``attached``. The commands of this package give none, so that they choose the same tokens as a
+            ``mitigate`` block, which knows the model inputs alone.
 
     Raises:
         UnsupportedModel, NoImageTokens, ConflictingMethods, ConcurrentUse: as ``attached``.
@@ -142,17 +148,20 @@ def generate(
         options["stopping_criteria"] = list(stopping)
     if streamer is not None:
         options["streamer"] = streamer
+    # Without a list of devices, ``fork_rng`` would save the state of every GPU of the machine.
     cuda = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         torch.manual_seed(generation.seed)
         added = stack.enter_context(attached(model, inputs, *methods, source=source))
+        # Observers come last, so they see activations as the edits of all methods left them.
         if observers:
             from keepsight.engines.hf.patching import editing
             from keepsight.target import Target
 
             stack.enter_context(editing(Target(model, inputs), *observers))
         begun = _clock(cuda)
+        # One mapping instead of several keyword arguments lets the options of this call win over those among the inputs.
         written = model.generate(**{**inputs, **options, "logits_processor": [*first, *added, *processors]})
         seconds = _clock(cuda) - begun
     width = inputs["input_ids"].shape[1]
@@ -162,6 +171,7 @@ def generate(
     return GeneratedBatch(
         ids=ids,
         tokens=tuple(tuple(until_end(row, ends)) for row in ids.tolist()),
+        # Rows are padded to one width, so the mask alone tells how long each prompt is.
         prompt_lengths=(width,) * len(ids) if mask is None else tuple(mask.sum(-1).tolist()),
         seconds=seconds,
     )
@@ -170,16 +180,16 @@ def generate(
 def dry_run(model: Any, inputs: Mapping[str, Any], methods: Sequence[Method | str]) -> None:
     """Generate two tokens under ``methods``, greedily, to see whether they run on the model.
 
-    Two tokens, since the first comes from the pass over the prompt and the second from one with a cache.
+    Two tokens are needed, since the first comes from the pass over the prompt and the second from one with a cache.
 
     Raises:
-        whatever the methods or the model raise.
+        Exception: whatever the methods or the model raise.
     """
     generate(model, inputs, methods, generation=Generation(max_new_tokens=2))
 
 
 def end_token_ids(model: Any) -> frozenset[int]:
-    """The ids of the tokens that end an answer; empty for a model that knows none."""
+    """Returns the ids of the tokens that end an answer; there are none for a model that names none."""
     ends = model.generation_config.eos_token_id
     if ends is None:
         return frozenset()
@@ -188,14 +198,14 @@ def end_token_ids(model: Any) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said about one batch of pictures.
+    """The answers of a model about one batch of pictures.
 
     Args:
         texts: the answers, without special tokens and without white space around them.
-        lengths: generated tokens of each, end marks included and padding not.
-        prompt_lengths: tokens of each prompt, those of the picture included and padding not.
-        seconds: wall time of ``model.generate`` alone, methods and vision tower included; preparing pictures and decoding
-            text are not.
+        lengths: the number of generated tokens of each, end marks included and padding not.
+        prompt_lengths: the number of tokens of each prompt, those of the picture included and padding not.
+        seconds: the wall time of ``model.generate`` alone. Methods and vision tower are included; preparing pictures and
+            decoding text are not.
     """
 
     texts: tuple[str, ...]
@@ -205,7 +215,7 @@ class Answers:
 
     @property
     def tokens(self) -> int:
-        """Generated tokens of all answers together."""
+        """The number of generated tokens of all answers together."""
         return sum(self.lengths)
 
 
@@ -219,21 +229,26 @@ def answer(
     raw: bool = False,
     generation: Generation | None = None,
 ) -> Iterator[Answers]:
-    """One answer to ``prompt`` for every picture, under ``methods``, as each batch is done.
+    """Yields answers to ``prompt`` about every picture, under ``methods``, batch by batch as they are done.
 
-    Between two batches no method is in place: the model is as it was while the caller looks at one.
+    Between two batches no method is in place: the model is as it was while the caller handles one.
 
     Args:
+        model: an image-text-to-text model of transformers.
+        processor: its processor.
         pictures: taken from the iterable batch by batch.
+        prompt: the question about each picture.
         methods: recipes or spec strings, composed in this order; none is the plain model.
-        batch: pictures that are answered together, 1 unless given.
+        batch: the number of pictures that are answered together, 1 or more; default 1.
         raw: take ``prompt`` as the whole prompt; see ``prepare``.
-        generation: greedy unless given.
+        generation: how tokens are chosen; default: greedy search.
 
     Raises:
-        UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
+        UnsupportedModel, NoImageTokens: as ``attached``.
+        NoChatTemplate, BadPrompt: as ``prepare``.
     """
     remaining = iter(pictures)
+    # An iterator is needed here: ``islice`` over a list would begin at its first picture every time.
     while shown := list(islice(remaining, batch)):
         yield answer_batch(model, processor, shown, prompt, *methods, raw=raw, generation=generation)
 
@@ -248,15 +263,19 @@ def answer_batch(
     generation: Generation | None = None,
     last: Sequence[LogitsProcessor] = (),
 ) -> Answers:
-    """The answers of one ``generate`` about ``pictures``, each asked ``prompt`` or its own one of several.
+    """Returns the answers of one ``generate`` about ``pictures``.
 
     Args:
-        methods, raw, generation: see ``answer``.
+        model, processor, methods, raw, generation: see ``answer``.
+        pictures: the pictures of the batch.
+        prompt: one question about all pictures, or one for each.
         last: logits processors that act after the methods.
 
     Raises:
-        UnsupportedModel, NoImageTokens, NoChatTemplate, BadPrompt.
+        UnsupportedModel, NoImageTokens: as ``attached``.
+        NoChatTemplate, BadPrompt: as ``prepare``.
     """
+    # The dtype reaches the pictures alone: ``BatchFeature.to`` casts floating-point tensors only.
     inputs = prepare(processor, pictures, prompt, raw=raw).to(model.device, dtype=model.dtype)
     found = generate(model, inputs, methods, generation=generation, processors=last)
     texts = processor.batch_decode(found.ids, skip_special_tokens=True)
@@ -269,8 +288,10 @@ def answer_batch(
 
 
 def _clock(cuda: list[Any]) -> float:
+    """Returns a time in seconds, after all work on some GPUs is done."""
     import torch
 
-    for device in cuda:  # kernels run on after the call that started them has returned
+    # Kernels run on after the call that started them has returned.
+    for device in cuda:
         torch.cuda.synchronize(device)
     return time.perf_counter()

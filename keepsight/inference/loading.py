@@ -11,7 +11,7 @@ from typing import Any
 from keepsight.errors import InputError, UnsupportedModel, first_line
 
 DEMO = "demo"
-"""The name that stands for the checkpoint inside this package."""
+"""The model name that stands for the checkpoint inside this package."""
 
 
 class ModelNotLoaded(InputError):
@@ -19,15 +19,15 @@ class ModelNotLoaded(InputError):
 
 
 def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tuple[Any, Any]:
-    """A checkpoint in evaluation mode and its processor.
+    """Returns a checkpoint in evaluation mode and its processor.
 
     Args:
         name: a folder, a Hugging Face id, or ``demo``.
-        dtype: ``auto`` takes the checkpoint's own (for ``demo``: float32), else a torch name such as ``bfloat16``.
+        dtype: ``auto`` for the checkpoint's own data type (for ``demo``: float32), or a torch name such as ``bfloat16``.
         device_map: as transformers takes it (``auto``, ``cuda:1``); None is the CPU.
 
     Raises:
-        ModelNotLoaded: with the first line of what transformers said.
+        ModelNotLoaded: the checkpoint cannot be loaded; the message holds the first line of what transformers said.
         UnsupportedModel: the checkpoint does not take pictures, or has no processor.
         WeightsMissing: the package has no demo checkpoint.
     """
@@ -38,7 +38,10 @@ def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tu
     if name == DEMO:
         from keepsight.demo.model import checkpoint
 
+        # The packaged weights are stored in float16 to be small, and a CPU computes faster in float32.
         where, dtype = checkpoint(), "float32" if dtype == "auto" else dtype
+    # The configuration alone tells whether the model takes pictures, before gigabytes of weights are downloaded. It is
+    # also the first to fail for a misspelt name, so its message says what names there are.
     with _named(f"{name} (a folder with a checkpoint, a Hugging Face id, or {DEMO})"):
         config = AutoConfig.from_pretrained(where)
     if type(config) not in CAPTIONERS:
@@ -47,18 +50,20 @@ def load(name: str, *, dtype: str = "auto", device_map: str | None = None) -> tu
         )
     with _named(name):
         processor = AutoProcessor.from_pretrained(where)
+        # ``AutoProcessor`` falls back to a tokenizer where a checkpoint comes without a processor.
         if not hasattr(processor, "image_processor"):
             raise UnsupportedModel(
                 f"{name} comes without a processor for pictures: save the model's processor beside it"
             )
         model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, device_map=device_map)
     if _is_packaged(where):
-        # The folder of the package differs from machine to machine; files about the model name it by this word instead
+        # The folder of the package differs from machine to machine; files about the model name it by this word instead.
         model.config._name_or_path = DEMO
     return model.eval(), processor
 
 
 def _is_packaged(where: str | Path) -> bool:
+    """Returns whether a folder is the one of the packaged checkpoint, by whatever path it was given."""
     from keepsight.demo.model import WEIGHTS
 
     return Path(where).resolve() == WEIGHTS.resolve()
@@ -66,7 +71,7 @@ def _is_packaged(where: str | Path) -> bool:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Inside the block, whatever a library raises becomes one line that names the checkpoint."""
+    """Open a block in which whatever a library raises becomes ``ModelNotLoaded``, in one line that names the checkpoint."""
     try:
         yield
     except UnsupportedModel:
@@ -89,10 +94,10 @@ def quiet_transformers(*, bars: bool = False) -> None:
 
 
 def use_one_thread() -> None:
-    """Let torch use one thread, as suits the demo model: on its tiny tensors a second thread gains nothing.
+    """Let torch use one thread, since a second thread gains nothing on the tiny tensors of the demo model.
 
-    On a busy machine it costs much, since both threads wait for each other: beside two other busy processes on two cores,
-    a greedy caption took 1.5 s with one thread and 68 s with two.
+    On a busy machine a second thread costs much, since both wait for each other: beside two other busy processes on two
+    cores, a greedy caption took 1.5 s with one thread and 68 s with two.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Sampling in which every row of a batch has random numbers of its own."""
+"""``RowSampler`` samples with random numbers of its own for every row of a batch."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ class RowSampler:
     as transformers applies them.
 
     Args:
-        keys: one for each row of the batch.
+        keys: the seeds, one for each row of the batch.
         temperature: what scores are divided by, above 0; default 1.
         top_p: the probability of the smallest set of tokens that is drawn from, in (0, 1]; default 1.
     """
 
+    # In continuous batching rows come and go, while a stream of random numbers belongs to one row of a fixed batch.
     supports_continuous_batching = False
 
     def __init__(self, keys: Sequence[str], *, temperature: float = 1.0, top_p: float = 1.0) -> None:
         from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
+        # Python's own generator draws on the CPU, whatever device the scores are on, so its numbers are the same.
         self._streams = [random.Random(key) for key in keys]
         self._warpers: list[Any] = []
+        # Temperature comes before top-p, as in transformers: it changes which tokens make up the smallest set.
         if temperature != 1:
             self._warpers.append(TemperatureLogitsWarper(temperature))
         if top_p < 1:
@@ -45,9 +48,13 @@ class RowSampler:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         for warper in self._warpers:
             scores = warper(input_ids, scores)
+        # In double precision, so the sum over a large vocabulary loses no unlikely token to rounding.
         cumulated = scores.double().softmax(-1).cumsum(-1)
-        # 52 bits: the product with a total of about 1 stays below the total
+        # The total may differ from 1 by rounding, so the random number is scaled to it. With 52 bits the product stays
+        # below the total, so there always is a token to draw.
         uniform = [stream.getrandbits(_BITS) / 2**_BITS for stream in self._streams]
         below = cumulated[:, -1] * cumulated.new_tensor(uniform)
         drawn = (cumulated <= below[:, None]).sum(-1, keepdim=True)
+        # Greedy search then takes the token that is left. Sampling by
+        # ``generate`` itself would draw from the shared stream again.
         return scores.new_full(scores.shape, float("-inf")).scatter(-1, drawn, 0.0)

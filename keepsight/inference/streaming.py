@@ -1,4 +1,4 @@
-"""One answer at a time, for programs that talk to people: its text as it is written, and a way to end it early."""
+"""Streams one answer: hands on its text as it is written, and lets another thread end it early."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class StreamedAnswer:
     Args:
         text: the whole text, without special tokens and without white space around it.
         ids: its tokens, end mark included and padding not.
-        stopped: whether it was ended early by its event.
-        full: whether it reached the largest number of tokens without an end mark.
-        seconds: wall time of ``model.generate``.
+        stopped: whether the answer was ended early by its event.
+        full: whether the answer reached the largest number of tokens without an end mark.
+        seconds: the wall time of ``model.generate``.
     """
 
     text: str
@@ -38,7 +38,7 @@ class StreamedAnswer:
 
 
 class StopOnEvent(StoppingCriteria):
-    """Ends every row with the token that is being written once ``event`` is set, from another thread for example."""
+    """Ends every row with the token that is being written once ``event`` is set, for example by another thread."""
 
     def __init__(self, event: Event) -> None:
         self.event = event
@@ -50,13 +50,14 @@ class StopOnEvent(StoppingCriteria):
 
 
 class _CallbackStreamer(TextStreamer):
-    """Hands text to a function as soon as its words are whole, without white space before the first of them."""
+    """Calls a function with text as soon as its words are whole, without white space before the first of them."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._on_text, self._begun = on_text, False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        # White space may come in pieces of its own, so it is removed until a first word has come.
         text = text if self._begun else text.lstrip()
         if text:
             self._begun = True
@@ -75,11 +76,14 @@ def stream_answer(
     """Answer one prompt under ``methods``, and hand on each piece of the text as it comes.
 
     Args:
-        inputs: of one prompt, as ``prepare`` gives them, on the model's device.
-        on_text: called in this thread with whole words, the spaces between them included. What it raises ends the answer
-            and goes to the caller.
-        stop: once it is set, the answer ends with the token that is being written.
-        generation: greedy unless given; one beam.
+        model: an image-text-to-text model of transformers.
+        processor: its processor, with a ``tokenizer``.
+        inputs: the model inputs of one prompt, as ``prepare`` gives them, on the model's device.
+        methods: recipes or spec strings, composed in this order; none is the plain model.
+        on_text: called in this thread with whole words, the spaces between them included. An exception that it raises ends
+            the answer and goes to the caller.
+        stop: an event; once it is set, the answer ends with the token that is being written.
+        generation: how tokens are chosen, with one beam; default: greedy search.
 
     Raises:
         InvalidParameter: beam search, which knows its text only at the end.
@@ -104,6 +108,8 @@ def stream_answer(
     return StreamedAnswer(
         text=processor.tokenizer.decode(list(ids), skip_special_tokens=True).strip(),
         ids=ids,
+        # The event may be set after the last token. An answer that came
+        # to its end mark is complete, and was not cut short.
         stopped=stop.is_set() and not ended,
         full=not ended and len(ids) >= generation.max_new_tokens,
         seconds=found.seconds,

@@ -1,1 +1,1 @@
-"""From pictures and messages to model inputs."""
+"""Makes model inputs from pictures and messages."""

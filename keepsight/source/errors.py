@@ -1,4 +1,4 @@
-"""Errors about prompts and pictures as sources of model inputs."""
+"""Errors about the prompts and pictures that model inputs are made of."""
 
 from __future__ import annotations
 

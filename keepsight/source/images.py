@@ -1,4 +1,4 @@
-"""Pictures as models are shown them: upright, RGB, 8 bits."""
+"""Opens pictures and brings them into the form that models are shown: upright, RGB, 8 bits for each channel."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ if TYPE_CHECKING:
 
 
 def upright_rgb(picture: Image) -> Image:
-    """The first frame of an open picture, turned as its EXIF says; transparency is dropped, 16 bits become 8.
+    """Returns the first frame of an open picture, turned as its EXIF says; transparency is dropped, 16 bits become 8.
 
     Raises:
-        InputError: its numbers have no scale by which they could become 8 bits.
+        InputError: the picture's numbers have no scale by which they could become 8 bits.
     """
     from PIL import ImageOps
 
+    # Pillow opens a PNG of 16-bit grey in mode I in some versions and in I;16 in
+    # others. In other formats, mode I holds 32-bit numbers of any range.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
         picture = _halved(picture)
     elif picture.mode in ("I", "F"):
         raise InputError(
             f"the picture's numbers (Pillow's mode {picture.mode}) have no scale: save it with 8 bits"
         )
+    # Cameras store a picture as the sensor lies, and only note how it was held.
     return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def _halved(picture: Image) -> Image:
-    """Grey of 16 bits as grey of 8: Pillow would cut off at 255, which makes nearly everything white."""
+    """Returns grey of 16 bits as grey of 8. Pillow would cut values off at 255, which makes nearly everything white."""
     import numpy as np
     from PIL import Image
 
     exif = picture.getexif()
     values = np.asarray(picture)
     found = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+    # A picture that is made from an array has no EXIF data, which the caller still needs to turn it upright.
     found.getexif().update(exif)
     return found
 
@@ -49,10 +53,10 @@ class BadImage(InputError):
 
 
 def open_picture(path: Path) -> Image:
-    """The whole picture in ``path``, upright and RGB.
+    """Returns the whole picture in ``path``, upright and RGB.
 
     Raises:
-        BadImage: no such file, not a picture, the file ends too early, or its numbers have no scale.
+        BadImage: there is no such file, it is not a picture, it ends too early, or its numbers have no scale.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -69,5 +73,6 @@ def open_picture(path: Path) -> Image:
         raise BadImage(f"{path} is not a picture that Pillow can read") from None
     except Image.DecompressionBombError as error:
         raise BadImage(f"{path} is too large: {error}") from None
+    # Pillow reports damaged files by any of these, depending on the format; a broken PNG is a SyntaxError.
     except (OSError, SyntaxError, ValueError) as error:
         raise BadImage(f"{path} cannot be read ({error}): the file is damaged or incomplete") from None

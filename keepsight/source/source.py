@@ -1,4 +1,4 @@
-"""``Source``: what the rows of model inputs were made of, so that they can be made again with one thing changed."""
+"""``Source`` keeps what model inputs were made of, so that they can be made again with one thing changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Source:
         text_only = source.without_images().inputs()
 
     Args:
-        processor: of the model, with a ``tokenizer``.
+        processor: the model's processor, with a ``tokenizer``.
         prompts: for each row its chat messages, or one string, which is a raw prompt: the whole text, placeholders of the
             pictures included. All rows are of one kind.
         pictures: for each row its pictures, in the order in which the prompt names them.
@@ -63,9 +63,11 @@ class Source:
     def of(
         cls, processor: Any, pictures: Iterable[Image], prompt: str | Sequence[str], *, raw: bool = False
     ) -> Source:
-        """One question about each of some pictures; the picture stands before the question.
+        """Make a source of one question about each of some pictures; the picture stands before the question.
 
         Args:
+            processor: the model's processor, with a ``tokenizer``.
+            pictures: the pictures, one for each row.
             prompt: one question for all pictures, or one for each.
             raw: take ``prompt`` as the whole text of the prompt, placeholder of the picture included.
 
@@ -82,10 +84,13 @@ class Source:
     def conversation(
         cls, processor: Any, picture: Image, said: Sequence[tuple[str, str]], question: str
     ) -> Source:
-        """A question that follows others about one picture, which stands before the first of them.
+        """Make a source of a question that follows others about one picture, which stands before the first of them.
 
         Args:
+            processor: the model's processor, with a ``tokenizer``.
+            picture: the picture that the conversation is about.
             said: earlier questions with their answers, the first one first.
+            question: the question to answer now.
         """
         first, *later = [asked for asked, _ in said] + [question]
         messages = [_user(first, image=True)]
@@ -115,10 +120,10 @@ class Source:
         )
 
     def texts(self) -> tuple[str, ...]:
-        """The whole prompts, as the chat template writes them, with one placeholder for each picture.
+        """Returns the whole prompts, as the chat template writes them, with one placeholder for each picture.
 
         Raises:
-            NoChatTemplate: the processor has none, and the prompts are not raw.
+            NoChatTemplate: the processor has no template, and the prompts are not raw.
             BadPrompt: the template refuses the messages.
         """
         return tuple(
@@ -126,39 +131,43 @@ class Source:
         )
 
     def inputs(self) -> Any:
-        """The model inputs, a ``BatchFeature`` on the CPU; several rows are padded on the left.
+        """Returns the model inputs, a ``BatchFeature`` on the CPU; several rows are padded on the left.
 
-        A source without pictures is tokenized alone and holds nothing that belongs to a picture.
+        The prompts of a source without pictures go through the tokenizer alone, and the result holds nothing that belongs to
+        a picture.
 
         Raises:
-            NoChatTemplate, BadPrompt: see ``texts``; BadPrompt also with the first line of what the processor said.
-            NoImageTokens: a row has a picture and its prompt no place for it.
+            NoChatTemplate: see ``texts``.
+            BadPrompt: see ``texts``, or the processor refuses a prompt; the message holds the first line of its reason.
+            NoImageTokens: a row has a picture, and its prompt has no place for it.
             InputError: a prompt without pictures is empty.
         """
         texts = self.texts()
         options: dict[str, Any] = {"return_tensors": "pt"}
         if len(texts) > 1:
-            # Generation goes on at the right end of every row, so the padding has to stand on the left
+            # Generation goes on at the right end of every row, so the padding has to stand on the left.
             options |= {"padding": True, "padding_side": "left"}
         begin = getattr(self.processor.tokenizer, "bos_token", None)
+        # Some templates write the begin mark themselves, and the tokenizer would add a second one.
         if not self.raw and begin and all(text.startswith(begin) for text in texts):
-            options["add_special_tokens"] = False  # the template has written it already
+            options["add_special_tokens"] = False
         if not any(self.pictures):
             return self._text_inputs(texts, options)
         try:
             inputs = self.processor(text=list(texts), images=[list(row) for row in self.pictures], **options)
-        except (ValueError, StopIteration) as error:  # transformers 5.20 raises StopIteration
+        except (ValueError, StopIteration) as error:
+            # Where pictures and placeholders differ in number, some processors of transformers 5.20 raise StopIteration.
             raise self._refused(texts, error) from error
         self._check_placeholders(texts, inputs["input_ids"])
         return inputs
 
     def without_images(self) -> Source:
-        """The same prompts, as they would have been written without their pictures.
+        """Returns the same prompts, as they would have been written without their pictures.
 
-        Of messages, the picture is left out and the chat template does the rest: it may write something beside a picture
-        (LLaVA-1.5's writes a newline), which then goes as well. From a raw prompt the same span is removed that the chat
-        template writes for a picture; where there is no template, or the prompt holds no such span, the placeholder alone,
-        if that changes no other token.
+        From messages the picture is left out, and the chat template writes the rest: it may write something beside a picture
+        (LLaVA-1.5's writes a newline), which is then missing as well. From a raw prompt the span is removed that the chat
+        template writes for a picture. Where there is no template, or the prompt holds no such span, the placeholder alone is
+        removed, if that changes no other token.
 
         Raises:
             CannotRemoveImage: a raw prompt leaves it open which of its tokens belong to the picture.
@@ -181,10 +190,10 @@ class Source:
         )
 
     def with_images(self, transform: Callable[[Image], Image]) -> Source:
-        """The same prompts about other pictures: each is replaced by ``transform(picture)``, before any processing.
+        """Returns the same prompts about other pictures: each is replaced by ``transform(picture)``, before any processing.
 
         Raises:
-            InputError: ``transform`` gives something other than a PIL image.
+            InputError: ``transform`` returns something other than a PIL image.
         """
         from PIL.Image import Image
 
@@ -197,13 +206,14 @@ class Source:
         return replace(self, pictures=changed)
 
     def with_questions(self, questions: Sequence[str]) -> Source:
-        """The same pictures with other questions, one for each row.
+        """Returns the same pictures with other questions, one for each row.
 
-        What stood in ``questions`` is replaced: the text of the last message of the user, or a whole raw prompt. For a
-        text before the question write ``[f"{given}\\n{asked}" for given, asked in zip(texts, source.questions)]``.
+        The new questions replace those in ``questions``: the text of the last message of the user, or a whole raw prompt.
+        To put a text before the question, pass
+        ``[f"{given}\\n{asked}" for given, asked in zip(texts, source.questions)]``.
 
         Raises:
-            InputError: not one question for each row, or a row without a message of the user.
+            InputError: there is not one question for each row, or a row has no message of the user.
         """
         if len(questions) != len(self.prompts):
             raise InputError(f"{len(self.prompts)} rows need as many questions, not {len(questions)}")
@@ -216,12 +226,12 @@ class Source:
         )
 
     def with_system(self, text: str) -> Source:
-        """The same conversations under the system message ``text``, in place of theirs if they have one.
+        """Returns the same conversations under the system message ``text``, in place of theirs if they have one.
 
-        Whether the chat template knows a system message shows in ``inputs``, which raises ``BadPrompt`` if it refuses it.
+        Not every chat template takes a system message: ``inputs`` raises ``BadPrompt`` if it refuses this one.
 
         Raises:
-            InputError: the prompts are raw, so that nobody knows where a system message would stand.
+            InputError: the prompts are raw, so the place of a system message is not known.
         """
         if self.raw:
             raise InputError(
@@ -238,26 +248,31 @@ class Source:
         )
 
     def _text_inputs(self, texts: Sequence[str], options: dict[str, Any]) -> Any:
+        """Returns the model inputs of prompts without pictures."""
         from transformers import BatchFeature
 
         try:
+            # The tokenizer is called itself, since some processors insist on a picture.
             found = dict(self.processor.tokenizer(list(texts), **options))
         except ValueError as error:
             raise self._refused(texts, error) from error
         ids = found["input_ids"]
         if ids.shape[1] == 0 or not bool(found["attention_mask"].any(-1).all()):
             raise InputError("a prompt of pictures alone has no text without them: add a question")
-        # Kinds of tokens that the processor adds, and of which a text has only the kind 0
+        # The processor adds entries for the kinds of tokens (text, picture) that the tokenizer alone does not; a text has
+        # only tokens of kind 0.
         for name in TOKEN_KEYS.intersection(getattr(self.processor, "model_input_names", ())) - found.keys():
             found[name] = torch.zeros_like(ids)
         return BatchFeature(found)
 
     def _refused(self, texts: Sequence[str], error: Exception) -> BadPrompt:
+        """Returns the error for prompts that the processor refuses; the first and the last of them stand in its message."""
         written = " or ".join(map(repr, dict.fromkeys([*texts[:1], *texts[-1:]])))
         return BadPrompt(f"{type(self.processor).__name__} refuses the prompt {written}: {first_line(error)}")
 
     def _check_placeholders(self, texts: Sequence[str], ids: Any) -> None:
-        """Some processors say nothing about a picture that the prompt has no place for, and leave it out."""
+        """Raises ``NoImageTokens`` where a prompt has no place for its picture: some processors leave the picture out
+        without an error."""
         place = getattr(self.processor, "image_token_id", None)
         if not isinstance(place, int):
             return
@@ -268,6 +283,7 @@ class Source:
                 )
 
     def _raw_without_images(self) -> tuple[str, ...]:
+        """Returns raw prompts without their pictures, or raises ``CannotRemoveImage``."""
         texts = [prompt for prompt in self.prompts if isinstance(prompt, str)]
         place = getattr(self.processor, "image_token", None)
         if not isinstance(place, str):
@@ -277,10 +293,14 @@ class Source:
             )
         counts = [len(shown) for shown in self.pictures]
         span = picture_span(self.processor)
+        # First way: what the chat template writes for a picture, if it stands in the prompts as often as they have pictures
+        # and no placeholder is left over.
         if span is not None and [text.count(span) for text in texts] == counts:
             bare = tuple(text.replace(span, "") for text in texts)
             if not any(place in text for text in bare):
                 return bare
+        # Second way: the placeholder alone, if the tokens confirm it. Without this check two words could grow together, or
+        # a marker beside the picture could be left behind.
         bare = tuple(text.replace(place, "") for text in texts)
         if [text.count(place) for text in texts] != counts or not self._removes_placeholders(bare, place):
             raise CannotRemoveImage(
@@ -290,16 +310,20 @@ class Source:
         return bare
 
     def _removes_placeholders(self, bare: tuple[str, ...], place: str) -> bool:
-        """Whether the tokens of ``bare`` are those of the prompts with their placeholders left out, and all of those text.
+        """Returns whether the tokens of ``bare`` are those of the prompts without their placeholders, and all of them text.
 
         A special token beside the placeholder may belong to the picture, as ``<|vision_start|>`` does.
         """
         tokenizer = self.processor.tokenizer
         image = getattr(self.processor, "image_token_id", None)
+        # Not every processor has ``image_token_id``, but each of these has the placeholder as a text.
         image = tokenizer.convert_tokens_to_ids(place) if image is None else image
         ordinary = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")}
         special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
+        # A begin mark stands beside the picture in many prompts, and belongs to the text.
         special -= ordinary | {image}
+        # The processor repeats the placeholder once for every token of the
+        # picture, so the ids are compared and not the texts.
         full = self.inputs()
         without = replace(self, prompts=bare, pictures=tuple(() for _ in bare)).inputs()
         for row, mask, other, kept in zip(
@@ -323,10 +347,10 @@ class Source:
 
 
 def render(processor: Any, messages: Sequence[Message]) -> str:
-    """A conversation as the processor's chat template writes it, up to where the model's answer begins.
+    """Returns a conversation as the processor's chat template writes it, up to where the model's answer begins.
 
     Raises:
-        NoChatTemplate: the processor has none.
+        NoChatTemplate: the processor has no template.
         BadPrompt: the template refuses the messages.
     """
     from jinja2 import TemplateError
@@ -346,39 +370,45 @@ def render(processor: Any, messages: Sequence[Message]) -> str:
 
 
 def picture_span(processor: Any) -> str | None:
-    """What the chat template writes for a picture, such as ``<image>\\n``; None where that cannot be told.
+    """Returns what the chat template writes for a picture, such as ``<image>\\n``; None where that cannot be told.
 
-    It is what a prompt with a picture has more than the same prompt without one, if that is one span of text.
+    It is the text by which a prompt with a picture is longer than the same prompt without one, if that is one span.
     """
     if not getattr(processor, "chat_template", None):
         return None
     try:
         shown = render(processor, [_user(_PROBE, image=True)])
         bare = render(processor, [_user(_PROBE)])
-    except BadPrompt:  # a template may insist on a picture
+    except BadPrompt:
+        # A template may insist on a picture.
         return None
+    # The two texts part where the span begins: the question that follows it shares no character with it.
     start = next(
         (at for at, (a, b) in enumerate(zip(shown, bare, strict=False)) if a != b), min(len(shown), len(bare))
     )
     span = shown[start : start + len(shown) - len(bare)]
+    # A template may change the prompt in other places as well, for example by another system message.
     return span if span and shown[:start] + shown[start + len(span) :] == bare else None
 
 
 def _text(text: str) -> dict[str, str]:
+    """Returns a text part of a message."""
     return {"type": "text", "text": text}
 
 
 def _user(question: str, *, image: bool = False) -> Message:
+    """Returns a message of the user, with the picture before the question if there is one."""
     return {"role": "user", "content": [*([{"type": "image"}] if image else []), _text(question)]}
 
 
 def _parts(message: Message) -> list[Mapping[str, Any]]:
-    """The parts of a message, whose content may also be one string."""
+    """Returns the parts of a message, whose content may also be one string."""
     content = message["content"]
     return [_text(content)] if isinstance(content, str) else list(content)
 
 
 def _last_user(messages: Sequence[Message]) -> int:
+    """Returns the number of the last message of the user, or raises ``InputError``."""
     for at in range(len(messages) - 1, -1, -1):
         if messages[at]["role"] == "user":
             return at
@@ -386,6 +416,7 @@ def _last_user(messages: Sequence[Message]) -> int:
 
 
 def _with_question(messages: tuple[Message, ...], question: str) -> tuple[Message, ...]:
+    """Returns a conversation with another text in the last message of the user; its pictures stay before the text."""
     at = _last_user(messages)
     kept = [part for part in _parts(messages[at]) if part["type"] != "text"]
     asked = {**messages[at], "content": [*kept, _text(question)]}

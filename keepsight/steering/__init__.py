@@ -1,1 +1,1 @@
-"""Methods that steer hidden states. One file per paper."""
+"""Methods that steer hidden states, with one file for each paper."""

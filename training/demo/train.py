@@ -30,17 +30,26 @@ class RecipeChanged(KeepsightError):
 
 
 def train(out: Path, recipe: Recipe, threads: int = 2, device: str = "cpu") -> Path:
-    """Run every stage that ``out`` does not hold yet and return the checkpoint's directory.
+    """Run every stage that ``out`` does not hold yet, and return the checkpoint's directory.
 
-    Raises ``RecipeChanged`` when ``out`` was begun with another recipe or number of threads.
+    Args:
+        out: the directory of the run; it is created if need be.
+        recipe: the settings of all stages.
+        threads: the number of worker processes on the CPU, 1 or more.
+        device: ``cpu`` or a CUDA device.
+
+    Raises:
+        RecipeChanged: ``out`` was begun with another recipe, number of threads or device.
     """
     out.mkdir(parents=True, exist_ok=True)
+    # The number of threads and the device change the order of sums, and so the weights: a run is not continued with others.
     given = {"recipe": asdict(recipe), "threads": threads, "device": device}
     begun = out / "recipe.json"
     if begun.is_file() and json.loads(begun.read_text()) != given:
         raise RecipeChanged(f"{out} holds a training with other settings: give another --out")
     begun.write_text(json.dumps(given))
 
+    # The scenes and the tokenizer are one stage of their own, as all others read them.
     def draw() -> None:
         from training.demo.train_data import render_split, train_tokenizer
 
@@ -66,7 +75,7 @@ def train(out: Path, recipe: Recipe, threads: int = 2, device: str = "cpu") -> P
 
 
 def _once(out: Path, stage: str, task: Callable[[], None]) -> None:
-    """Run a stage unless its timing is on disk, which is written last."""
+    """Run a stage unless its timing is on disk. The timing is written last, so an interrupted stage runs again."""
     done = out / f"{stage}-timing.json"
     if done.is_file():
         print(f"{stage}: done before", flush=True)
@@ -84,6 +93,7 @@ def _once(out: Path, stage: str, task: Callable[[], None]) -> None:
 
 
 def _cpu_seconds() -> float:
+    """Returns the CPU seconds of this process and of its finished worker processes."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
@@ -97,9 +107,12 @@ def write_checkpoint(out: Path) -> Path:
     from keepsight.demo.model import build_model, build_processor
 
     folder = out / "checkpoint"
+    # A checkpoint of an earlier version of the code may hold files that this one does not write.
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     model = build_model(load_lines(out).vocabulary)
+    # The head shares its weights with the embeddings and was left out of
+    # the file, so it is the one thing that may be missing.
     missing = model.load_state_dict(load_file(out / "joint.safetensors"), strict=False)
     if missing.unexpected_keys or missing.missing_keys != ["lm_head.weight"]:
         raise RecipeChanged(
@@ -113,7 +126,7 @@ def write_checkpoint(out: Path) -> Path:
 
 
 def write_log(out: Path) -> dict[str, Any]:
-    """The training log: settings, versions, hardware, and for each stage its seconds, losses and checks."""
+    """Returns the training log: settings, versions, hardware, and for each stage its seconds, losses and checks."""
     import numpy
     import PIL
     import tokenizers
@@ -124,6 +137,7 @@ def write_log(out: Path) -> dict[str, Any]:
     for stage in ("scenes", "vision", "text", "joint"):
         timing = json.loads((out / f"{stage}-timing.json").read_text())
         stages[stage] = {**timing, **json.loads((out / f"{stage}.json").read_text())}
+    # The drawings depend on the code of these two files, whose digests tell whether the scenes can be drawn again.
     sources = {
         Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         for path in (art.__file__, world.__file__)
@@ -146,7 +160,9 @@ def write_log(out: Path) -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """Returns the name of the CPU."""
     info = Path("/proc/cpuinfo")
+    # ``platform.processor()`` is empty or as vague as "x86_64" on most Linux systems.
     if info.is_file():
         named = [
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line

@@ -18,18 +18,19 @@ from keepsight.demo.world import SPLITS, Scene, scenes
 from keepsight.eval.chair import score as chair
 
 FIGURES = ("chair_s", "chair_i", "recall")
+"""The figures of CHAIR that are recorded."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """A scene's caption as the model wrote it."""
+    """A scene's caption as the model wrote it, in the form in which CHAIR reads captions."""
 
     image_id: int
     caption: str
 
 
 def describe(model: Any, processor: Any, picked: Sequence[Scene], batch: int = 50) -> list[Described]:
-    """Greedy captions of ``picked`` for the prompt the model was trained on."""
+    """Returns greedy captions of ``picked`` for the prompt that the model was trained on, in batches of ``batch``."""
     import torch
 
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
@@ -48,10 +49,11 @@ def describe(model: Any, processor: Any, picked: Sequence[Scene], batch: int = 5
 
 
 def score_checkpoint(folder: Path, splits: Iterable[str], n: int) -> dict[str, Any]:
-    """CHAIR figures of greedy captions on the first ``n`` scenes of each split, as fractions with 95 % intervals."""
+    """Returns CHAIR figures of greedy captions on the first ``n`` scenes of each split, as fractions with 95 % intervals."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    # The checkpoint is stored in float16, in which a CPU is slow; the demo is loaded in float32 as well.
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     found: dict[str, Any] = {}
@@ -76,6 +78,7 @@ def main() -> None:
     found = score_checkpoint(arguments.checkpoint, arguments.splits, arguments.n)
     log = arguments.checkpoint / "training-log.json"
     kept = json.loads(log.read_text())
+    # Scores of other splits stay: the test splits are scored in another run than the val splits.
     kept["scores"] = {**kept.get("scores", {}), **found}
     log.write_text(json.dumps(kept, indent=1) + "\n")
     print(json.dumps(found, indent=1))

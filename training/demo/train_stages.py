@@ -21,7 +21,7 @@ from training.demo.train_team import Team, fit
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of the recipe. Batches are whole batches, shared by the workers."""
+    """Every number of the recipe. A batch is divided among the workers."""
 
     seed: int = 0
     scenes: int = 26_000
@@ -47,17 +47,21 @@ class Recipe:
 def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
     """Stage 1: the tower learns which categories lie in each patch (28 logistic losses per patch).
 
-    A share of the pictures comes from ``train-mixed``, so that the habits settle in the language model rather
-    than in the tower.
+    A share of the pictures comes from ``train-mixed``, so the language model learns the habits of the scenes rather
+    than the tower.
     """
     torch.manual_seed(recipe.seed + 1)
+    # Only the tower of this model is used, so the size of its vocabulary does not matter.
     tower = build_model(len(NAMES) + 4).model.vision_tower.to(team.device)
     linear = nn.Linear(128, len(NAMES))
+    # Hardly any category lies in a given patch. A probability of 2 % at
+    # the start keeps the first steps from learning just that.
     nn.init.constant_(linear.bias, -4.0)
     head = nn.Sequential(nn.LayerNorm(128), linear).to(team.device)
     usual, mixed = Pictures(out / "data", "train"), Pictures(out / "data", "train-mixed")
 
     def patch_logits(pixels: Tensor) -> Tensor:
+        # The first state is the class token, which belongs to no patch.
         states = tower(pixel_values=pixels).last_hidden_state[:, 1:]
         logits: Tensor = head(states)
         return logits
@@ -70,6 +74,7 @@ def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
             (usual, recipe.scenes, recipe.vision_batch - others),
             (mixed, recipe.mixed_scenes, others),
         ):
+            # All workers draw the same batch, and each takes its own part of it.
             picked = rng.integers(pool, size=n)[team.rank :: team.size].tolist()
             pixels.append(pictures.batch(picked, team.device))
             labels.append(torch.from_numpy(pictures.labels[picked]).to(team.device).float())
@@ -77,21 +82,24 @@ def train_vision(team: Team, recipe: Recipe, out: Path) -> None:
             "patches": binary_cross_entropy_with_logits(patch_logits(torch.cat(pixels)), torch.cat(labels))
         }
 
-    # post_layernorm serves the CLS token alone, which nothing here reads: it gets no gradient.
+    # post_layernorm acts on the class token alone, which nothing here reads, so it gets no gradient.
     learned = [p for name, p in tower.named_parameters() if "post_layernorm" not in name]
     history = fit(
         [*learned, *head.parameters()],
         losses_at,
+        # The loss is a mean over categories; with this weight it is the sum of 28 losses for each patch.
         {"patches": 28.0},
         recipe.vision_steps,
         recipe.vision_rate,
         team,
     )
+    # After averaged gradients all workers hold the same weights, so one of them checks and saves.
     if team.rank:
         return
     checks = Pictures(out / "data", "val")
     with torch.no_grad():
         indices = range(recipe.check_scenes)
+        # A category counts as found in a picture if any patch has a logit above 0, which is a probability above one half.
         found = patch_logits(checks.batch(indices, team.device)).amax(1).gt(0).cpu()
     there = torch.from_numpy(checks.labels[list(indices)]).amax(1).bool()
     hits = int((found & there).sum())
@@ -114,6 +122,7 @@ def train_text(team: Team, recipe: Recipe, out: Path) -> None:
         rows: list[Row] = []
         for alone, talked in picked.tolist()[team.rank :: team.size]:
             one, other = scene("train", alone, recipe.seed), scene("train", talked, recipe.seed)
+            # Without a picture, questions can be answered from a caption alone, which therefore precedes them.
             talk = [lines.describe(other, rng, blind=True), *lines.ask(other, 3, rng, user="USER: ")]
             rows.append(([], [[lines.describe(one, rng, blind=True)], talk]))
         return token_losses(model, pack(rows).to(team.device), None)
@@ -139,6 +148,7 @@ def train_joint(team: Team, recipe: Recipe, out: Path) -> None:
     usual, mixed = Pictures(out / "data", "train"), Pictures(out / "data", "train-mixed")
 
     def losses_at(step: int) -> dict[str, Tensor]:
+        # Each worker draws its own part of the batch here, since wording and noise are drawn along with it.
         rng = np.random.default_rng([recipe.seed, 3, step, team.rank])
         rows: list[Row] = []
         pixels = []
@@ -149,11 +159,13 @@ def train_joint(team: Team, recipe: Recipe, out: Path) -> None:
             pixels.append((mixed if other else usual).batch([index], team.device))
             asked = [[turn] for turn in lines.ask(one, recipe.joint_questions, rng)]
             rows.append((lines.image_prefix, [[lines.describe(one, rng)], *asked]))
+        # Captions without a picture are what contrastive methods ask the amateur for.
         blind = [
             scene("train", int(i), recipe.seed) for i in rng.integers(recipe.scenes, size=recipe.joint_blind)
         ]
         rows.append(([], [[lines.describe(one, rng, blind=True)] for one in blind]))
         pictures = _with_noise(torch.cat(pixels), recipe.noisy_share, rng)
+        # The tower is frozen, so nothing has to be kept for its gradients.
         with torch.no_grad():
             seen = model.model.vision_tower(pixel_values=pictures).last_hidden_state[:, 1:]
         return token_losses(model, pack(rows).to(team.device), model.model.multi_modal_projector(seen))
@@ -162,12 +174,19 @@ def train_joint(team: Team, recipe: Recipe, out: Path) -> None:
     learned = [p for p in model.parameters() if p.requires_grad]
     history = fit(learned, losses_at, weights, recipe.joint_steps, recipe.joint_rate, team)
     if team.rank == 0:
+        # The head shares its tensor with the embeddings, and safetensors refuses to write one tensor under two names.
         state = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
         _keep(out, "joint", state, {"losses": history})
 
 
 def token_losses(model: Any, rows: Rows, features: Tensor | None) -> dict[str, Tensor]:
-    """Mean cross-entropy per learned token, by kind. ``features`` fill the image positions of the first rows."""
+    """Returns the mean cross-entropy per learned token, by kind.
+
+    Args:
+        model: the model, of which language model and head are used.
+        rows: the token rows.
+        features: ``(pictures, 64, hidden)``, the projected image tokens of the first rows; None without pictures.
+    """
     embedded = model.get_input_embeddings()(rows.ids)
     if features is not None:
         embedded = embedded.masked_scatter((rows.ids == IMAGE)[..., None], features.to(embedded.dtype))
@@ -177,12 +196,13 @@ def token_losses(model: Any, rows: Rows, features: Tensor | None) -> dict[str, T
     losses = {}
     for kind, target in rows.targets.items():
         learned = target != NOTHING
+        # The head is applied to the rows that learn alone, which saves its product for all others.
         losses[kind] = cross_entropy(model.lm_head(states[learned]), target[learned])
     return losses
 
 
 def _with_noise(pixels: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """Blend a ``share`` of the pictures with white noise, half of it to nothing but noise."""
+    """Blend a ``share`` of the pictures with white noise, in place, with a strength from one half to nothing but noise."""
     for index in range(len(pixels)):
         if rng.random() < share:
             strength = float(rng.uniform(0.5, 1.0))
@@ -202,14 +222,14 @@ class LoadedLines(Lines):
 
 
 def load_lines(out: Path) -> LoadedLines:
-    """The lines of the tokenizer in a training directory."""
+    """Returns the lines of the tokenizer in a training directory."""
     from transformers import AutoTokenizer
 
     return LoadedLines(AutoTokenizer.from_pretrained(out / "tokenizer"))
 
 
 def assemble(vocabulary: int, out: Path) -> Any:
-    """A model with the tower of stage 1, the language model of stage 2 and a fresh projector."""
+    """Returns a model with the tower of stage 1, the language model of stage 2 and a fresh projector."""
     model = build_model(vocabulary)
     model.model.vision_tower.load_state_dict(load_file(out / "vision.safetensors"))
     model.model.language_model.load_state_dict(load_file(out / "text.safetensors"))
@@ -218,6 +238,7 @@ def assemble(vocabulary: int, out: Path) -> Any:
 
 
 def _keep(out: Path, stage: str, state: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write the weights and the record of a stage."""
     (out / f"{stage}.json").write_text(json.dumps(record))
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, out / f"{stage}.safetensors")

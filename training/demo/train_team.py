@@ -1,7 +1,7 @@
 """Data-parallel training on a few CPU cores: worker processes that average their gradients in shared memory.
 
-One process with several threads waits at a barrier in every small operation, which other load on the machine makes
-slow; workers of one thread each wait once per step.
+The threads of one process wait for each other in every small operation, which is slow where the machine has other work;
+worker processes of one thread each wait once per step.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 CAPACITY = 4_000_000
-"""Room for gradients, in parameters."""
+"""The number of parameters for whose gradients there is room. The demo model has 2.00 million."""
 
 
 @dataclass
 class Team:
-    """One worker's view of the group: its rank, the group's size and the place where gradients meet."""
+    """One worker's view of the group. The defaults are a group of one.
+
+    Args:
+        rank: the number of the worker, counted from 0.
+        size: the number of workers.
+        device: where the worker computes.
+        barrier: where all workers wait for each other.
+        board: ``(workers, CAPACITY)`` in shared memory, one row of gradients for each worker.
+    """
 
     rank: int = 0
     size: int = 1
@@ -38,18 +46,25 @@ class Team:
         flat = torch.cat([grad.flatten() for grad in grads])
         self.board[self.rank, : flat.numel()] = flat
         self.barrier.wait()
+        # Every worker computes the mean of the same rows in the same order, so all get the same bits.
         mean = self.board[:, : flat.numel()].mean(0)
         self.barrier.wait()
+        # The second barrier keeps a fast worker from overwriting its row
+        # for the next step while another one still reads it.
         for grad, part in zip(grads, torch.split(mean, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
 
 def work_together(task: Callable[..., None], arguments: Iterable[Any], workers: int, device: str) -> None:
-    """Run ``task(team, *arguments)`` in ``workers`` one-thread processes, or here when the device is no CPU."""
+    """Run ``task(team, *arguments)`` in ``workers`` processes of one thread each.
+
+    One worker, and a device that is no CPU, run in this process.
+    """
     if device != "cpu" or workers == 1:
         torch.set_num_threads(1)
         task(Team(device=torch.device(device)), *arguments)
         return
+    # New processes read the variable when they import torch, before ``_work`` can set the number of threads.
     os.environ["OMP_NUM_THREADS"] = "1"
     board: Tensor = torch.zeros(workers, CAPACITY).share_memory_()  # type: ignore[no-untyped-call]
     group = (workers, get_context("spawn").Barrier(workers), board)
@@ -59,6 +74,7 @@ def work_together(task: Callable[..., None], arguments: Iterable[Any], workers: 
 def _work(
     rank: int, task: Callable[..., None], arguments: tuple[Any, ...], group: tuple[int, Any, Tensor]
 ) -> None:
+    """Run the task in a worker process."""
     torch.set_num_threads(1)
     size, barrier, board = group
     task(Team(rank, size, torch.device("cpu"), barrier, board), *arguments)
@@ -72,10 +88,19 @@ def fit(
     peak: float,
     team: Team,
 ) -> list[dict[str, float]]:
-    """AdamW over ``steps`` steps: warm-up over 5 %, then a cosine down to 5 % of ``peak``; gradients clipped at 1.
+    """Train with AdamW: the rate warms up over 5 % of the steps, then falls along a cosine to 5 % of ``peak``; gradients are
+    clipped at 1.
 
-    ``losses_at(step)`` gives the named losses of this worker's share of the batch, ``weights`` their weights.
-    Returns the mean of each loss (this worker's share) over every 50 steps.
+    Args:
+        parameters: the parameters to train.
+        losses_at: returns the named losses of this worker's share of the batch of a step.
+        weights: the weight of each loss in their sum.
+        steps: the number of steps.
+        peak: the largest learning rate.
+        team: the group of workers.
+
+    Returns:
+        The mean of each loss (of this worker's share) over every 50 steps.
     """
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     warm = max(1, steps // 20)
@@ -94,6 +119,7 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
         team.average(parameters)
+        # Gradients are clipped after they are averaged, so all workers clip by the same norm.
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
