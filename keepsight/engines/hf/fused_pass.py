@@ -146,6 +146,7 @@ class FusedPass:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.branches: list[Branch] = []
+        self._prompt = target.prompt
         self._last_layer = len(target.layers) - 1
         self._phase = _Phase.APART
         self._upcoming: Tensor | None = None
@@ -286,10 +287,10 @@ class FusedPass:
     def _share(self, main: Callable[[], Any], upcoming: Tensor, kwargs: dict[str, Any]) -> Any:
         """The main pass, with as many amateurs as are ready for the same step."""
         embeds = kwargs.get("inputs_embeds")
-        length = upcoming.shape[1] - self.target.prompt
+        length = upcoming.shape[1] - self._prompt
         if length < 0 or embeds is None or (length and embeds.shape[1] != 1):
             return main()  # a part of the prompt, or a check of drafted tokens
-        generated = upcoming[:, self.target.prompt :]
+        generated = upcoming[:, self._prompt :]
         waiting = [branch for branch in self.branches if branch.ready(generated)]
         if not waiting:
             return main()
