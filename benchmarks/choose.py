@@ -68,6 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    # The demo model's tensors are tiny, so more threads only wait for each other.
     torch.set_num_threads(1)
     model, processor = load()
     found = compare_methods(

@@ -108,6 +108,8 @@ def measure(methods: Sequence[str] = METHODS, repeats: int = REPEATS) -> list[di
         # Imports and caches of the first use are no cost per token, so one generation goes before.
         generate(*given, SHORT)
         counted = calls(*given, LONG) - calls(*given, SHORT)
+        # Calls are counted once, as they are the same each time; times are
+        # taken without the profile function, which slows everything.
         pairs = [(seconds(*given, SHORT), seconds(*given, LONG)) for _ in range(repeats)]
         short, long = map(min, zip(*pairs, strict=True))
         rows.append(

@@ -86,6 +86,7 @@ def judge(tokenizer: Any, scene: Any, ids: list[int], by_weight: dict[float, Any
             for weight in CONTRASTS if score == "contrast" else (None,):
                 values = [read[weight or CONTRASTS[0]].tokens[at].support(score) for at in own]
                 support |= {(score, weight, way): aggregated(values, way) for way in AGGREGATES}
+        # These two say nothing about the picture, and show how far the mere place or habit of a word goes.
         support["prior", None, None] = -plain.tokens[own[0]].without_image
         support["position", None, None] = -float(own[0])
         found.append(Case(scene.image_id, word.object not in scene.names, len(own), support))
@@ -246,6 +247,7 @@ def main() -> None:
         "splits": {},
     }
     for split in ("val", "val-shifted", "test", "test-shifted"):
+        # The rule chooses on greedy captions of the ``val`` splits; methods are looked at on the test splits alone.
         ways = (GREEDY,) if split in chosen_on else (GREEDY, *DEFAULT_METHODS)
         result["splits"][split] = {}
         for way in ways:

@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     model, processor = load()
+    # The demo model's tensors are tiny, so more threads only wait for each other.
     torch.set_num_threads(1)
     target = Target(model, prepare(processor, [scene.image() for scene in scenes("val", 64)], PROMPT))
     count = len(target.layers)

@@ -38,6 +38,7 @@ def keepsight(*arguments: str | Path) -> int:
     """Run the command in a process of its own, and return its exit code."""
     words = [sys.executable, "-m", "keepsight", *map(str, arguments)]
     print("$ keepsight", *words[3:], flush=True)
+    # One thread makes times comparable, and is the fastest for the demo model.
     return subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
@@ -98,6 +99,7 @@ def main() -> None:
     )
     parser.add_argument("--tune", type=int, default=60, help="pictures to choose POPE's settings on")
     args = parser.parse_args()
+    # The paths above are relative to the root of the repository, and so are those that the results name.
     os.chdir(ROOT)
     WORK.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:

@@ -117,6 +117,7 @@ class Meter(_Rows):
 def quietest_dimension(model: Any, inputs: Any) -> int:
     """Returns the dimension with the least share of the residual stream's energy, over layers and tokens."""
     states = model(**inputs, output_hidden_states=True).hidden_states[:-1]
+    # Shares of each token's energy are compared, so layers and tokens with long vectors do not decide alone.
     energy = [x.square() / x.square().sum(-1, keepdim=True) for x in states]
     return int(torch.stack([one.mean((0, 1)) for one in energy]).mean(0).argmin())
 
@@ -205,6 +206,7 @@ def _where(target: Target, dim: int) -> Tensor:
     with editing(target, meter):
         target.model(**target.model_inputs)
     sinks = meter.sinks[0].clone()
+    # The meter finds sinks within the picture; the other one is the begin mark.
     sinks[:, 0] = True
     return sinks
 
@@ -240,6 +242,7 @@ def _strengths(scores: Tensor, columns: Tensor, share: float) -> Tensor:
     """Returns for each head the factor on the sinks' scores with which they get ``share`` of the attention, found by
     bisection up to 2^10."""
     low, high = torch.zeros(scores.shape[1]), torch.full((scores.shape[1],), 1024.0)
+    # Each step halves the interval, so after 40 it is as narrow as single precision can tell.
     for _ in range(40):
         middle = (low + high) / 2
         scaled = torch.where(columns, scores * middle[:, None, None], scores)
@@ -291,8 +294,10 @@ def measure_planted(check: Gallery, images: int) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [_row("unplanted", unplanted, None)]
     rows[0]["attention"] = attention_shares(model, seen, dim, None)
     clear(model, dim)
+    # Clearing the dimension may cost something by itself, and is measured apart from planting.
     rows.append(_row("dimension cleared", _captioned(model, processor, (), images).rows[0], unplanted))
     for share in SHARES:
+        # Planting changes weights, so each share starts from the packaged ones.
         model, _ = load()
         clear(model, dim)
         reached = plant(model, fitted, check, dim, share)

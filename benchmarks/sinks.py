@@ -130,6 +130,7 @@ def train(model: Any, stage: Stage, losses_at: Callable[[int], dict[str, Tensor]
     model.train()
     ends: list[dict[str, float]] = []
     for step in range(stage.steps):
+        # The rate follows the schedule of ``training.demo.train_team.fit``, or stays constant after its warm-up.
         turn = (step - warm) / max(1, stage.steps - warm) * np.pi
         down = 0.05 + 0.95 * 0.5 * (1.0 + np.cos(turn)) if stage.cosine else 1.0
         for group in optimiser.param_groups:

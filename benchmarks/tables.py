@@ -179,6 +179,8 @@ def stale() -> list[str]:
 
     from keepsight.demo.splits import DEFAULT_METHODS
 
+    # Weights, settings and defaults are compared as well, since a table
+    # can agree with results that are out of date themselves.
     found = [str(page.relative_to(ROOT)) for page in PAGES if render(page.read_text()) != page.read_text()]
     weights = weights_digest()
     choice = load("choose")

@@ -76,6 +76,7 @@ def decided(expert: Tensor, step: int) -> Tensor:
 
 def combine(expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, gamma: float) -> Tensor:
     """Returns what ``guide`` gives where the amateur ran, and elsewhere the expert's scores with the cutoff alone."""
+    # The cutoff applies at every step, whether the amateur ran or not.
     if amateurs is None:
         return keep_only(expert, plausible(expert, CUTOFF))
     return guide(expert, amateurs[0], gamma)

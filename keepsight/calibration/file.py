@@ -155,6 +155,7 @@ class Calibration:
                     " run keepsight calibrate on this one"
                 )
         # A dtype other than the calibrated one moves a length by much less than this.
+        # Both have one number for each layer, and the numbers of layers were compared above.
         same = zip(self.fingerprint, fingerprint(target), strict=True)
         if any(abs(a - b) > 5e-3 * max(a, b) for a, b in same):
             raise CalibrationMismatch(

@@ -67,6 +67,7 @@ def draw_noise(inputs: Mapping[str, Any], seed: int) -> Tensor:
         for i, (height, width) in enumerate(sizes.tolist()):
             noise[i, :, :height, :width] = sample(pixels.shape[1], height, width)
     elif pixels.ndim >= 3:
+        # All pictures or tiles have one shape here, and so one and the same noise.
         noise = sample(*pixels.shape[-3:]).expand(pixels.shape)
     else:
         noise = sample(*pixels.shape)
@@ -96,6 +97,7 @@ def combine(
     expert: Tensor, amateurs: Sequence[Tensor] | None, step: int, *, alpha: float, beta: float
 ) -> Tensor:
     """Returns what ``vcd`` gives where the amateur ran, and elsewhere the expert's scores with the cutoff alone."""
+    # The cutoff applies at every step, whether the amateur ran or not.
     if amateurs is None:
         return keep_only(expert, plausible(expert, beta))
     return vcd(expert, amateurs[0], alpha=alpha, beta=beta)

@@ -138,6 +138,7 @@ def _transform_patches(
         # The permutation puts the dimensions of a picture side by side: frame and time within it, channel, rows of pixels
         # (block, patch, pixel), columns of pixels. The second one below is its inverse.
         whole = blocks.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(t * frames, channels, h * size, w * size)
+        # A still picture is repeated over the frames of a patch, and a transform knows single pictures only.
         changed = torch.stack([_transformed(picture, transform) for picture in whole])
         blocks = changed.reshape(t, frames, channels, h // merge, merge, size, w // merge, merge, size)
         out.append(blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(part.shape))

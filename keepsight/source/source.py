@@ -101,6 +101,7 @@ class Source:
     @property
     def raw(self) -> bool:
         """Whether the prompts are whole texts, to which no chat template is applied."""
+        # All rows are of one kind, as ``__post_init__`` has checked.
         return isinstance(self.prompts[0], str)
 
     @property
@@ -274,6 +275,7 @@ class Source:
         """Raises ``NoImageTokens`` where a prompt has no place for its picture: some processors leave the picture out
         without an error."""
         place = getattr(self.processor, "image_token_id", None)
+        # A processor that does not name its placeholder cannot be checked.
         if not isinstance(place, int):
             return
         for text, shown, found in zip(texts, self.pictures, (ids == place).any(-1).tolist(), strict=True):

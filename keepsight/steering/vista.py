@@ -34,6 +34,8 @@ def steer(hidden: Tensor, vector: Tensor, strength: float, *, unit: bool, gain: 
     """
     x, v = hidden.float(), vector.float()
     length, size = x.norm(dim=-1, keepdim=True), v.norm(dim=-1, keepdim=True)
+    # The bounds below avoid a division by 0: a zero vector leaves the state as it is (last line), and a state of zeros
+    # stays zero.
     step = strength * v
     if unit:
         step = step / size.clamp(min=1e-12) * length
@@ -182,6 +184,7 @@ class VSV(Method):
             passes.prefill(NoImage(), hidden)
             for record in (shown, hidden):
                 _complete(record.seen, layers, target.name)
+            # Parts are named before a prelude runs, so the edit gets its vectors afterwards.
             edit.vectors = {layer: shown.seen[layer] - hidden.seen[layer] for layer in layers}
 
         yield Prelude(run=measure)
@@ -270,5 +273,7 @@ class SLA(Method):
             # The last layer is left out: its logits are the model's own scores already.
             layers=range(count - 1 - self.window, count - 1),
             final_norm=self.final_norm,
+            # The head is linear where logits are not capped, so the mean over
+            # layers costs one product with it instead of one for each.
             combine=lambda scores, logits, step: augment(scores, logits.mean(), self.gamma),
         )
