@@ -237,8 +237,15 @@ def _write(value: Any) -> str:
     if isinstance(value, tuple):
         return "/".join(str(v) for v in value)
     if isinstance(value, str):
-        # Space around a value is stripped, and the word none stands for None
-        escaped = "".join(quote(one) if one in _ESCAPED or one.isspace() else one for one in value)
+        # Space around a value is stripped, and the word none stands for None. A space within it may stay
+        inner = value.strip(" ")
+        before, after = (value.index(inner), len(value.rstrip(" "))) if inner else (len(value), len(value))
+        escaped = "".join(
+            quote(one)
+            if one in _ESCAPED or (one.isspace() and not (one == " " and before <= i < after))
+            else one
+            for i, one in enumerate(value)
+        )
         return f"%{ord(value[0]):02X}{value[1:]}" if value.lower() == "none" else escaped
     if isinstance(value, bool):
         return str(value).lower()
