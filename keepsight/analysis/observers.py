@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from threading import Event
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from keepsight.target import Target
 
 
-class AttentionObserver(Edit):
+class AttentionObserver(Edit, ABC):
     """Observes each row that predicts a token once in each layer, and changes nothing.
 
     A subclass overrides ``observe`` and keeps what it needs of each row. The observer must be the last edit, so that it sees
@@ -35,6 +36,7 @@ class AttentionObserver(Edit):
         self.layers = frozenset(layers)
         self._seen: set[tuple[int, int]] = set()
 
+    @abstractmethod
     def observe(self, given: Tensor, number: int, first_key: int, context: HookContext) -> None:
         """Called once for each predicting row and layer.
 
@@ -44,7 +46,6 @@ class AttentionObserver(Edit):
             first_key: the number of the first key; it is above 0 where a sliding window has dropped others.
             context: the layer, and the place of the pass in the generation.
         """
-        raise NotImplementedError
 
     def rows(self, context: HookContext) -> Tensor:
         # The prompt's last token predicts the first token of the answer, and every later
