@@ -248,9 +248,9 @@ def test_a_layer_that_was_not_heard_is_named() -> None:
         heard.masses(target, 1)
 
 
-def test_a_listener_that_does_not_listen_says_so() -> None:
-    with pytest.raises(NotImplementedError):
-        AttentionObserver([0]).observe(torch.ones(1, 1), 0, 0, None)  # type: ignore[arg-type]
+def test_an_observer_must_say_what_it_keeps() -> None:
+    with pytest.raises(TypeError, match="observe"):
+        AttentionObserver([0])  # type: ignore[abstract]
 
 
 def test_many_pictures_and_the_map_of_one() -> None:
