@@ -95,13 +95,13 @@ def time_of(row: Row) -> str:
 def per_token(measured: Measured, name: str) -> str:
     """The cost per token at the 130m shape; empty where it was not measured.
 
-    Of a method with an amateur it is that of separate passes. Shared passes cost less, but their recorded figures are older
-    than a change that made them dearer on some processors (docs/log.md), and would promise too much.
+    Of a method with an amateur it is that of passes that both share, which is what ``fused="auto"`` does in a model of this
+    size.
     """
     rows = [row for result in measured.cost for row in result["rows"] if name_of(row["method"]) == name]
     at_defaults = [row for row in rows if row["method"] == name] or rows
     found = {row["way"]: f"{row['decode_ratio']:.2f}×" for row in at_defaults}
-    return f"{found['separate']} apart" if "separate" in found else found.get("edit", "")
+    return found.get("fused") or found.get("edit", "")
 
 
 def facts(measured: Measured) -> str:
@@ -116,8 +116,8 @@ def facts(measured: Measured) -> str:
         f" {machine['threads']} thread of {machine['cpu']}, torch {run['versions']['torch']}, transformers"
         f" {run['versions']['transformers']}, Keepsight {run['versions']['keepsight']}. Costs per token are those of a model"
         f" of {round(cost['parameters'] / 1e6)} million random weights ({cost['hardware']['cpu']},"
-        f" {cost['hardware']['threads']} thread); *apart* is an amateur in passes of its own, and passes that it shares with"
-        " the main generation cost less, by how much depends on the processor."
+        f" {cost['hardware']['threads']} thread), the amateur in the passes of the main generation; another processor gives"
+        " other figures (docs/bench.md)."
     )
 
 
