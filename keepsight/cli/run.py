@@ -136,6 +136,7 @@ def run(
     from keepsight.experiments.distributed import (
         MainProcessFailed,
         check_launch,
+        end_process,
         init_process_group,
         launched_processes,
     )
@@ -210,6 +211,8 @@ def run(
         group.destroy()
     if group.rank == 0:
         summarise(Console(highlight=False), finished)
+    if group.world_size > 1:
+        end_process()
 
 
 def build(
