@@ -483,8 +483,10 @@ def in_thread(work: Any) -> Any:
     return found[0]
 
 
-def test_each_thread_has_its_own_blocks() -> None:
-    """Both blocks are open at once, whatever the threads do: they wait for each other."""
+@pytest.mark.parametrize("fused", [False, "auto"])
+def test_each_thread_has_its_own_blocks(fused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both blocks are open at once, whatever the threads do: they wait for each other. Only one of them can share passes."""
+    monkeypatch.setattr("keepsight.engines.hf.fused_pass.SMALL", 0)
     model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
     first, second = VCD(alpha=4.0, beta=0.0, noise_step=999), VCD(alpha=1.0, beta=0.0, noise_step=200)
     expected = [generate(first), generate(second)]
@@ -492,7 +494,7 @@ def test_each_thread_has_its_own_blocks() -> None:
     found: dict[int, Tensor] = {}
 
     def work(index: int, recipe: Method) -> None:
-        with mitigate(model, recipe, fused=False):
+        with mitigate(model, recipe, fused=fused):
             both.wait(60)
             found[index] = model.generate(**inputs, **OPTIONS)[:, inputs["input_ids"].shape[1] :]
             both.wait(60)
