@@ -14,10 +14,10 @@ from keepsight.demo.model import WEIGHTS
 from keepsight.eval.stats.bootstrap import Difference
 from keepsight.experiments.compare import Comparison, Figure, compare
 from keepsight.experiments.decoding_config import GREEDY, DecodingConfig
-from keepsight.experiments.environment import file_digest
 from keepsight.experiments.manifest import RunConfig
 from keepsight.experiments.open_benchmark import demo_benchmark
 from keepsight.experiments.runner import execute
+from keepsight.files import file_digest
 from keepsight.method import Method
 
 RATES = ("chair_s", "chair_i", "recall")

@@ -30,7 +30,7 @@ from keepsight.demo.model import PROMPT, WEIGHTS, load
 from keepsight.demo.splits import DEFAULT_METHODS
 from keepsight.demo.world import scenes
 from keepsight.eval.stats.auroc import auroc, auroc_interval, best_threshold, detect, paired_auroc
-from keepsight.experiments.environment import file_digest
+from keepsight.files import file_digest
 from keepsight.grounding import AGGREGATES, SCORES, teacher_force
 from keepsight.grounding.alignment import object_words, word_tokens
 from keepsight.grounding.scores import aggregated, joined

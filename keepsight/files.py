@@ -1,11 +1,13 @@
-"""Functions that write a file completely or not at all, and that make JSON without NaN and infinities."""
+"""Functions that write a file completely or not at all, take its digest, and make JSON without NaN and infinities."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,31 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         CannotWrite: the file cannot be written; the old file is then as it was.
     """
+    replace_file(path, (text,))
+
+
+def replace_file(path: Path, pieces: Iterable[str], *, durable: bool = False) -> None:
+    """Replace ``path`` in one step by the pieces, in UTF-8, so that a reader sees either the old file or the new one.
+
+    Args:
+        path: the file.
+        pieces: its new content, in parts that are written one after the other.
+        durable: also wait for the disk, so that the same holds after a crash of the machine.
+
+    Raises:
+        CannotWrite: the file cannot be written; the old file is then as it was.
+    """
     try:
         # The temporary file stands beside its target, because `os.replace` is atomic only within one file system.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines(pieces)
+                if durable:
+                    file.flush()
+                    # Without this the new name could reach the disk before the content, and a crash would leave an
+                    # empty file.
+                    os.fsync(file.fileno())
             # mkstemp makes a file that only its owner can read, while a result should be as public as any other new file.
             # The mask that decides this can only be read by setting another one, so that it is put back at once.
             mask = os.umask(0)
@@ -60,7 +81,20 @@ def write_whole(path: Path, text: str) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises ``InputError`` where it cannot be read."""
+    found = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            # A file of weights or of annotations may be larger than the memory, so it is read in blocks of 1 MiB.
+            while block := file.read(1 << 20):
+                found.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return found.hexdigest()
 
 
 def as_json(value: Any) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keepsight.errors import InputError
 from keepsight.eval.chair.score import check_family
 from keepsight.eval.chair.vocabulary import COCO, Vocabulary
 from keepsight.eval.image_ids import ImageId
+from keepsight.files import file_digest
 
 
 def to_json(
@@ -43,7 +42,7 @@ def to_json(
     return {
         "family": family,
         "vocabulary": {"name": vocabulary.name, "sha256": vocabulary.sha256},
-        "sources": [{"file": Path(path).name, "sha256": _digest(Path(path))} for path in sources],
+        "sources": [{"file": Path(path).name, "sha256": file_digest(Path(path))} for path in sources],
         "categories": names,
         "objects": {
             str(image): sorted(number[name] for name in truth[image]) for image in sorted(truth, key=_order)
@@ -54,16 +53,3 @@ def to_json(
 def _order(image: ImageId) -> tuple[bool, int, str]:
     """Return a key that sorts whole numbers by size and puts names after them; Python cannot compare the two."""
     return (True, 0, image) if isinstance(image, str) else (False, image, "")
-
-
-def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            # COCO's files have hundreds of megabytes, so that a file is read in blocks of one.
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return digest.hexdigest()

@@ -8,7 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from keepsight.errors import InputError, first_line
+from keepsight.errors import first_line
+from keepsight.files import file_digest
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -73,19 +74,6 @@ def weights(name: str) -> dict[str, str | None]:
     # transformers notes the commit of what it downloads in this private attribute of the configuration, and has no
     # public way to ask for it.
     return {"sha256": None, "revision": getattr(config, "_commit_hash", None)}
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises ``InputError`` where it cannot be read."""
-    found = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            # A file of weights may be larger than the memory, so it is read in blocks of 1 MiB.
-            while block := file.read(1 << 20):
-                found.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return found.hexdigest()
 
 
 def _digest(folder: Path) -> str:

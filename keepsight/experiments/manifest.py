@@ -16,9 +16,10 @@ from keepsight.calibration.file import Calibration
 from keepsight.errors import InvalidParameter
 from keepsight.experiments.benchmark import Benchmark, ItemRecord
 from keepsight.experiments.decoding_config import DecodingConfig
-from keepsight.experiments.environment import file_digest, versions
+from keepsight.experiments.environment import versions
 from keepsight.experiments.errors import BadBenchmark, RunMismatch
 from keepsight.experiments.store import FORMAT
+from keepsight.files import file_digest
 
 QUESTION = "{question}"
 LONGEST = {"chair": 512, "pope": 32, "beaf": 32}

@@ -31,9 +31,6 @@ Matrix = NDArray[np.float64]
 Score = Report | Mapping[str, binary.YesNoReport] | beaf.BeafReport
 """What the scorer of a benchmark says: CHAIR's report, POPE's reports by split, or BEAF's report."""
 
-MEAN = "mean"
-"""The name of the plain mean over POPE's splits."""
-
 
 class NotScorable(InputError):
     """The answers of a run cannot be scored: there is no answer, or it is not known what is in the pictures."""

@@ -9,9 +9,7 @@ answered. Several processes write to ``answers.rank0of2.jsonl`` and so on, which
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -21,6 +19,7 @@ from typing import Any
 from keepsight.eval.image_ids import ImageId
 from keepsight.experiments.benchmark import ItemRecord, digest
 from keepsight.experiments.errors import CannotRecord, DamagedRun, NotARun
+from keepsight.files import CannotWrite, replace_file
 
 FORMAT = 1
 """The number of the form that a run's folder has; a reader refuses any other."""
@@ -290,25 +289,9 @@ def write_durably(path: Path, pieces: Iterable[str]) -> None:
         CannotRecord: the disk is full, for example.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.writelines(pieces)
-                file.flush()
-                # Without this the new name could reach the disk before the content, and a crash would leave an empty
-                # file.
-                os.fsync(file.fileno())
-            # mkstemp makes a file that only its owner can read, while a result should be as public as any other new file.
-            # Python can read the mask of permissions only by setting it.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise CannotRecord(f"cannot write {path}: {error.strerror or error}") from error
+        replace_file(path, pieces, durable=True)
+    except CannotWrite as error:
+        raise CannotRecord(str(error)) from error
 
 
 def whole_lines(data: bytes) -> int:
