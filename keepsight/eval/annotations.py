@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from keepsight.errors import InputError
-from keepsight.eval.chair.captions import read_entries, read_gzipped_text, read_image_id, require
 from keepsight.eval.chair.score import check_family, mentions
 from keepsight.eval.chair.vocabulary import COCO, Vocabulary
 from keepsight.eval.errors import EmptyFile, MalformedFile, MixedTruth, UnknownObject
 from keepsight.eval.image_ids import ImageId, image_id
+from keepsight.eval.json_files import read_entries, read_gzipped_text, read_image_id, require
 
 Truth = dict[ImageId, set[str]]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from keepsight.eval.chair.captions import read_text
 from keepsight.eval.chair.report import Interval
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
+from keepsight.eval.json_files import read_text
 from keepsight.eval.pope.answer_parsers import Answer, decide
 from keepsight.eval.pope.score import Judged, Reply
 from keepsight.eval.stats.bootstrap import mean_interval

@@ -9,9 +9,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keepsight.eval.chair.captions import read_entries, read_text, require
 from keepsight.eval.errors import MalformedFile, UnknownImage
 from keepsight.eval.image_ids import image_id
+from keepsight.eval.json_files import read_entries, read_text, require
 from keepsight.experiments.benchmark import DESCRIBE, Item
 from keepsight.experiments.errors import BadBenchmark
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from keepsight.eval.chair.captions import parse_json, read_entries, read_text, require
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnknownObject
+from keepsight.eval.json_files import as_text, parse_json, read_entries, read_text, require, short
 from keepsight.eval.pope.answer_parsers import Answer
-from keepsight.eval.pope.files import short
 
 TYPES: Mapping[str, str] = {
     "discriminative-hallucination": "existence",
@@ -181,7 +180,7 @@ def read_queries(path: str | Path) -> dict[int, str]:
         number = _id(require(entry, "id", where), where)
         if number in found:
             raise DuplicateQuestion(f"{where}: id {number} comes twice: keep one")
-        found[number] = _text(require(entry, "image", where), "image", where)
+        found[number] = as_text(require(entry, "image", where), "image", where)
     if not found:
         raise EmptyFile(f"{path}: holds no query")
     return found
@@ -213,12 +212,12 @@ def _response(entry: Any, where: str) -> Response:
             raise MalformedFile(
                 f"{where}: a caption of {short(image)}, which is not called AMBER_7.jpg or the like"
             )
-        return Response(id=int(name.group(1)), text=_text(entry["caption"], "caption", where), where=where)
+        return Response(id=int(name.group(1)), text=as_text(entry["caption"], "caption", where), where=where)
     number = _id(require(entry, "id", where), where)
     if entry.get("error") is not None:
         return Response(id=number, text=None, where=where)
     key = "answer" if "response" not in entry and "answer" in entry else "response"
-    return Response(id=number, text=_text(require(entry, key, where), key, where), where=where)
+    return Response(id=number, text=as_text(require(entry, key, where), key, where), where=where)
 
 
 def _id(value: Any, where: str) -> int:
@@ -235,15 +234,3 @@ def _words(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise MalformedFile(f"{what} must be a list of words, not {short(value)}")
     return tuple(value)
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    """Return the value itself if it is a text that UTF-8 can hold; otherwise raise `MalformedFile`."""
-    if not isinstance(value, str):
-        raise MalformedFile(f"{where}: {key!r} must be a text, not {short(value)}")
-    # JSON can escape one half of a surrogate pair ("\ud83d"). Such a text cannot be written to a file in UTF-8.
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
-    return value

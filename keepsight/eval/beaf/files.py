@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from keepsight.eval.chair.captions import read_entries, read_text, require
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnmatchedAnswers
 from keepsight.eval.image_ids import ImageId, image_id
+from keepsight.eval.json_files import check_utf8, read_entries, read_text, require, short
 from keepsight.eval.pope.answer_parsers import Answer
-from keepsight.eval.pope.files import Said, short
+from keepsight.eval.pope.files import Said
 
 # The look-behind keeps a name that begins with its dot, such as ".jpg", from losing all of itself.
 _ENDING = re.compile(r"(?<=[^./\\\\])\.[^./\\\\]*\Z")
@@ -210,11 +210,7 @@ def _text(entry: Any, key: str, where: str) -> str:
     value = require(entry, key, where)
     if not isinstance(value, str) or not value.strip():
         raise MalformedFile(f"{where}: {key!r} must be a text that is not empty, not {short(value)}")
-    # JSON can escape one half of a surrogate pair ("\ud83d"). Such a text cannot be written to a file in UTF-8.
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
+    check_utf8(value, key, where)
     return value
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
-from keepsight.eval.chair.captions import read_text
 from keepsight.eval.chair.score import check_family
 from keepsight.eval.chair.singular import singularize
 from keepsight.eval.chair.tokens import tokenize
 from keepsight.eval.chair.vocabulary import Vocabulary
 from keepsight.eval.errors import EmptyFile, MalformedFile
+from keepsight.eval.json_files import read_text
 
 
 def read_vocabulary(path: str | Path, family: str = "pattern") -> Vocabulary:

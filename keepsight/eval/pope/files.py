@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from keepsight.errors import InputError, did_you_mean
-from keepsight.eval.chair.captions import read_entries, read_text, require
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
 from keepsight.eval.image_ids import ImageId, image_id
+from keepsight.eval.json_files import as_text, read_entries, read_text, require, short
 from keepsight.eval.pope.answer_parsers import Answer
 
 KINDS = ("random", "popular", "adversarial")
@@ -153,9 +152,9 @@ def _question(entry: Any, where: str, split: str) -> Question:
     return Question(
         question_id=number,
         image=_image(image, where),
-        text=_text(text, "text", where),
+        text=as_text(text, "text", where),
         label=cast(Answer, spoken),
-        split=split if given is None else _text(given, "split", where),
+        split=split if given is None else as_text(given, "split", where),
         where=where,
     )
 
@@ -182,7 +181,7 @@ def _said(entry: Any, where: str) -> Said:
     if is_question and not failed:
         raise MalformedFile(f"{where}: is a question with its label, not an answer: give it with --questions")
     key = "text" if "text" in entry and "answer" not in entry else "answer"
-    answer = None if failed else _text(require(entry, key, where), key, where)
+    answer = None if failed else as_text(require(entry, key, where), key, where)
     number = entry.get("question_id", entry.get("id"))
     asked = entry.get("question", entry.get("prompt"))
     image = entry.get("image", entry.get("image_id"))
@@ -190,9 +189,9 @@ def _said(entry: Any, where: str) -> Said:
     return Said(
         question_id=None if number is None else _identifier(number, where),
         answer=answer,
-        asked=None if asked is None else _text(asked, "question", where),
+        asked=None if asked is None else as_text(asked, "question", where),
         image=None if image is None else _image(image, where),
-        method=None if method is None else _text(method, "method", where),
+        method=None if method is None else as_text(method, "method", where),
         where=where,
     )
 
@@ -229,7 +228,7 @@ def _identifier(value: Any, where: str) -> ImageId:
     """Return an id: whole numbers as int, also if written as text; other texts without white space around them."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    text = _text(value, "question_id", where).strip()
+    text = as_text(value, "question_id", where).strip()
     if not text:
         raise MalformedFile(f"{where}: 'question_id' is empty")
     # `image_ids.image_id` says why only ASCII digits, and fewer than 20 of them, are a number.
@@ -239,26 +238,8 @@ def _identifier(value: Any, where: str) -> ImageId:
 def _image(value: Any, where: str) -> ImageId:
     """Return the id of an image, or raise `MalformedFile` naming the place."""
     try:
-        return image_id(_text(value, "image", where) if isinstance(value, str) else value)
-    except MalformedFile:  # raised by `_text`, and names the place already
+        return image_id(as_text(value, "image", where) if isinstance(value, str) else value)
+    except MalformedFile:  # raised by `as_text`, and names the place already
         raise
     except InputError as error:
         raise MalformedFile(f"{where}: {error}") from error
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    """Return the value itself if it is a text that UTF-8 can hold; otherwise raise `MalformedFile`."""
-    if not isinstance(value, str):
-        raise MalformedFile(f"{where}: {key!r} must be a text, not {short(value)}")
-    # JSON can escape one half of a surrogate pair ("\ud83d"). Such a text cannot be written to a file in UTF-8.
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise MalformedFile(f"{where}: {key!r} holds half a character (position {error.start})") from error
-    return value
-
-
-def short(value: Any) -> str:
-    """Return a value as JSON for an error to quote, cut to 58 characters if it has more than 60."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"

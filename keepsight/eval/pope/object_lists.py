@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from keepsight.errors import InvalidParameter
-from keepsight.eval.chair.captions import parse_json, read_entries, read_gzipped_text, require
 from keepsight.eval.chair.score import mentions
 from keepsight.eval.errors import EmptyFile, MalformedFile
+from keepsight.eval.json_files import parse_json, read_entries, read_gzipped_text, require
 from keepsight.eval.pope.build import Annotated
 
 # A dict without values stands for an ordered set: each object once, in the order in which it first comes.

@@ -10,12 +10,12 @@ from typing import cast
 
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnmatchedAnswers
 from keepsight.eval.image_ids import ImageId
+from keepsight.eval.json_files import short
 from keepsight.eval.pope.files import (
     Question,
     Said,
     read_answers,
     read_questions,
-    short,
     split_names,
 )
 from keepsight.eval.pope.score import Reply
