@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keepsight.reports.number_format import MINUS, percent, points
+from keepsight.reports.number_format import percent, points, signed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,11 +143,7 @@ def _plain(value: float | None) -> str:
 
 def _change(value: float | None) -> str:
     """A difference of ratios with two decimals and its sign, unless it rounds to zero."""
-    if value is None:
-        return "–"
-    text = f"{value:+.2f}"
-    # A change that rounds to zero has no direction, so it is written without a sign.
-    return text.replace("-", MINUS) if text.strip("+-0.") else "0.00"
+    return "–" if value is None else signed(value, 2)
 
 
 def _table(*headings: str) -> Table:

@@ -37,6 +37,18 @@ Dtype = Annotated[
     ),
 ]
 
+# Commands
+
+
+def command_group() -> typer.Typer:
+    """A command with commands of its own; without one of them its callback prints the help."""
+    return typer.Typer(
+        invoke_without_command=True,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
 # Methods
 
 _METHOD = (

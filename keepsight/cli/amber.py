@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli._options import BootstrapSeed, JsonFile, Resamples
+from keepsight.cli._options import BootstrapSeed, JsonFile, Resamples, command_group
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
     from keepsight.eval.amber.score import AmberReport, Part
     from keepsight.eval.chair.report import Interval
 
-app = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_group()
 
 SHOWN = 3
 

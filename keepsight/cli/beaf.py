@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli._options import BootstrapSeed, JsonFile, Partial, RecordedMethod, Resamples
+from keepsight.cli._options import BootstrapSeed, JsonFile, Partial, RecordedMethod, Resamples, command_group
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from keepsight.eval.beaf.score import BeafReport
 
-app = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_group()
 
 SHOWN = 3
 

@@ -23,14 +23,13 @@ from keepsight.cli._options import (
 )
 from keepsight.cli.caption import PROMPT
 from keepsight.errors import InputError, InvalidParameter
+from keepsight.reports.number_format import MINUS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from keepsight.grounding import Grounding, Nouns, WordGrounding
     from keepsight.method import Method
-
-MINUS = "−"
 
 
 def ground(

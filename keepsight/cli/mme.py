@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from keepsight.cli._options import BootstrapSeed, JsonFile, Resamples
+from keepsight.cli._options import BootstrapSeed, JsonFile, Resamples, command_group
 
-app = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_group()
 
 
 @app.callback()

@@ -16,17 +16,14 @@ from keepsight.cli._options import (
     RecordedMethod,
     References,
     Resamples,
+    command_group,
 )
 
 if TYPE_CHECKING:
     from keepsight.eval.pope.pairing import Joined
     from keepsight.eval.pope.score import YesNoReport
 
-app = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_group()
 
 
 @app.callback()

@@ -13,7 +13,10 @@ def percent(rate: float | None) -> str:
 
 def points(change: float | None) -> str:
     """A difference of fractions in percentage points with one decimal, signed unless it rounds to 0.0; a dash for None."""
-    if change is None:
-        return "–"
-    text = f"{100 * change:+.1f}"
-    return text.replace("-", MINUS) if text.strip("+-0.") else "0.0"
+    return "–" if change is None else signed(100 * change, 1)
+
+
+def signed(change: float, decimals: int) -> str:
+    """A difference with its sign, unless it rounds to zero: a change that rounds to zero has no direction."""
+    text = f"{change:+.{decimals}f}"
+    return text.replace("-", MINUS) if text.strip("+-0.") else f"{0:.{decimals}f}"
