@@ -267,7 +267,7 @@ def sharing_passes(target: Target, fused: SharedPasses) -> Iterator[bool]:
         if hasattr(tower, "get_image_features"):
             places.append((tower, "get_image_features", fused.around_image_features))
         for owner, name, around in places:
-            stack.enter_context(replaced(owner, name, around(getattr(owner, name))))
+            stack.enter_context(replaced(owner, name, around=around))
         stack.callback(setattr, state, "fused", None)
         state.fused, fused.state = fused, state
         yield True
@@ -298,7 +298,7 @@ def _opened(target: Target) -> Iterator[EditState]:
         stack.callback(target.decoder.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
         stack.callback(target.decoder.register_forward_hook(state.end).remove)
         name = "prepare_inputs_for_generation"
-        stack.enter_context(replaced(model, name, announcing(getattr(model, name))))
+        stack.enter_context(replaced(model, name, around=announcing))
         stack.enter_context(wrapping_generate(model))
         yield state
 
