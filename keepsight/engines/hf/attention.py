@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from keepsight.errors import UnsupportedModel
 if TYPE_CHECKING:
     from keepsight.parts import HookContext
 
-UNDERSTOOD = frozenset({"sliding_window", "softcap", "is_causal", "dropout"})
+UNDERSTOOD = frozenset({"sliding_window", "softcap", "is_causal", "dropout", "position_bias"})
 """Arguments of attention functions that explicit weights follow (dropout is 0 outside of training)."""
 IRRELEVANT = frozenset(
     {
@@ -78,13 +80,18 @@ def _edited(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """``base``, and what the edits of this layer make of it."""
+    if query.shape[2] != state.rows:
+        raise UnsupportedModel(
+            f"{state.name}: layer {layer} computes {query.shape[2]} of the {state.rows} tokens of a pass, and it is not"
+            " known which: its attention cannot be edited"
+        )
     scores, pattern = state.at("attn_scores", layer), state.at("attn_pattern", layer)
     heads = state.at("head_out", layer)
     context = state.context(layer, query.device)
     out = None
     plan = None
     if scores or pattern:
-        _check_arguments(state, module, args, kwargs)
+        _check_arguments(state, base, module, args, kwargs)
         plan = _plan(state, layer, scores, pattern, query.device)
     if plan is None or not plan.everything:
         out, _ = base(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
@@ -93,6 +100,9 @@ def _edited(
         first_key = max(state.first + state.rows - keys, 0)  # a sliding window keeps the last keys only
         image = state.once(("columns", keys), lambda: context.image_columns(keys, first_key))
         window, causal = kwargs.get("sliding_window"), _is_causal(module, kwargs)
+        position_bias = kwargs.get("position_bias")
+        if position_bias is not None and not plan.everything:
+            position_bias = position_bias[:, :, plan.union]
         # The mask is kept beside the bias, so that no other mask of this pass can get its id
         _, bias = state.once(
             ("bias", id(attention_mask), keys, window, causal, id(plan)),
@@ -110,6 +120,7 @@ def _edited(
             scores=lambda weights: plan.apply(scores, weights, image, context),
             pattern=lambda weights: plan.apply(pattern, weights, image, context),
             softcap=kwargs.get("softcap"),
+            position_bias=position_bias,
         )
         if out is None:
             out = rows.contiguous()
@@ -122,16 +133,22 @@ def _edited(
     return out, None
 
 
-def _check_arguments(state: EditState, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_arguments(
+    state: EditState, base: Any, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Raises ``UnsupportedModel`` where a model computes its attention in a way that explicit weights do not follow.
 
     To leave out an argument in silence, such as learned sinks (``s_aux``) or a bias by position, would give other attention
-    than the model's own.
+    than the model's own. transformers' function for ``sdpa`` reads what it names, and ignores all else that it is handed.
     """
+    read = _names_of_sdpa(base)
     unknown = [
         name
         for name, value in kwargs.items()
-        if value is not None and name not in UNDERSTOOD and name not in IRRELEVANT
+        if value is not None
+        and name not in UNDERSTOOD
+        and name not in IRRELEVANT
+        and (read is None or name in read)
     ]
     if args:
         unknown.insert(0, "an argument by position")
@@ -140,6 +157,14 @@ def _check_arguments(state: EditState, module: Any, args: tuple[Any, ...], kwarg
             f"{state.name}: {type(module).__name__} hands its attention {', '.join(unknown)}, which edits of attention"
             " scores and patterns do not follow: this method cannot be used with it"
         )
+
+
+@functools.cache
+def _names_of_sdpa(base: Any) -> frozenset[str] | None:
+    """What transformers' function for ``sdpa`` names as arguments; None for another function."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return frozenset(signature(base).parameters) if base is sdpa_attention_forward else None
 
 
 def _is_causal(module: Any, kwargs: dict[str, Any]) -> bool:
@@ -260,12 +285,15 @@ def attend(
     scores: Callable[[Tensor], Tensor],
     pattern: Callable[[Tensor], Tensor],
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
 ) -> Tensor:
     """Attention of a few rows with explicit weights, edited before and after the softmax.
 
     Args:
         query: ``(batch, heads, rows, dim)``; key, value: ``(batch, groups, keys, dim)``, not repeated for their heads.
         bias: see ``allowed_keys``.
+        position_bias: what a model adds to its scores by distance, ``(batch or 1, heads or 1, rows, keys or more)``; edits
+            see the scores with it.
 
     Returns:
         ``(batch, rows, heads, dim)`` in the dtype of ``value``.
@@ -276,6 +304,8 @@ def attend(
     raw = (grouped @ key.transpose(-1, -2)).float().mul_(scaling).reshape(batch, heads, rows, -1)
     if softcap is not None:
         raw = softcap * torch.tanh(raw / softcap)
+    if position_bias is not None:
+        raw = raw + position_bias[..., : raw.shape[-1]].float()
     raw = scores(raw)
     probs = pattern((raw if bias is None else raw + bias).softmax(-1)).to(value.dtype)
     mixed = probs.reshape(batch, groups, heads // groups * rows, -1) @ value

@@ -143,13 +143,18 @@ class EditState:
                 f" {tuple(input_ids.shape)}: open it with the very inputs that go to generate()"
             )
 
-    def begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        """Before the decoder runs: how much of the text it has seen, and how much is new."""
+    def begin(
+        self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Before the decoder runs: how much of the text it has seen, and how much is new.
+
+        Returns what the decoder is called with instead, where it would leave tokens out of some of its layers.
+        """
         from keepsight.target import cache_among
 
         # PyTorch calls a hook that is removed during its pass without the keyword arguments; such a pass is another thread's
         if get_ident() != self.thread or kwargs is None:
-            return
+            return None
         past = cache_among(kwargs)
         # A logits processor such as transformers' guidance calls the model on another prompt in between. Its passes are not
         # announced by ``prepare_inputs_for_generation``, and what edits the main passes must not touch them. A search of a
@@ -158,7 +163,7 @@ class EditState:
         self.foreign = self.serving and self.announces and not self.announced and not continues
         self.announced = False
         if self.foreign:
-            return
+            return None
         tokens: Any = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
@@ -167,6 +172,11 @@ class EditState:
         self.first = 0 if past is None else int(past.get_seq_length())
         self.batch, self.rows = tokens.shape[:2]
         self.known = {}
+        # Gemma 4 computes only the tokens whose logits are asked for in the layers that borrow keys from earlier ones.
+        # Edits act on all tokens of the prompt, so they ask for all: 0 means that here, and the model itself picks the last
+        if self.edits and kwargs.get("logits_to_keep") and self.rows > 1:
+            return args, {**kwargs, "logits_to_keep": 0}
+        return None
 
     def _keep_cache(self, cache: Any) -> None:
         try:

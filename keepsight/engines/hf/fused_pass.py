@@ -24,7 +24,7 @@ from torch import Tensor
 
 from keepsight.engines.hf.edit_state import EditState, fused_pass_of
 from keepsight.engines.hf.packing import Call, PackedPass, Unpackable, pack_calls
-from keepsight.engines.hf.patching import OURS, sharing_passes
+from keepsight.engines.hf.patching import sharing_passes
 from keepsight.engines.hf.vision_batching import batched
 from keepsight.errors import UnsupportedModel
 from keepsight.target import cache_name
@@ -53,7 +53,7 @@ def why_not_fused(target: Target) -> str | None:
         cache_name(target.decoder.forward)
     except UnsupportedModel as error:
         return str(error)
-    attention = target.model.config.get_text_config(decoder=True)._attn_implementation.removeprefix(OURS)
+    attention = target.model.config.get_text_config(decoder=True)._attn_implementation
     places = {str(place) for place in getattr(target.model, "hf_device_map", {}).values()}
     if decoder not in VERIFIED:
         return f"{decoder} is not among the decoders it was verified on"

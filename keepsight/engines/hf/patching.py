@@ -212,10 +212,6 @@ def text_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
         model.set_attn_implementation({part: before})
 
 
-OURS = "keepsight_"
-"""What the names of attention functions begin with that stand in for transformers' own."""
-
-
 @contextmanager
 def editing(target: Target, *edits: Edit) -> Iterator[None]:
     """Edits in place inside the block. Blocks nest: edits of one place act in the order in which they were entered.
@@ -354,6 +350,11 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
         # Some expert layers put out one row per token; in a shared pass the main one's tokens come first
         tokens = whole.reshape(-1, whole.shape[-1])
         mine = state.batch * state.rows
+        if len(tokens) < mine:
+            raise UnsupportedModel(
+                f"{state.name}: layer {index} computes {len(tokens)} of the {mine} tokens of a pass, and it is not known"
+                f" which: its {place} cannot be edited"
+            )
         hidden = tokens[:mine].reshape(state.batch, state.rows, -1)
         for _, edit in hooks:
             hidden = edit(hidden, state.context(index, hidden.device))
@@ -376,64 +377,53 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
 
 
 _REGISTERING = Lock()
-_REGISTERED: dict[str, int] = {}
-"""How many blocks are open that need an attention function of ours, by its name in transformers."""
+_STANDING_IN: dict[str, tuple[Any, int]] = {}
+"""By the name of an attention function of transformers that ours stands in for: it, and how many blocks need ours."""
 
 
 @contextmanager
-def _attention_function(base: str) -> Iterator[str]:
-    """Our attention function on top of ``base`` is registered in transformers while any block needs it; its name."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+def _attention_function(name: str) -> Iterator[None]:
+    """Our attention function stands in for transformers' function of that name while any block needs it.
+
+    The name stays. Models ask for it in code of their own (sparse masks are built for ``sdpa`` and ``eager`` alone), so that
+    under a name of ours they would compute something else. Modules in which nothing is in place go on to their function.
+    """
+    from transformers import AttentionInterface
 
     from keepsight.engines.hf.attention import attention
 
-    name = OURS + base
     with _REGISTERING:
-        _REGISTERED[name] = _REGISTERED.get(name, 0) + 1
-        if _REGISTERED[name] == 1:
-            # Without a mask function of the same name, models get no mask at all, and padding is attended to. It comes
-            # first: a thread that finds the name in one list must find it in the other as well
-            AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-            AttentionInterface.register(name, functools.partial(attention, ALL_ATTENTION_FUNCTIONS[base]))
+        base, users = _STANDING_IN.get(name) or (AttentionInterface()[name], 0)
+        _STANDING_IN[name] = (base, users + 1)
+        if users == 0:
+            AttentionInterface.register(name, functools.partial(attention, base))
     try:
-        yield name
+        yield
     finally:
         with _REGISTERING:
-            _REGISTERED[name] -= 1
-            if not _REGISTERED[name]:
-                # transformers can register a name, and has no call that takes it back
-                AttentionInterface._global_mapping.pop(name, None)
-                AttentionMaskInterface._global_mapping.pop(name, None)
+            base, users = _STANDING_IN.pop(name)
+            if users > 1:
+                _STANDING_IN[name] = (base, users - 1)
+            else:
+                AttentionInterface.register(name, base)
 
 
 @contextmanager
 def _attention_replaced(target: Target, state: EditState) -> Iterator[None]:
-    """The decoder's attention function wrapped in ours; the vision tower keeps its own."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    """Attention in the decoder's layers goes through our function; that of other modules stays as it is."""
+    from transformers import AttentionInterface
 
-    model: Any = target.model
-    config = target.text_config
-    base = config._attn_implementation
-    if base not in ALL_MASK_ATTENTION_FUNCTIONS or base not in (*ALL_ATTENTION_FUNCTIONS, "eager"):
+    name = target.text_config._attn_implementation
+    if name in ("flex_attention", "eager"):
         raise UnsupportedModel(
-            f"{target.name}: attention {base!r} is not one that can be wrapped; load it with 'sdpa'"
-        )
-    if base in ("flex_attention", "eager"):
-        raise UnsupportedModel(
-            f"{target.name}: attention edits stand on top of 'sdpa' or a flash kernel, not {base!r};"
+            f"{target.name}: attention edits stand on top of 'sdpa' or a flash kernel, not {name!r};"
             " call model.set_attn_implementation('sdpa')"
         )
-    part = _text_part(model, target.name)
-    with ExitStack() as stack:
-        name = stack.enter_context(_attention_function(base))
-        stack.enter_context(registered_layers(target, state))
-        stack.callback(model.set_attn_implementation, {part: base})
-        model.set_attn_implementation({part: name})
-        if config._attn_implementation != name:
-            raise UnsupportedModel(f"{target.name} does not let its attention be replaced at run time")
+    if name not in AttentionInterface():
+        raise UnsupportedModel(
+            f"{target.name}: attention {name!r} is not one that can be wrapped; load it with 'sdpa'"
+        )
+    with registered_layers(target, state), _attention_function(name):
         yield
 
 

@@ -322,19 +322,22 @@ def test_a_copy_of_a_model_with_hooks_in_place_is_refused(recipe: Method) -> Non
     copy.deepcopy(model)
 
 
-def test_nothing_stays_registered_in_transformers() -> None:
+def test_our_attention_function_stands_in_for_theirs_only_while_a_block_needs_it() -> None:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    before = set(ALL_ATTENTION_FUNCTIONS), set(ALL_MASK_ATTENTION_FUNCTIONS)
+    before = dict(ALL_ATTENTION_FUNCTIONS), dict(ALL_MASK_ATTENTION_FUNCTIONS)
     model, inputs = FAMILY.model(), FAMILY.inputs(PROMPTS)
     other = FAMILIES["qwen2_5_vl"]
     with attached(model, inputs, VHR()):
-        assert "keepsight_sdpa" in ALL_ATTENTION_FUNCTIONS
+        ours = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        assert ours is not before[0]["sdpa"]
+        # Models ask for this name in code of their own
+        assert model.config.get_text_config()._attn_implementation == "sdpa"
         with attached(other.model(), other.inputs(PROMPTS), VHR()):
             pass
-        assert "keepsight_sdpa" in ALL_ATTENTION_FUNCTIONS
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is ours
         model.generate(**inputs, **OPTIONS)
-    assert (set(ALL_ATTENTION_FUNCTIONS), set(ALL_MASK_ATTENTION_FUNCTIONS)) == before
+    assert (dict(ALL_ATTENTION_FUNCTIONS), dict(ALL_MASK_ATTENTION_FUNCTIONS)) == before
     assert not LAYERS
     assert not STATES
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from families import FAMILIES
 from torch import Tensor
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     CLIPVisionConfig,
     FuyuConfig,
     FuyuForCausalLM,
@@ -17,6 +21,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     OPTConfig,
 )
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from keepsight import PAI, VAR, VHR, VSV, Method, UnsupportedModel, mitigate
 from keepsight.engines.hf.patching import editing
@@ -142,21 +148,77 @@ def test_a_layer_that_is_not_reached_is_named(recipe: Method) -> None:
         model.generate(**inputs, max_new_tokens=2)
 
 
-@pytest.mark.parametrize("name", ["s_aux", "position_bias", "indices"])
-def test_a_kernel_argument_that_edits_do_not_follow_is_refused(name: str) -> None:
-    family = FAMILIES["llava"]
-    model, inputs = family.model(), family.inputs([[1, 10, 11]])
-    attention = Target(model, inputs).layers[0].self_attn
+@contextmanager
+def handing(model: Any, layer: int, make: Callable[[Tensor], dict[str, Any]]) -> Iterator[None]:
+    """Inside the block the attention of one layer hands further arguments to its kernel: ``make(hidden_states)``."""
+    attention = Target(model, FAMILIES["llava"].inputs([[1, 10, 11]])).layers[layer].self_attn
     forward = attention.forward
-    attention.forward = lambda *args, **kwargs: forward(*args, **{**kwargs, name: torch.zeros(1)})
+    attention.forward = lambda hidden_states, **kwargs: forward(
+        hidden_states, **{**kwargs, **make(hidden_states)}
+    )
+    try:
+        yield
+    finally:
+        del attention.forward
+
+
+@pytest.mark.parametrize("name", ["s_aux", "indices", "position_bias_of_its_own"])
+def test_a_kernel_argument_that_edits_do_not_follow_is_refused(name: str) -> None:
+    """Another kernel than transformers' own for sdpa may read whatever it is handed."""
+
+    def kernel(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
+
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs([[1, 10, 11]])
+    AttentionInterface.register("a_kernel", kernel)
+    AttentionMaskInterface.register("a_kernel", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation({"text_config": "a_kernel"})
     try:
         with (
+            handing(model, 0, lambda _: {name: torch.zeros(1)}),
             mitigate(model, PAI(gamma=1.0, first_layer=0)),
             pytest.raises(UnsupportedModel, match=rf"LlamaAttention hands its attention {name}"),
         ):
             model.generate(**inputs, max_new_tokens=2)
     finally:
-        del attention.forward
+        model.set_attn_implementation({"text_config": "sdpa"})
+        AttentionInterface._global_mapping.pop("a_kernel")
+        AttentionMaskInterface._global_mapping.pop("a_kernel")
+
+
+def test_what_sdpa_ignores_edits_ignore_as_well() -> None:
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs([[1, 10, 11]])
+    recipe = PAI(alpha=8.0, gamma=1.0, first_layer=0)
+    with mitigate(model, recipe):
+        wanted = model.generate(**inputs, **OPTIONS)
+        with handing(model, 0, lambda _: {"block_indices": torch.zeros(1)}):
+            found = model.generate(**inputs, **OPTIONS)
+    assert all(torch.equal(a, b) for a, b in zip(wanted.logits, found.logits, strict=True))
+
+
+def test_a_bias_by_position_is_followed() -> None:
+    """Inkling adds a learned bias to its scores; scores that are computed anew must have it as well."""
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs([[1, 10, 11], [1, 12]])
+    table = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)) * 3
+
+    def bias(hidden: Tensor) -> dict[str, Any]:
+        rows, keys = hidden.shape[1], max(hidden.shape[1], last[0] + 1)
+        last[0] = keys
+        return {"position_bias": table[:, :, keys - rows : keys, :keys]}
+
+    def logits(*edits: Edit) -> list[Tensor]:
+        last[0] = 0
+        with handing(model, 0, bias), ExitStack() as stack:
+            if edits:
+                stack.enter_context(editing(Target(model, inputs), *edits))
+            return list(model.generate(**inputs, **OPTIONS).logits)
+
+    last = [0]
+    plain = list(model.generate(**inputs, **OPTIONS).logits)
+    biased, same, boosted = logits(), logits(Boosts(0, 0.0)), logits(Boosts(0, 4.0))
+    torch.testing.assert_close(biased, same, rtol=1e-4, atol=1e-4)
+    assert (biased[0] - plain[0]).abs().max() > 0.1
+    assert (biased[0] - boosted[0]).abs().max() > 0.1
 
 
 def test_layers_that_a_method_does_not_have_are_refused_before_anything_is_changed() -> None:
