@@ -172,7 +172,9 @@ class Branch:
         if each == 1:
             return
         self._base = {key: _repeat(key, value, each) for key, value in self._base.items()}
-        self._cache.batch_repeat_interleave(each)
+        # Reordering is what every kind of layer knows, since beam search needs it; state-space layers know no repetition
+        index = torch.arange(self._seen.shape[0], device=self._seen.device).repeat_interleave(each)
+        self._cache.reorder_cache(index)  # type: ignore[arg-type]
         self._last = self._last.repeat_interleave(each, dim=0)
         self._prompt = self._prompt.repeat_interleave(each, dim=0)
         self._kwargs = dict(self._base)
