@@ -65,6 +65,9 @@ class Method(ABC):
     visible: ClassVar[Mapping[str, Any]] = {}
     """Settings under which the method changes tokens even of a tiny model with random weights and two layers. The
     conformance suite uses them, since a test in which nothing happens proves nothing."""
+    negligible: ClassVar[Mapping[str, Any]] = {}
+    """Settings under which everything of the method runs and rounding is all that it changes. ``keepsight verify`` uses
+    them, since a strength of 0 skips what could be wrong."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Before the generated __init__, whose TypeError knows of no neighbouring name

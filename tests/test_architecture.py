@@ -17,7 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors",), ("files",), ("eval",), ("target",), ("source",), ("calibration",), ("parts",), ("method",), ("decoding",),
     ("attention_mods",), ("steering",), ("engines",), ("registry",), ("api",), ("inference",), ("grounding",),
-    ("analysis", "experiments"), ("reports", "serve"), ("cli",),
+    ("analysis", "experiments", "verification"), ("reports", "serve"), ("cli",),
 )  # fmt: skip
 """A folder or module imports only what stands before it; those that stand together do not import each other."""
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -138,6 +138,9 @@ def test_methods_know_neither_engine_nor_transformers(folder: str) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_one_file_changes_a_model(path: Path) -> None:
     if path.name == "patching.py":
+        return
+    # What proves the engine right must not share its hooks; they are taken away when a pass ends
+    if path.relative_to(ROOT).as_posix() in ("verification/restated.py", "verification/witness.py"):
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):

@@ -64,6 +64,7 @@ class Evenhanded(Method):
     gist: ClassVar[str] = "one line for people who choose a method"
     cost: ClassVar[str] = "prefill +1 without picture; one more row in every pass"
     visible: ClassVar[Mapping[str, Any]] = {"share": 5.0}
+    negligible: ClassVar[Mapping[str, Any]] = {"share": 1e-12}
 
     share: float = parameter(0.5, "strength of the contrast; 0 is off", low=0)
 

@@ -128,6 +128,8 @@ class PAI(Method):
     )
 
     visible: ClassVar[Mapping[str, Any]] = {"alpha": 8.0, "gamma": 4.0, "first_layer": 0}
+    # Guidance rules out tokens however weak it is
+    negligible: ClassVar[Mapping[str, Any]] = {"alpha": 1e-12, "gamma": 1.0}
 
     alpha: float = parameter(0.2, "strength in attention; 0 is off", low=0)
     gamma: float = parameter(1.1, "strength of text-only guidance; 1 is off", low=1)

@@ -189,6 +189,7 @@ class VAR(Method):
     visible: ClassVar[Mapping[str, Any]] = {
         "fraction": 1.0, "ratio": 0.0, "mass": 0.0, "tau": 0.6, "dims": (5,), "layers": (0, 1),
     }  # fmt: skip
+    negligible: ClassVar[Mapping[str, Any]] = {"fraction": 1e-12, "ratio": 0.0, "mass": 0.0}
 
     fraction: float = parameter(0.6, "share of attention taken from sinks; 0 is off", low=0, high=1)
     ratio: float = parameter(0.5, "least share of a head's visual attention off the sinks", low=0, high=1)

@@ -148,6 +148,7 @@ class VHR(Method):
     cost: ClassVar[str] = "prefill +1 without picture; one multiplication per layer"
 
     visible: ClassVar[Mapping[str, Any]] = {"alpha": 6.0, "layers": (0, 1)}
+    negligible: ClassVar[Mapping[str, Any]] = {"alpha": 1.0000001}
 
     alpha: float = parameter(2.0, "factor on the chosen heads; 1 is off", low=0, high=1e6)
     layers: tuple[int, ...] | None = parameter(None, "layers acted on; default: 1 and the last 44 %")

@@ -32,6 +32,7 @@ from keepsight.cli.serve import serve
 from keepsight.cli.truth import truth
 from keepsight.cli.tune import tune
 from keepsight.cli.ui import ui
+from keepsight.cli.verify import verify
 from keepsight.errors import KeepsightError
 
 OK, UNEXPECTED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -119,7 +120,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "demo": demo, "caption": caption, "ground": ground, "attention": attention, "dominance": dominance,
     },
     "Talk": {"chat": chat, "ui": ui, "serve": serve},
-    "Models and methods": {"methods": methods, "inspect": inspect, "calibrate": calibrate, "bench": bench},
+    "Models and methods": {"methods": methods, "inspect": inspect, "verify": verify, "calibrate": calibrate, "bench": bench},
     "Score files": {"chair": chair, "truth": truth, "pope": pope, "mme": mme, "beaf": beaf, "amber": amber},
     "Compare methods": {"run": run_bench, "compare": compare, "tune": tune},
 }  # fmt: skip

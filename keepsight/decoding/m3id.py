@@ -114,6 +114,7 @@ class M3ID(Method):
     cost: ClassVar[str] = "prefill +1 without picture; one more row in every pass"
 
     visible: ClassVar[Mapping[str, Any]] = {"decay": 0.7, "cutoff": 0.0}
+    negligible: ClassVar[Mapping[str, Any]] = {"decay": 1e-12, "cutoff": 0.0}
 
     decay: float = parameter(0.02, "rate at which the weight grows per token; 0 is off", low=0)
     gate: float | None = parameter(

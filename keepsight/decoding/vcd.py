@@ -163,6 +163,7 @@ class VCD(Method):
     cost: ClassVar[str] = "prefill +1 with the vision tower; one more row in every pass"
 
     visible: ClassVar[Mapping[str, Any]] = {"alpha": 4.0, "beta": 0.0, "noise_step": 999}
+    negligible: ClassVar[Mapping[str, Any]] = {"alpha": 1e-12, "beta": 0.0}
 
     alpha: float = parameter(1.0, "strength of the contrast; 0 is off", low=0)
     beta: float = parameter(0.1, "plausibility cutoff, relative to the largest probability", low=0, high=1)

@@ -157,6 +157,7 @@ class VSV(Method):
     )
 
     visible: ClassVar[Mapping[str, Any]] = {"strength": 3.0}
+    negligible: ClassVar[Mapping[str, Any]] = {"strength": 1e-12}
 
     strength: float = parameter(0.17, "step along the steering vector; 0 is off", low=0)
     site: str = parameter(
@@ -246,6 +247,7 @@ class SLA(Method):
     cost: ClassVar[str] = "one more head product per token"
 
     visible: ClassVar[Mapping[str, Any]] = {"gamma": 0.8, "window": 1}
+    negligible: ClassVar[Mapping[str, Any]] = {"gamma": 1e-12}
 
     gamma: float = parameter(0.3, "share of the late layers' logits; 0 is off", low=0, high=1)
     window: int = parameter(5, "layers before the last", low=1)

@@ -1,0 +1,623 @@
+"""Runs every check of some methods on one model, and reports what was compared and how far apart it was."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from keepsight.errors import InputError, KeepsightError, NeedsCalibration, UnsupportedModel, first_line
+from keepsight.method import Method
+from keepsight.parts import Contrast, Edit, Lens, Part, Prelude
+from keepsight.registry import as_recipes, methods
+from keepsight.target import Target
+from keepsight.verification.findings import Finding, Report, Verdict
+from keepsight.verification.record import Fingerprint, Step, inference, run, special_ids, written
+from keepsight.verification.restated import Prompt, Restated
+from keepsight.verification.witness import Recorder, Seen, Witness
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TOKENS = 4
+"""How many tokens each run writes by default."""
+TIMES = 4
+"""How many times the plain model's own difference counts as rounding."""
+Recipes = tuple[Method, ...]
+"""Methods that act together."""
+Alternative = Method | str | Recipes
+SETTINGS_OF_PLACE = frozenset({"layers", "first_layer"})
+"""Settings that say where a method acts, and stay what the user has chosen while its strength is raised."""
+
+
+def verify(
+    model: Any,
+    processor: Any,
+    picture: Image,
+    prompts: tuple[str, str],
+    methods: Iterable[Alternative] = (),
+    *,
+    raw: bool = False,
+    tokens: int = TOKENS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Prove on a model, with one picture, what methods do on it.
+
+    Args:
+        model: an image-text-to-text model of transformers.
+        processor: its processor.
+        picture: a picture.
+        prompts: two questions about the picture, of different length; both stand in the padded batch.
+        methods: alternatives, each a recipe, a spec string, or several recipes that act together; none is every registered
+            method at its defaults.
+        raw: take the prompts as they are, placeholder of the picture included.
+        tokens: how many tokens each run writes, 2 or more.
+        progress: is told the spec of each method before its checks run.
+
+    Raises:
+        InputError: a prompt cannot be made.
+        UnsupportedModel: the model is not one that this library can drive.
+    """
+    from keepsight.source.prompts import prepare
+
+    def inputs(*questions: str) -> Any:
+        pictures = [picture] * len(questions)
+        prepared = prepare(processor, pictures, list(questions), raw=raw)
+        return prepared.to(model.device, dtype=model.dtype)
+
+    one, other = prompts
+    return verify_inputs(
+        model,
+        inputs(one),
+        (inputs(one, other), [inputs(one), inputs(other)]),
+        methods=methods,
+        tokens=tokens,
+        progress=progress,
+    )
+
+
+def verify_inputs(
+    model: Any,
+    inputs: Mapping[str, Any],
+    batch: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]] | None = None,
+    *,
+    methods: Iterable[Alternative] = (),
+    tokens: int = TOKENS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """``verify`` for inputs that are made already.
+
+    Args:
+        model: an image-text-to-text model of transformers.
+        inputs: of one prompt with a picture, one row without padding.
+        batch: several prompts padded on the left to one batch, and each of them alone; None leaves out what needs it.
+        methods, tokens, progress: see ``verify``.
+
+    Raises:
+        InputError: the inputs hold several rows, or padding.
+        UnsupportedModel: the model is not one that this library can drive.
+    """
+    if tokens < 2:
+        raise InputError(
+            f"tokens={tokens} must be 2 or more: the first token comes from the pass over the prompt alone"
+        )
+    target = Target(model, inputs)
+    if target.batch != 1 or not bool(target.attention_mask.all()):
+        raise InputError("verification takes one prompt without padding; others go into the batch")
+    alternatives = [_together(one) for one in methods] or [(cls(),) for cls in _registered()]
+    for one in {one for recipes in alternatives for one in recipes}:
+        if not (type(one).visible and type(one).negligible):
+            raise InputError(
+                f"{type(one).__name__} names no `visible` and `negligible` settings, without which it cannot be verified"
+            )
+    with inference():
+        checks = Checks(target, batch, tokens)
+        findings = [*checks.plain()]
+        for recipes in alternatives:
+            progress(spec_of(recipes))
+            findings += checks.of(recipes)
+    config = target.text_config
+    return Report(
+        model_class=target.name,
+        family=model.config.model_type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(target.input_ids.device),
+        attention=getattr(config, "_attn_implementation", None),
+        versions=_versions(),
+        prompt=target.prompt,
+        tokens=tokens,
+        rounding=checks.rounding,
+        findings=findings,
+    )
+
+
+def _registered() -> list[type[Method]]:
+    return list(methods().values())
+
+
+def _versions() -> dict[str, str]:
+    import transformers
+
+    from keepsight import __version__
+
+    return {
+        "keepsight": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+class _EditsOf(Method):
+    """The edits of some recipes and what prepares them, without contrasts: what a witness can follow pass by pass."""
+
+    def __init__(self, recipes: Recipes) -> None:
+        object.__setattr__(self, "_recipes", recipes)
+
+    def off(self) -> Any:
+        return self
+
+    def parts(self, target: Target) -> Iterator[Part]:
+        for recipe in self._recipes:  # type: ignore[attr-defined]
+            for part in recipe.parts(target):
+                if isinstance(part, (Edit, Prelude)):
+                    yield part
+
+
+def strengthened(recipes: Recipes) -> Recipes:
+    """Recipes at the strength that their classes name as visible, at the places that they have."""
+    return tuple(
+        replace(one, **{k: v for k, v in type(one).visible.items() if k not in SETTINGS_OF_PLACE})
+        for one in recipes
+    )
+
+
+def weakened(recipes: Recipes) -> Recipes:
+    """Recipes at the strength that their classes name as negligible."""
+    return tuple(replace(one, **type(one).negligible) for one in recipes)
+
+
+def _together(one: Alternative) -> Recipes:
+    """One alternative as the recipes that act together in it."""
+    return as_recipes(one if isinstance(one, tuple) else (one,))
+
+
+def _draw(step: int) -> int:
+    """The seed of the moves by one unit of rounding at a step: each step has its own."""
+    return 1000 * (step + 1)
+
+
+def spec_of(recipes: Recipes) -> str:
+    """The spec of methods that act together."""
+    return "+".join(recipe.spec for recipe in recipes)
+
+
+def centred(scores: Tensor, best: Tensor) -> Tensor:
+    """Scores ``(rows, vocab)`` minus that of one token of each row: what a constant in them says does not count."""
+    return scores.float() - scores.float().gather(-1, best)
+
+
+class Checks:
+    """The checks of one model.
+
+    Args:
+        target: the model and one prompt without padding.
+        batch: see ``verify_inputs``.
+        tokens: how many tokens each run writes.
+    """
+
+    def __init__(self, target: Target, batch: Any, tokens: int) -> None:
+        self.target, self.model, self.count = target, target.model, tokens
+        self.inputs = {key: value for key, value in target.inputs.items() if value is not None}
+        self.batch = batch
+        self.restated = Restated(self.model, target)
+        self.banned = special_ids(target)
+        self.exact_dtype = self.model.dtype in (torch.float32, torch.float64)
+        self.steps = self._run(())
+        self.tokens = written(self.steps)
+        self.before = Fingerprint.of(self.model)
+        self.places = self._places()
+
+    def _run(self, recipes: Sequence[Method], **options: Any) -> list[Step]:
+        given = {
+            "tokens": getattr(self, "tokens", None),
+            "banned": self.banned,
+            "count": self.count,
+            **options,
+        }
+        return run(self.model, given.pop("inputs", self.inputs), recipes, **given)
+
+    # ---------------------------------------------------------------------------------------------- the plain model
+
+    def _plain_restated(self, step: int, draw: int | None = None) -> Tensor:
+        """The plain model's scores at a step by a pass without a cache."""
+        given = self.steps[step].before
+        logits, _ = self.restated.logits(self.target.model_inputs, self.tokens[:, :step], draw=draw)
+        return logits.masked_fill(given == -torch.inf, -torch.inf)
+
+    @cached_property
+    def _uncached(self) -> list[Tensor]:
+        return [self._plain_restated(step) for step in range(self.count)]
+
+    @cached_property
+    def rounding(self) -> float:
+        """The largest difference between the plain model's scores with a cache and without one, and at least one unit of
+        rounding of its largest score, since in half precision both may round to the same."""
+        pairs = zip(self.steps, self._uncached, strict=True)
+        found = [self._far(step.before, other, step.before) for step, other in pairs]
+        largest = max(float(step.before[torch.isfinite(step.before)].abs().max()) for step in self.steps)
+        return max([*found, *self._rounding_of_rows(), torch.finfo(self.model.dtype).eps * largest])
+
+    def _rounding_of_rows(self) -> Iterator[float]:
+        """The same for the prompts of the batch, each alone."""
+        for row in () if self.batch is None else self.batch[1]:
+            steps = run(self.model, row, (), count=self.count, banned=self.banned)
+            restated, tokens = Restated(self.model, Target(self.model, row)), written(steps)
+            for i, step in enumerate(steps):
+                logits, _ = restated.logits(restated.target.model_inputs, tokens[:, :i])
+                masked = logits.masked_fill(step.before == -torch.inf, -torch.inf)
+                yield self._far(step.before, masked, step.before)
+
+    @cached_property
+    def _plain_spread(self) -> float:
+        """How far the plain model's scores move when the embedded text is moved by one unit of rounding."""
+        return max(
+            self._far(self._plain_restated(step, _draw(step)), self._uncached[step], self.steps[step].before)
+            for step in range(self.count)
+        )
+
+    @staticmethod
+    def _far(a: Tensor, b: Tensor, expert: Tensor, ties: Tensor | None = None) -> float:
+        """The largest difference of scores, measured from the expert's best token; infinite where one alone is ruled out."""
+        best = expert.argmax(-1, keepdim=True)
+        a, b = centred(a, best), centred(b.to(a.device), best)
+        differ = torch.isfinite(a) != torch.isfinite(b)
+        if ties is not None:
+            differ = differ & ~ties.to(differ.device)
+        if bool(differ.any()) or bool(a.isnan().any()):
+            return math.inf
+        both = torch.isfinite(a) & torch.isfinite(b)
+        return float((a - b)[both].abs().max()) if bool(both.any()) else 0.0
+
+    def _places(self) -> dict[str, float]:
+        """By place in the decoder's layers, what cached and uncached passes of the plain model differ by."""
+        cached, uncached = Recorder(self.restated), Recorder(self.restated)
+        with cached.recording():
+            self._run(())
+        with uncached.recording():
+            for step in range(self.count):
+                self._plain_restated(step)
+        if len(cached.passes) != len(uncached.passes):
+            return {}
+        return cached.differences(uncached)
+
+    def plain(self) -> Iterator[Finding]:
+        """The plain model against itself, which says what rounding is here."""
+        again = self._run(())
+        repeat = max(self._far(a.before, b.before, a.before) for a, b in zip(self.steps, again, strict=True))
+        yield self._finding("plain", "a second run", repeat, TIMES * self.rounding)
+        yield Finding(
+            method="plain",
+            compared="with a cache and without",
+            verdict=Verdict.EXACT if self.rounding == 0 else Verdict.ROUNDING,
+            difference=self.rounding,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ a method
+
+    def of(self, recipes: Recipes) -> list[Finding]:
+        """Every check of some methods that act together."""
+        name = spec_of(recipes)
+        found: list[Finding] = []
+        try:
+            parts = self._parts(recipes)
+        except NeedsCalibration as error:
+            found.append(self._refused(name, "as given", error))
+            # What the method needs can be given by hand, and then all that it does can be checked
+            recipes = tuple(replace(one, **type(one).visible) for one in recipes)
+            parts = None
+        except KeepsightError as error:
+            return [self._refused(name, "put in place", error)]
+        try:
+            # Whatever stands in the way shows at the first token already, at the strength that the user asks for
+            self._run(recipes, count=1)
+            parts = parts or self._parts(recipes)
+        except KeepsightError as error:
+            return [*found, self._refused(name, "put in place", error), self._left(name)]
+        except Exception as error:
+            return [*found, self._crashed(name, "put in place", error), self._left(name)]
+        acting = [part for part in parts if not isinstance(part, Prelude)]
+        if not any(isinstance(part, (Contrast, Lens)) or part.layers for part in acting):
+            reason = "it acts in no layer of this model"
+            return [
+                *found,
+                Finding(method=name, compared="put in place", verdict=Verdict.REFUSED, reason=reason),
+            ]
+        strong = strengthened(recipes)
+        checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+            ("off", lambda: self._off(name, recipes)),
+            ("negligible strength", lambda: self._negligible(name, recipes)),
+            ("large strength, from scratch", lambda: self._strong(name, strong)),
+            ("as given, from scratch", lambda: self._given(name, recipes, strong)),
+            ("edited layers", lambda: self._layers(name, strong)),
+            ("shared passes", lambda: self._fused(name, strong)),
+            ("padded batch, rows alone", lambda: self._rows(name, strong)),
+            ("beams, from scratch", lambda: self._beams(name, strong)),
+        ]
+        for what, check in checks:
+            try:
+                found += check()
+            except KeepsightError as error:
+                found.append(self._refused(name, what, error))
+            except Exception as error:
+                found.append(self._crashed(name, what, error))
+        return [*found, self._left(name)]
+
+    def _parts(self, recipes: Recipes, restated: Restated | None = None) -> list[Part]:
+        """Parts of recipes for the restatement, prepared by its own passes.
+
+        Raises:
+            KeepsightError: the method refuses the model.
+        """
+        restated = restated or self.restated
+        parts: list[Part] = []
+        for recipe in recipes:
+            if (reason := recipe.refusal(restated.target)) is not None:
+                raise UnsupportedModel(reason)
+            parts += recipe.parts(restated.target)
+        restated.prepared(parts)
+        return parts
+
+    def _off(self, name: str, recipes: Recipes) -> Iterator[Finding]:
+        steps = self._run([recipe.off() for recipe in recipes])
+        same = all(
+            torch.equal(a.after, b.after) and torch.equal(a.before, b.before)
+            for a, b in zip(steps, self.steps, strict=True)
+        )
+        far = max(self._far(a.after, b.after, b.before) for a, b in zip(steps, self.steps, strict=True))
+        yield self._finding(name, "off", 0.0 if same else max(far, 1e-30), None)
+
+    def _negligible(self, name: str, recipes: Recipes) -> Iterator[Finding]:
+        steps = self._run(weakened(recipes))
+        far = max(self._far(a.after, b.before, b.before) for a, b in zip(steps, self.steps, strict=True))
+        yield self._finding(name, "negligible strength", far, TIMES * self.rounding)
+
+    def _strong(self, name: str, strong: Recipes) -> Iterator[Finding]:
+        steps = self._run(strong)
+        moved = max(self._far(a.after, b.before, b.before) for a, b in zip(steps, self.steps, strict=True))
+        if moved > TIMES * self.rounding:
+            yield Finding(
+                method=name, compared="large strength differs", verdict=Verdict.EXACT, difference=moved
+            )
+        else:
+            yield self._unmoved(name, strong, moved)
+        yield from self._from_scratch(name, "large strength, from scratch", strong, steps)
+
+    def _unmoved(self, name: str, strong: Recipes, moved: float) -> Finding:
+        """What it means that a large strength changes nothing: a mistake, unless passes from scratch agree."""
+        parts = self._parts(strong)
+        wanted = [
+            self.restated.scores(parts, step.before, self.tokens[:, :i], expert=True)
+            for i, step in enumerate(self.steps)
+        ]
+        far = max(self._far(a, b.before, b.before) for a, b in zip(wanted, self.steps, strict=True))
+        agreed = far <= TIMES * self.rounding
+        return Finding(
+            method=name,
+            compared="large strength differs",
+            verdict=Verdict.REFUSED if agreed else Verdict.WRONG,
+            difference=moved,
+            reason="it changes nothing on this prompt, and passes from scratch agree: try another picture"
+            if agreed
+            else f"it changes nothing, and passes from scratch differ by {far:.1e}",
+        )
+
+    def _given(self, name: str, recipes: Recipes, strong: Recipes) -> Iterator[Finding]:
+        if recipes != strong:
+            yield from self._from_scratch(name, "as given, from scratch", recipes, self._run(recipes))
+
+    def _from_scratch(
+        self, name: str, compared: str, recipes: Recipes, steps: Sequence[Step], width: int | None = None
+    ) -> Iterator[Finding]:
+        """Scores of a run with scores recomputed from scratch, token by token and row by row."""
+        parts = self._parts(recipes)
+        edited = any(isinstance(part, Edit) for part in parts)
+        mixed = any(isinstance(part, (Contrast, Lens)) for part in parts)
+        # Edits decide, and in half precision a decision near a tie may fall otherwise in a pass of another shape: what edits
+        # do is compared layer by layer there, and the expert of a contrast is taken as it came
+        expert = self.exact_dtype or not edited
+        if not mixed and not expert:
+            return
+        worst, spread = 0.0, 0.0
+        for number, step in enumerate(steps):
+            for row in range(len(step.ids)):
+                given = step.before[row : row + 1]
+                generated = step.ids[row : row + 1, self.target.prompt :]
+
+                def make(draw: int | None, given: Tensor = given, generated: Tensor = generated) -> Tensor:
+                    return self.restated.scores(parts, given, generated, expert=expert, draw=draw)
+
+                wanted = make(None)
+                moved = make(_draw(number))
+                ties = torch.isfinite(moved) != torch.isfinite(wanted)
+                spread = max(spread, self._far(moved, wanted, given, ties))
+                worst = max(worst, self._far(step.after[row : row + 1], wanted, given, ties))
+        yield self._finding(name, compared, worst, self._allowed(spread))
+
+    def _allowed(self, spread: float) -> float:
+        """What counts as rounding where scores move by ``spread`` when all layers are moved by one unit of rounding.
+
+        That is four times the plain model's own difference, times how much farther these scores move than the plain ones.
+        """
+        gain = max(1.0, spread / self._plain_spread) if self._plain_spread > 0 else 1.0
+        return TIMES * max(self.rounding * gain, spread)
+
+    def _layers(
+        self,
+        name: str,
+        strong: Recipes,
+        restated: Restated | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        tokens: Tensor | None = None,
+        where: str = "",
+    ) -> Iterator[Finding]:
+        """Every edited layer of a run with full matrices."""
+        restated = restated or self.restated
+        edits = [part for part in self._parts(strong, restated) if isinstance(part, Edit)]
+        if not edits:
+            return
+        inputs = self.inputs if inputs is None else inputs
+        witness = Witness(restated, Prompt.of(self.model, inputs), edits, self.places)
+        self._run(
+            [_EditsOf(strong)],
+            inputs=inputs,
+            watch=witness,
+            tokens=self.tokens if tokens is None else tokens,
+        )
+        for place, seen in witness.seen.items():
+            yield self._seen(name, f"{where}{place} in {len(seen.layers)} layers", seen)
+        if missing := witness.missing():
+            yield Finding(
+                method=name,
+                compared=f"{where}layers reached",
+                verdict=Verdict.WRONG,
+                reason=f"not reached: {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}",
+            )
+        if witness.untouched.layers:
+            yield self._finding(
+                name,
+                f"{where}other layers",
+                witness.untouched.difference,
+                None,
+            )
+
+    def _seen(self, name: str, compared: str, seen: Seen) -> Finding:
+        wrong = f"at most {seen.allowed:.1e} is rounding, {seen.worst}"
+        return self._finding(name, compared, seen.difference, seen.allowed, wrong)
+
+    def _fused(self, name: str, strong: Recipes) -> Iterator[Finding]:
+        if not any(isinstance(part, Contrast) for one in strong for part in one.parts(self.target)):
+            return
+        what = "shared passes"
+        try:
+            together = self._run(strong, fused=True)
+        except KeepsightError as error:
+            yield self._refused(name, what, error)
+            return
+        yield from self._from_scratch(name, "shared passes, from scratch", strong, together)
+        apart = self._run(strong)
+        worst = max(self._far(a.before, b.before, b.before) for a, b in zip(together, apart, strict=True))
+        yield self._finding(name, "shared passes, main scores", worst, self._allowed_under(strong))
+
+    # ----------------------------------------------------------------------------------------------- batches and beams
+
+    @cached_property
+    def _plain_rows(self) -> tuple[Tensor, float]:
+        """The tokens that the plain model writes for each row alone, and how far the batch is from that."""
+        both, alone = self.batch
+        rows = [run(self.model, row, (), count=self.count, banned=self.banned) for row in alone]
+        tokens = torch.cat([written(steps) for steps in rows])
+        together = self._run((), inputs=both, tokens=tokens)
+        return tokens, self._rows_apart(together, rows)
+
+    def _rows_apart(
+        self, together: Sequence[Step], rows: Sequence[Sequence[Step]], *, after: bool = False
+    ) -> float:
+        worst = 0.0
+        for i, steps in enumerate(rows):
+            for batch, alone in zip(together, steps, strict=True):
+                a, b = (batch.after, alone.after) if after else (batch.before, alone.before)
+                worst = max(worst, self._far(a[i : i + 1], b, alone.before))
+        return worst
+
+    def _rows(self, name: str, strong: Recipes) -> Iterator[Finding]:
+        if self.batch is None:
+            return
+        both, alone = self.batch
+        what = "padded batch, rows alone"
+        tokens, plain = self._plain_rows
+        if self.exact_dtype and plain > 1e-2:
+            reason = f"rows of the plain model's own batch differ by {plain:.1e} from the rows alone"
+            yield Finding(method=name, compared=what, verdict=Verdict.REFUSED, reason=reason)
+            return
+        edited = any(isinstance(part, Edit) for one in strong for part in one.parts(self.target))
+        if edited:
+            restated = Restated(self.model, Target(self.model, both))
+            yield from self._layers(name, strong, restated, both, tokens, "padded batch, ")
+        if edited and not self.exact_dtype:
+            return
+        together = self._run(strong, inputs=both, tokens=tokens)
+        rows = [self._run(strong, inputs=row, tokens=tokens[i : i + 1]) for i, row in enumerate(alone)]
+        worst = self._rows_apart(together, rows, after=True)
+        yield self._finding(name, what, worst, max(self._allowed_under(strong), TIMES * plain))
+
+    def _allowed_under(self, recipes: Recipes) -> float:
+        """How far rounding reaches in scores under some methods, estimated at the last step."""
+        parts, step = self._parts(recipes), self.count - 1
+        given, generated = self.steps[step].before, self.tokens[:, :step]
+        wanted = self.restated.scores(parts, given, generated, expert=True)
+        moved = self.restated.scores(parts, given, generated, expert=True, draw=_draw(step))
+        ties = torch.isfinite(moved) != torch.isfinite(wanted)
+        return self._allowed(self._far(moved, wanted, given, ties))
+
+    def _beams(self, name: str, strong: Recipes) -> Iterator[Finding]:
+        steps = self._run(strong, tokens=None, num_beams=2, num_return_sequences=2, count=3)
+        yield from self._from_scratch(name, "beams, from scratch", strong, steps)
+
+    # ------------------------------------------------------------------------------------------------------- findings
+
+    def _left(self, name: str) -> Finding:
+        """Whether the model is as it was, and still writes what it wrote."""
+        changed = self.before.changed(Fingerprint.of(self.model))
+        again = self._run(())
+        same = all(torch.equal(a.before, b.before) for a, b in zip(again, self.steps, strict=True))
+        far = max(self._far(a.before, b.before, b.before) for a, b in zip(again, self.steps, strict=True))
+        if changed is None and not same and far > TIMES * self.rounding:
+            changed = f"the plain model's scores differ by {far:.1e} from those before"
+        verdict = Verdict.WRONG if changed else Verdict.EXACT if same else Verdict.ROUNDING
+        return Finding(
+            method=name,
+            compared="the model afterwards",
+            verdict=verdict,
+            difference=far,
+            reason=changed,
+        )
+
+    @staticmethod
+    def _finding(
+        name: str, compared: str, difference: float, allowed: float | None, wrong: str | None = None
+    ) -> Finding:
+        if difference == 0:
+            verdict = Verdict.EXACT
+        elif allowed is not None and difference <= allowed:
+            verdict = Verdict.ROUNDING
+        else:
+            verdict = Verdict.WRONG
+        reason = None
+        if verdict is Verdict.WRONG:
+            reason = wrong or (
+                "no difference is allowed" if allowed is None else f"at most {allowed:.1e} is rounding"
+            )
+        return Finding(
+            method=name,
+            compared=compared,
+            verdict=verdict,
+            difference=difference,
+            allowed=allowed,
+            reason=reason,
+        )
+
+    @staticmethod
+    def _refused(name: str, compared: str, error: Exception) -> Finding:
+        return Finding(method=name, compared=compared, verdict=Verdict.REFUSED, reason=first_line(error))
+
+    @staticmethod
+    def _crashed(name: str, compared: str, error: Exception) -> Finding:
+        reason = f"unexpected {type(error).__name__}: {first_line(error)}"
+        return Finding(method=name, compared=compared, verdict=Verdict.WRONG, reason=reason)
