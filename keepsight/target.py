@@ -33,6 +33,12 @@ IMAGE_KEYS = frozenset(
 )  # fmt: skip
 """Inputs that exist only because of a picture; a prompt without one goes without them."""
 
+PIXEL_KEYS = frozenset(
+    {"pixel_values", "pixel_values_images", "image_patches", "high_res_pixel_values", "pixel_values_local"}
+)
+"""Inputs that hold the pixels of pictures. Video-LLaVA and Fuyu have names of their own for ``pixel_values``; DeepSeek-VL,
+DeepSeek-OCR, Step and Unlimited-OCR show the same pictures a second time, larger or in crops."""
+
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls a cache: the first from 5.24 on, the second before, and in models that have not followed yet."""
 
@@ -265,6 +271,21 @@ class Target:
                 "the inputs hold no pixel_values: pass everything the model's processor returned"
             )
         return pixels
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """The inputs that hold pictures, by name, each in the model's own layout.
+
+        Raises:
+            NoImageTokens: the prompt or the inputs hold none.
+        """
+        _ = self.image_mask
+        found = {key: value for key, value in self.model_inputs.items() if key in PIXEL_KEYS}
+        if not found:
+            raise NoImageTokens(
+                "the inputs hold no pixel_values: pass everything the model's processor returned"
+            )
+        return found
 
     @cached_property
     def decoder(self) -> nn.Module:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible
+from keepsight.decoding.image_tensors import SECOND_VIEWS, Piece, image_tensors
 from keepsight.method import Method, parameter
 from keepsight.parts import Contrast, View
 
@@ -42,40 +44,66 @@ def add_noise(pixels: Tensor, noise: Tensor, step: int) -> Tensor:
     return (math.sqrt(level) * pixels.float() + math.sqrt(1 - level) * noise).to(pixels.dtype)
 
 
-def draw_noise(inputs: Mapping[str, Any], seed: int) -> Tensor:
-    """Returns unit Gaussian noise in the shape of ``inputs["pixel_values"]``, the same for a picture whatever its batch.
+def draw_noise(inputs: Mapping[str, Any], seed: int, config: Any = None) -> dict[str, Tensor]:
+    """Returns unit Gaussian noise in the shape of every input that holds pixels, and 0 where they are padding.
 
     Every picture, or tile of a picture, gets the sample that ``seed`` gives for its shape: a row of a batch is
-    then treated exactly as alone, and a result does not depend on the order of the data. The noise is drawn on the
-    CPU, so it is the same on every device. All-zero tiles, which some processors add as padding and models
-    recognise by being zero, get no noise.
+    then treated exactly as alone, and a result does not depend on the order of the data. A picture that comes as a list of
+    patches counts as one, so that no two of its patches get the same noise. Tensors that show the pictures a second time,
+    larger or in crops, get noise of their own. The noise is drawn on the CPU, so it is the same on every device. All-zero
+    tiles, which some processors add as padding and models recognise by being zero, get no noise.
+
+    Args:
+        inputs: the model inputs, as its processor returned them.
+        seed: the seed of the noise, 0 or more.
+        config: the model's configuration, which a few layouts need (see ``image_tensors``).
+
+    Raises:
+        UnsupportedModel: the pictures cannot be found.
     """
-    pixels: Tensor = inputs["pixel_values"]
+    found = image_tensors(inputs, config)
+    return {key: _noise(inputs[key], pieces, _seed_of(key, seed)) for key, pieces in found.items()}
 
-    # A generator of its own for each sample leaves the caller's random state as it is.
-    def sample(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
-    grid, sizes = inputs.get("image_grid_thw"), inputs.get("image_sizes")
-    if grid is not None and pixels.ndim == 2:
-        # Qwen-VL holds the patches of all pictures in one list, and ``image_grid_thw`` says how many each picture has.
-        noise = torch.cat([sample(int(count), pixels.shape[-1]) for count in grid.prod(-1)])
-    elif sizes is not None and pixels.ndim == 4:
-        # Pixtral pads pictures at the right and the bottom to the largest of the batch. The noise of a picture must have
-        # its own shape, and its padding gets none.
-        noise = torch.zeros(pixels.shape)
-        for i, (height, width) in enumerate(sizes.tolist()):
-            noise[i, :, :height, :width] = sample(pixels.shape[1], height, width)
-    elif pixels.ndim >= 3:
-        # All pictures or tiles have one shape here, and so one and the same noise.
-        noise = sample(*pixels.shape[-3:]).expand(pixels.shape)
-    else:
-        noise = sample(*pixels.shape)
-    noise = noise.to(pixels.device)
-    if pixels.ndim >= 4:
-        # The last three dimensions are those of one tile: a tile counts as padding if all its values are 0.
-        noise = noise * (pixels != 0).flatten(-3).any(-1)[..., None, None, None]
-    return noise
+def _seed_of(key: str, seed: int) -> int:
+    """Returns the seed of the noise in the input ``key``."""
+    # torch reads 32 bits of a seed. Samples of one shape in two tensors must be independent.
+    return crc32(f"{key} {seed}".encode()) if key in SECOND_VIEWS else seed
+
+
+def _noise(pixels: Tensor, pieces: Sequence[Piece], seed: int) -> Tensor:
+    """Returns the noise of the pictures in one tensor."""
+    noise = torch.zeros(pixels.shape)
+    samples: dict[tuple[int, ...], Tensor] = {}
+    for piece in pieces:
+        shape = tuple(noise[piece.where].shape)
+        if shape not in samples:
+            # A generator of its own for each sample leaves the caller's random state as it is.
+            samples[shape] = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        noise[piece.where] = samples[shape]
+    return noise.to(pixels.device)
+
+
+def noised(inputs: Mapping[str, Any], seed: int, step: int, config: Any = None) -> dict[str, Tensor]:
+    """Returns every input that holds pixels with ``add_noise`` applied to its pictures; padding stays as it is.
+
+    Args:
+        inputs: the model inputs, as its processor returned them.
+        seed: the seed of the noise, 0 or more.
+        step: the step of the noise schedule, 0 to 999.
+        config: the model's configuration, which a few layouts need (see ``image_tensors``).
+
+    Raises:
+        UnsupportedModel: the pictures cannot be found.
+    """
+    changed = {}
+    for key, pieces in image_tensors(inputs, config).items():
+        pixels: Tensor = inputs[key]
+        noise = _noise(pixels, pieces, _seed_of(key, seed))
+        changed[key] = pixels.clone()
+        for piece in pieces:
+            changed[key][piece.where] = add_noise(pixels[piece.where], noise[piece.where], step)
+    return changed
 
 
 def vcd(expert: Tensor, amateur: Tensor, *, alpha: float, beta: float) -> Tensor:
@@ -105,7 +133,7 @@ def combine(
 
 @dataclass(frozen=True)
 class NoisedImage(View):
-    """The same prompt with its pictures covered in noise: ``add_noise`` with ``draw_noise``.
+    """The same prompt with all of its pictures covered in noise: ``add_noise`` with ``draw_noise``.
 
     Args:
         step: the step of the noise schedule, 0 to 999.
@@ -116,9 +144,10 @@ class NoisedImage(View):
     seed: int
 
     def inputs(self, target: Target) -> dict[str, Any]:
-        given = target.model_inputs
-        noised = add_noise(target.pixel_values, draw_noise(given, self.seed), self.step)
-        return {**given, "pixel_values": noised}
+        changed = noised(target.model_inputs, self.seed, self.step, target.model.config)
+        # Inputs without any pixels must not pass for a picture in noise.
+        _ = target.pixels
+        return {**target.model_inputs, **changed}
 
 
 @dataclass(frozen=True, kw_only=True)

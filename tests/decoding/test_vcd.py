@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from families import FAMILIES
+from torch import Tensor
 
-from keepsight import VCD, NoImageTokens
+from keepsight import VCD, NoImageTokens, UnsupportedModel
 from keepsight.decoding.contrast import plausible
-from keepsight.decoding.vcd import add_noise, draw_noise, signal_level, vcd
+from keepsight.decoding.vcd import add_noise, draw_noise, noised, signal_level, vcd
 
 Z = torch.tensor([[2.0, 1.5, -1.0]])
 U = torch.tensor([[1.0, 2.0, -1.0]])
@@ -32,29 +35,34 @@ def test_schedule(step: int, signal: float, noise: float) -> None:
     assert (1 - level) ** 0.5 == pytest.approx(noise, abs=1e-6)
 
 
+def noise_of(inputs: dict[str, Any], seed: int = 0, config: Any = None) -> Tensor:
+    """The noise of inputs with one tensor of pixels."""
+    (noise,) = draw_noise(inputs, seed, config).values()
+    return noise
+
+
 def test_noise_has_the_schedules_spread_and_keeps_dtype() -> None:
     pixels = torch.rand(2, 3, 64, 64)
-    noised = add_noise(pixels, draw_noise({"pixel_values": pixels}, seed=1), 500)
-    assert (noised - 0.863017 * pixels).std().item() == pytest.approx(0.5052, abs=0.01)
+    covered = add_noise(pixels, noise_of({"pixel_values": pixels}, seed=1), 500)
+    assert (covered - 0.863017 * pixels).std().item() == pytest.approx(0.5052, abs=0.01)
     half = pixels.bfloat16()
-    assert add_noise(half, draw_noise({"pixel_values": half}, seed=1), 500).dtype == torch.bfloat16
+    assert add_noise(half, noise_of({"pixel_values": half}, seed=1), 500).dtype == torch.bfloat16
+    assert noised({"pixel_values": half}, seed=1, step=500)["pixel_values"].dtype == torch.bfloat16
 
 
 def test_noise_of_a_picture_does_not_depend_on_its_batch() -> None:
     pixels = torch.rand(3, 3, 8, 8)
-    together = draw_noise({"pixel_values": pixels}, seed=0)
-    assert torch.equal(together[1:2], draw_noise({"pixel_values": pixels[1:2]}, seed=0))
-    assert not torch.equal(together, draw_noise({"pixel_values": pixels}, seed=1))
+    together = noise_of({"pixel_values": pixels})
+    assert torch.equal(together[1:2], noise_of({"pixel_values": pixels[1:2]}))
+    assert not torch.equal(together, noise_of({"pixel_values": pixels}, seed=1))
     # Qwen: a flat list of patches
     grid = torch.tensor([[1, 2, 2], [1, 2, 4]])
-    flat = draw_noise({"pixel_values": torch.rand(12, 6), "image_grid_thw": grid}, seed=0)
-    assert torch.equal(
-        flat[4:], draw_noise({"pixel_values": torch.rand(8, 6), "image_grid_thw": grid[1:]}, seed=0)
-    )
+    flat = noise_of({"pixel_values": torch.rand(12, 6), "image_grid_thw": grid})
+    assert torch.equal(flat[4:], noise_of({"pixel_values": torch.rand(8, 6), "image_grid_thw": grid[1:]}))
     # Pixtral: a small picture padded to its neighbour's size
     sizes = torch.tensor([[4, 6], [8, 8]])
-    padded = draw_noise({"pixel_values": torch.rand(2, 3, 8, 8), "image_sizes": sizes}, seed=0)
-    alone = draw_noise({"pixel_values": torch.rand(1, 3, 4, 6), "image_sizes": sizes[:1]}, seed=0)
+    padded = noise_of({"pixel_values": torch.rand(2, 3, 8, 8), "image_sizes": sizes})
+    alone = noise_of({"pixel_values": torch.rand(1, 3, 4, 6), "image_sizes": sizes[:1]})
     assert torch.equal(padded[:1, :, :4, :6], alone)
     assert padded[0, :, 4:].abs().max() == 0
 
@@ -62,9 +70,27 @@ def test_noise_of_a_picture_does_not_depend_on_its_batch() -> None:
 def test_a_padding_tile_stays_zero() -> None:
     pixels = torch.rand(1, 2, 3, 4, 4)
     pixels[0, 1] = 0
-    noise = draw_noise({"pixel_values": pixels}, seed=0)
+    noise = noise_of({"pixel_values": pixels})
     assert noise[0, 1].abs().max() == 0
     assert noise[0, 0].abs().min() > 0
+
+
+def test_the_noise_is_the_one_that_recorded_results_were_made_with() -> None:
+    """One sample of the seed for each shape: of a tile, of a picture without its padding, of all patches of a picture."""
+
+    def sample(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(7))
+
+    for shape in ((2, 3, 8, 8), (2, 4, 3, 8, 8), (1, 1, 4, 3, 8, 8)):
+        expected = sample(3, 8, 8).expand(shape)
+        assert torch.equal(noise_of({"pixel_values": torch.rand(shape)}, seed=7), expected)
+    grid = torch.tensor([[1, 4, 6], [1, 2, 2]])
+    found = noise_of({"pixel_values": torch.rand(28, 96), "image_grid_thw": grid}, seed=7)
+    assert torch.equal(found, torch.cat([sample(24, 96), sample(4, 96)]))
+    sizes = torch.tensor([[8, 4], [8, 8]])
+    found = noise_of({"pixel_values": torch.rand(2, 3, 8, 8), "image_sizes": sizes}, seed=7)
+    assert torch.equal(found[0, :, :, :4], sample(3, 8, 4))
+    assert torch.equal(found[1], sample(3, 8, 8))
 
 
 def test_worked_scores() -> None:
@@ -110,4 +136,14 @@ def test_a_prompt_with_placeholders_but_no_pixels() -> None:
     inputs = family.inputs([[1, 5, 6]])
     del inputs["pixel_values"]
     with pytest.raises(NoImageTokens, match="pixel_values"):
+        VCD().processor(family.model(), inputs)
+
+
+def test_precomputed_features_are_no_pixels() -> None:
+    family = FAMILIES["llava"]
+    inputs = family.inputs([[1, 5, 6]])
+    inputs["image_embeds"] = inputs.pop("pixel_values")
+    with pytest.raises(
+        UnsupportedModel, match="'image_embeds' holds what a vision tower made of the pictures"
+    ):
         VCD().processor(family.model(), inputs)

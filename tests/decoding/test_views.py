@@ -16,7 +16,6 @@ from keepsight.decoding.views import (
     NoImage,
     TransformedImage,
     transform_pixels,
-    vision_config,
 )
 from keepsight.target import Target
 
@@ -25,6 +24,11 @@ PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 
 def mirrored(picture: Tensor) -> Tensor:
     return picture.flip(-1)
+
+
+def qwen(**vision: int) -> SimpleNamespace:
+    """What a configuration of Qwen2-VL says of patches."""
+    return SimpleNamespace(model_type="qwen2_vl", vision_config=SimpleNamespace(**vision))
 
 
 def patchify(picture: Tensor, size: int, merge: int, frames: int) -> Tensor:
@@ -45,12 +49,12 @@ def patchify(picture: Tensor, size: int, merge: int, frames: int) -> Tensor:
 @pytest.mark.parametrize("transform", [mirrored, lambda x: x.flip(-2), lambda x: 2 * x - x.mean()])
 def test_patch_lists_are_put_together_transformed_and_taken_apart(transform: Any, frames: int) -> None:
     pictures = [torch.randn(3, 8, 12), torch.randn(3, 4, 4)]
-    config = SimpleNamespace(patch_size=2, temporal_patch_size=frames, spatial_merge_size=2)
+    config = qwen(patch_size=2, spatial_merge_size=2)
     grid = torch.tensor([[1, 4, 6], [1, 2, 2]])
     patches = torch.cat([patchify(picture, 2, 2, frames) for picture in pictures])
     expected = torch.cat([patchify(transform(picture), 2, 2, frames) for picture in pictures])
-    found = transform_pixels(patches, {"image_grid_thw": grid}, config, transform)
-    torch.testing.assert_close(found, expected)
+    found = transform_pixels({"pixel_values": patches, "image_grid_thw": grid}, config, transform)
+    torch.testing.assert_close(found["pixel_values"], expected)
 
 
 def test_padding_of_pictures_and_empty_tiles_stay_as_they_are() -> None:
@@ -59,13 +63,13 @@ def test_padding_of_pictures_and_empty_tiles_stay_as_they_are() -> None:
     pixels[0, 0] = torch.arange(8.0).reshape(2, 4)
     pixels[1, 0, :1, :2] = torch.tensor([[5.0, 6.0]])
     sizes = torch.tensor([[2, 4], [1, 2]])
-    found = transform_pixels(pixels, {"image_sizes": sizes}, None, mirrored)
+    found = transform_pixels({"pixel_values": pixels, "image_sizes": sizes}, None, mirrored)["pixel_values"]
     assert found[0, 0].tolist() == [[3, 2, 1, 0], [7, 6, 5, 4]]
     assert found[1, 0].tolist() == [[6, 5, 0, 0], [0, 0, 0, 0]]
     # LLaVA-NeXT pads with empty tiles, which its model knows by their being zero
     tiles = torch.zeros(1, 3, 1, 2, 2)
     tiles[0, 0] = 1
-    found = transform_pixels(tiles, {}, None, lambda picture: picture + 1)
+    found = transform_pixels({"pixel_values": tiles}, None, lambda picture: picture + 1)["pixel_values"]
     assert found.flatten(2).tolist() == [[[2.0] * 4, [0.0] * 4, [0.0] * 4]]
 
 
@@ -79,20 +83,25 @@ def test_every_family_s_pictures_can_be_transformed(name: str) -> None:
     changed = TransformedImage(mirrored).inputs(target)
     assert changed["pixel_values"].shape == inputs["pixel_values"].shape
     assert not torch.equal(changed["pixel_values"], inputs["pixel_values"])
-    twice = transform_pixels(changed["pixel_values"], inputs, vision_config(target), mirrored)
-    assert torch.equal(twice, inputs["pixel_values"])
+    twice = transform_pixels(changed, target.model.config, mirrored)
+    assert torch.equal(twice["pixel_values"], inputs["pixel_values"])
     for key, value in inputs.items():
         if key != "pixel_values":
             assert changed[key] is value
 
 
 def test_layouts_and_transforms_that_cannot_be_followed() -> None:
-    with pytest.raises(UnsupportedModel, match="no layout that can be transformed"):
-        transform_pixels(torch.zeros(4, 12), {}, None, mirrored)
+    listed = {"pixel_values": torch.zeros(4, 12), "image_grid_thw": torch.tensor([[1, 2, 2]])}
+    with pytest.raises(UnsupportedModel, match=r"pixel_values of shape \(4, 12\) cannot be found"):
+        transform_pixels({"pixel_values": torch.zeros(4, 12)}, None, mirrored)
+    with pytest.raises(UnsupportedModel, match="not known how a model without a type lists them"):
+        transform_pixels(listed, None, mirrored)
     with pytest.raises(UnsupportedModel, match="no patch_size"):
-        transform_pixels(torch.zeros(4, 12), {"image_grid_thw": torch.tensor([[1, 2, 2]])}, None, mirrored)
+        transform_pixels(listed, qwen(spatial_merge_size=2), mirrored)
+    with pytest.raises(UnsupportedModel, match="no spatial_merge_size"):
+        transform_pixels(listed, qwen(patch_size=2), mirrored)
     with pytest.raises(InputError, match="keep the shape"):
-        transform_pixels(torch.ones(1, 3, 4, 4), {}, None, lambda picture: picture[..., 1:])
+        transform_pixels({"pixel_values": torch.ones(1, 3, 4, 4)}, None, lambda picture: picture[..., 1:])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

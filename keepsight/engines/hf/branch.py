@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from keepsight.engines.hf.edit_state import STATES, branch_forward, isolated_edits
 from keepsight.engines.hf.growing_cache import GrowingLayer, growing_cache
 from keepsight.engines.hf.patching import preserving_rope_deltas
-from keepsight.target import IMAGE_KEYS, Target, cache_name
+from keepsight.target import IMAGE_KEYS, PIXEL_KEYS, Target, cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,7 +82,7 @@ class Branch:
     @property
     def sees(self) -> bool:
         """Whether its prompt holds a picture."""
-        return self._inputs.get("pixel_values") is not None
+        return any(self._inputs.get(key) is not None for key in PIXEL_KEYS)
 
     @property
     def edited(self) -> bool:
@@ -156,7 +156,7 @@ class Branch:
         kwargs = {
             key: value
             for key, value in kwargs.items()
-            if key not in IMAGE_KEYS or key == "cross_attention_mask"
+            if key not in IMAGE_KEYS | PIXEL_KEYS or key == "cross_attention_mask"
         }
         self._base = kwargs
         self._cache, self._prompt, self._seen = cache, ids, ids[:, :0]
