@@ -80,11 +80,12 @@ def test_the_noise_is_unit_gaussian(layout: Layout) -> None:
 
 
 @every_layout
-@pytest.mark.parametrize("name", ["mirrored", "upside down", "brighter than its mean"])
+@pytest.mark.parametrize("name", ["mirrored", "upside down", "in other colours", "brighter than its mean"])
 def test_a_transformed_picture_is_the_picture_that_was_transformed_before(layout: Layout, name: str) -> None:
     change = {
         "mirrored": lambda picture: picture.flip(-1),
         "upside down": lambda picture: picture.flip(-2),
+        "in other colours": lambda picture: picture.flip(0),
         "brighter than its mean": lambda picture: 2 * picture - picture.mean(),
     }[name]
     pictures = layout.pictures()
