@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, IMAGE, SPECIAL, Family
+from families import FAMILIES, SPECIAL, Family
+from restated import two_pictures
 from strong import STRONG
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from keepsight import (
+    VCD,
     ConflictingMethods,
     InputError,
     Method,
@@ -217,13 +219,52 @@ def test_a_prompt_without_a_picture_is_refused_before_anything_changes(method: s
 
 @every_method
 def test_several_pictures_in_one_prompt(method: str) -> None:
-    """Two pictures: more columns of the picture, nothing else."""
+    """It acts. That it acts on all pictures is shown below for views, and by ``restated.compare`` inside the model."""
+    inputs = two_pictures("llava")
+    assert not torch.equal(
+        generate(FAMILIES["llava"], inputs, strong(method)), generate(FAMILIES["llava"], inputs)
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["llava", "llava_next", "qwen2_5_vl", "internvl", "gemma3", "paligemma", "idefics3"]
+)
+def test_noise_reaches_every_picture_of_a_prompt(name: str) -> None:
+    family, inputs = FAMILIES[name], two_pictures(name)
+    recipe = VCD(alpha=2.0, beta=0.0, noise_step=999)
+    with attached(family.model(), inputs, recipe) as processors:
+        out = family.model().generate(
+            **inputs, **OPTIONS, logits_processor=processors, output_scores=True, return_dict_in_generate=True
+        )
+        given = processors[0].branches[0].inputs["pixel_values"]  # type: ignore[attr-defined]
+    clean = inputs["pixel_values"]
+    assert (given != clean).all()
+    empty = torch.zeros(0, dtype=torch.long)
+    kept = [i for i in range(99) if i not in SPECIAL and i != 2]
+
+    def contrast(pixels: Tensor) -> Tensor:
+        expert, amateur = (
+            family.uncached_logits({**inputs, "pixel_values": shown}, empty) for shown in (clean, pixels)
+        )
+        return (3 * expert - 2 * amateur)[kept].log_softmax(-1)
+
+    found = out.scores[0][0, kept].log_softmax(-1)
+    torch.testing.assert_close(found, contrast(given), atol=1e-4, rtol=1e-4)
+    # With one picture in noise and the other clean, the scores would be others.
+    side = 1 if name == "idefics3" else 0
+    (a, b), (c, d) = (pixels.chunk(2, dim=side) for pixels in (given, clean))
+    for half in (torch.cat([a, d], dim=side), torch.cat([c, b], dim=side)):
+        assert (contrast(half) - found).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("method", ["m3id", "pai"])
+def test_a_prompt_without_its_picture_is_one_without_any_of_them(method: str) -> None:
     family = FAMILIES["llava"]
-    one = family.inputs([[1, 10, 11]])
-    ids = torch.tensor([[1, *[IMAGE] * 4, 10, *[IMAGE] * 4, 11]])
-    pixels = torch.cat([one["pixel_values"], family.inputs([[1]], seed=1)["pixel_values"]])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-    assert not torch.equal(generate(family, inputs, strong(method)), generate(family, inputs))
+    with attached(family.model(), two_pictures("llava", [1, 10, 11]), strong(method)) as processors:
+        found = processors[0].branches[0].inputs  # type: ignore[attr-defined]
+    written = family.text_only([1, 10, 11])
+    assert found.keys() == written.keys()
+    assert all(torch.equal(found[key], value) for key, value in written.items())
 
 
 @every_method
