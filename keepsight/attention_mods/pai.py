@@ -103,6 +103,7 @@ class PAI(Method):
         layers: the edited layers, instead of ``first_layer``.
 
     Departs from the paper's code:
+        Of several pictures in a prompt all are raised in attention, and the text alone is the prompt without any of them.
         The first token is edited like all others (in the official code it is not where guidance is on). The picture's
         columns are found in the prompt (in the official code they are columns 35 to 610). The amateur's cache follows beams.
 

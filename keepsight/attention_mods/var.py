@@ -148,7 +148,7 @@ class VAR(Method):
 
     A head counts as looking at the picture, row by row, if at least ``mass`` of its attention is there and at least
     ``ratio`` of that is on columns that are no sinks. Sinks are found once, in the prompt; generated tokens never
-    become sinks.
+    become sinks. Several pictures in a prompt count as one, with the columns of all of them: "after it" is after the last.
 
     Args:
         fraction: the share of attention taken from sinks, in [0, 1]; 0 is off. The paper uses p = 0.6. The code multiplies

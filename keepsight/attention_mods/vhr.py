@@ -121,7 +121,8 @@ class VHR(Method):
         A_h  ← alpha · A_h                                for heads with VHD above the layer's median
 
     Heads are chosen once, at the first step, and for each row of a batch on its own. Layers choose one after another, so
-    each sees the earlier ones reinforced. The chosen heads are scaled before the output projection at every step.
+    each sees the earlier ones reinforced. The chosen heads are scaled before the output projection at every step. Of several
+    pictures in a prompt all are taken away at once.
 
     Args:
         alpha: the factor, above 0; 1 is off. The paper uses 2 (at 4 its model broke: low CHAIR with endless text).

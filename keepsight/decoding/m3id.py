@@ -96,8 +96,8 @@ class M3ID(Method):
 
     Departs from the paper: see ``cutoff``, ``first`` and ``cap``. "No picture" means that placeholders and the begin/end
     markers named in the model's configuration are dropped and positions close up, as if the prompt had been written
-    without a picture. The weight is computed in double precision and the scores in single precision, whatever the model's
-    dtype is.
+    without a picture; of several pictures in a prompt all are dropped. The weight is computed in double precision and the
+    scores in single precision, whatever the model's dtype is.
 
     Cost: a second prefill of the text alone, and one more row in every pass (a second forward pass per token where passes
     cannot be shared, see ``mitigate``). The vision tower does not run again, and the second cache holds no visual tokens.

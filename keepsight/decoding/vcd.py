@@ -159,7 +159,20 @@ class VCD(Method):
         score = (1 + alpha) · z(picture) − alpha · z(noised picture),   −inf where p(picture) < beta · max p
 
     The picture is noised once per generation, after the processor's resizing and normalising, by ``noise_step``
-    steps of a 1,000-step diffusion schedule (``signal_level``).
+    steps of a 1,000-step diffusion schedule (``signal_level``). Of several pictures in a prompt all are noised.
+
+    Every tensor of pixels is noised in the layout that its family has, or the model is refused (``image_tensors``):
+
+    * Whole pictures and tiles, ``(…, channels, height, width)``: each gets the sample of its shape. Tiles of zeros get none,
+      nor does what ``image_sizes``, ``pixel_attention_mask`` or ``pixel_mask`` say is padding.
+    * Lists of patches, with a grid, sizes, positions, a number of crops or placeholders that say which patches make a
+      picture: the patches of a picture, or of a slice of it (MiniCPM-V), get one sample together, and padding none.
+    * A second view of the pictures, larger (DeepSeek-VL) or in crops (DeepSeek-OCR 2, Step 3.7, Unlimited-OCR): noise of its
+      own, independent of that in the first.
+
+    What a processor fills up within a picture or tile, such as bars at its sides, counts as picture where the inputs do not
+    say otherwise. The noise has unit variance in the processor's scale: Gemma 4's pixels lie between 0 and 1, so that a
+    step is about twice as strong there as where pixels lie between -1 and 1.
 
     Args:
         alpha: the strength of the contrast, 0 or more; 0 turns it off. Paper and official scripts use 1.
@@ -170,7 +183,7 @@ class VCD(Method):
         seed: the seed of the noise.
 
     Departs from the paper and its code:
-        The noise is seeded and the same for each picture of one shape (in the official code it is unseeded, so
+        The noise is seeded and the same for each picture or tile of one shape (in the official code it is unseeded, so
         results depend on the order of the data). Scores are returned as log-probabilities, which makes no difference to
         argmax and sampling, and which beam search needs. Greedy and beam search are contrasted as well (in the official
         code ``sample`` only). The amateur keeps its own cache from the second token on; official code before July 2024
@@ -180,7 +193,8 @@ class VCD(Method):
     passes cannot be shared, see ``mitigate``); a second cache as long as the first.
 
     Raises:
-        NoImageTokens: the prompt holds no picture, or the inputs no ``pixel_values``.
+        NoImageTokens: the prompt holds no picture, or the inputs no pixels.
+        UnsupportedModel: the pictures cannot be found among the inputs, or come without their pixels.
     """
 
     paper: ClassVar[str] = "2311.16922"

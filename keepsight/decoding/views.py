@@ -27,7 +27,7 @@ class MainPrompt(View):
 
 @dataclass(frozen=True)
 class NoImage(View):
-    """The prompt as if it had been written without its picture.
+    """The prompt as if it had been written without its picture, or without all of them where it holds several.
 
     Where the generation was given a ``Source``, the chat template is rendered anew without the picture. Otherwise its
     placeholders and the begin/end markers that the configuration names are dropped and positions close up. For some chat
@@ -47,6 +47,9 @@ class NoImage(View):
 @dataclass(frozen=True)
 class TransformedImage(View):
     """The same prompt with every picture changed, after the processor's resizing and normalising.
+
+    Pictures are found in the layout of their family, and put together where they come in patches (``image_tensors``). Where
+    the inputs do not say how to do that, ``UnsupportedModel`` is raised.
 
     Args:
         transform: a function of one picture, or one tile of a picture, ``(channels, height, width)`` as the processor

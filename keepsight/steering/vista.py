@@ -120,6 +120,8 @@ class VSV(Method):
 
         v_l = h_l(picture, text) − h_l(text)        h ← (h + strength · v) · ‖h‖ / ‖h + strength · v‖
 
+    Of several pictures in a prompt, v is what all of them add together.
+
     Paper and released code do different things, and a strength means something else in each:
 
     * The paper, which is the default: ``site="residual", direction="raw", gain="none", rows="new"``.
@@ -218,6 +220,8 @@ class SLA(Method):
     Visual evidence is strongest a few layers before the last, so the logits of these layers are mixed in::
 
         o ← (1 − gamma) · o + gamma · mean over the ``window`` layers before the last of Head(h_l)
+
+    It asks nothing of the pictures, of which a prompt may hold several.
 
     Args:
         gamma: the share of the late layers' logits, in [0, 1]; 0 is off. The paper uses 0.3.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -231,3 +232,11 @@ def test_every_model_type_that_cuts_pictures_into_patches_is_one_of_transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     assert PATCHES.keys() <= MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys()
+
+
+def test_the_docs_name_every_model_type_that_cuts_pictures_into_patches() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`" in line]
+    for kind, patches in PATCHES.items():
+        (row,) = [line for line in rows if f"`{kind}`" in line]
+        assert f"`{patches.companion or 'input_ids'}`" in row
