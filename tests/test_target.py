@@ -8,7 +8,7 @@ from families import BREAK, END, FAMILIES, IMAGE, START
 from transformers import GenerationConfig
 
 from keepsight import VHR, InputError, NoImageTokens, Target, UnsupportedModel, attached
-from keepsight.target import CACHE_NAMES, cache_among, cache_name
+from keepsight.target import CACHE_NAMES, PIXEL_KEYS, cache_among, cache_name
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 
@@ -134,3 +134,15 @@ def test_edits_are_refused_where_a_cache_has_a_name_unknown() -> None:
             pass
     finally:
         del decoder.forward
+
+
+def test_pixels_are_found_by_each_of_their_names() -> None:
+    family = FAMILIES["llava"]
+    inputs = family.inputs([[1, 5, 6]])
+    pixels = inputs.pop("pixel_values")
+    with pytest.raises(NoImageTokens, match="no pixel_values"):
+        _ = Target(family.model(), inputs).pixels
+    for key in PIXEL_KEYS:
+        assert Target(family.model(), {**inputs, key: pixels}).pixels == {key: pixels}
+    with pytest.raises(NoImageTokens, match="holds no picture"):
+        _ = Target(family.model(), {"input_ids": torch.tensor([[1, 5, 6]]), "pixel_values": pixels}).pixels

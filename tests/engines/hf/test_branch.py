@@ -11,7 +11,7 @@ import torch
 from families import FAMILIES, IMAGE, SPECIAL
 from recomputed import METHODS, MODES, NEW, PLAIN, PROMPTS, Given, Recomputed, amateur_inputs, fresh, run
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import FuyuConfig, FuyuForCausalLM, TextStreamer
 
 from keepsight import M3ID, VCD, ProcessorReused, attached, mitigate
 from keepsight.decoding.contrast import contrast
@@ -358,3 +358,47 @@ def test_parents_are_found_by_prefix() -> None:
 
 def test_placeholder_ids_are_not_sampled_here() -> None:
     assert IMAGE in SPECIAL  # the tests' own ground: a sampled placeholder would break the uncached reference
+
+
+@torch.no_grad()
+def test_pixels_by_another_name_are_noised_and_seen() -> None:
+    """Fuyu's pixels are called ``image_patches``, and say nothing of where a picture ends."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
+        "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = FuyuConfig(
+        text_config={"model_type": "persimmon", **sizes},
+        patch_size=2,
+        num_channels=3,
+        image_token_id=3,
+        **sizes,
+    )
+    model = FuyuForCausalLM(config).eval()
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            weight.normal_(0, 0.3)
+    ids = torch.tensor([[3, 3, 5, 3, 3, 5, 6, 7, 8], [0, 3, 3, 3, 5, 6, 7, 8, 9]])
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long(), "image_patches": torch.randn(7, 12)}
+    target = Target(model, inputs)
+    assert list(target.pixels) == ["image_patches"]
+    seen = amateur_inputs(VCD(noise_step=999), target)
+    assert (seen["image_patches"] != inputs["image_patches"]).all()
+    branch = Branch(model, seen)
+    assert branch.sees
+    assert torch.equal(branch.place()["image"], ids == 3)
+    assert not Branch(model, {key: value for key, value in seen.items() if key != "image_patches"}).sees
+    recipe = VCD(alpha=2.0, beta=0.0, noise_step=999)
+    with attached(model, inputs, recipe) as processors:
+        out = model.generate(
+            **inputs,
+            max_new_tokens=1,
+            logits_processor=processors,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    expert, amateur = (model(**given).logits[:, -1] for given in (inputs, seen))
+    expected = (3 * expert - 2 * amateur).log_softmax(-1)
+    torch.testing.assert_close(out.scores[0], expected, atol=1e-4, rtol=1e-4)
+    assert (expected - expert.log_softmax(-1)).abs().max() > 0.1
