@@ -273,6 +273,24 @@ Partial = Annotated[
     bool,
     typer.Option("--partial", help="Score what was answered, although some questions have no answer."),
 ]
+AnswerKey = Annotated[
+    str | None,
+    typer.Option(
+        "--answer-key",
+        metavar="KEY",
+        help="The key under which the file holds what the model said, where its form is not known.",
+        show_default="what the form of the file says",
+    ),
+]
+ImageKey = Annotated[
+    str | None,
+    typer.Option(
+        "--image-key",
+        metavar="KEY",
+        help="The key under which the file names the picture, where its form is not known.",
+        show_default="what the form of the file says",
+    ),
+]
 Resamples = Annotated[
     int,
     typer.Option(

@@ -21,6 +21,10 @@ class MalformedFile(InputError):
     """A file, or one of its lines, does not have the documented form; the message names the file and the line."""
 
 
+class AmbiguousKeys(MalformedFile):
+    """Several keys of a file could hold the model's words, and the file has no known form; the message names the keys."""
+
+
 class EmptyFile(InputError):
     """A file or a list holds nothing that could be scored."""
 
@@ -50,4 +54,4 @@ class UnpairedReports(InputError):
 
 
 class MissingData(KeepsightError, LookupError):
-    """A CHAIR family or AMBER needs language data that is not installed; the message says how to install it."""
+    """Language data, or a package that reads a form of file, is not installed; the message says how to install it."""

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from keepsight.errors import InputError, did_you_mean
+from keepsight.eval.answer_shapes import (
+    LMMS_EVAL,
+    YES_NO,
+    Entries,
+    Shape,
+    check_key,
+    choose,
+    could_be_words,
+    failed,
+    read_answer_entries,
+    value_of,
+)
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
-from keepsight.eval.image_ids import ImageId, image_id
+from keepsight.eval.image_ids import ImageId, image_id, whole_number
 from keepsight.eval.json_files import as_text, read_entries, read_text, require, short
 from keepsight.eval.pope.answer_parsers import Answer
 
@@ -43,12 +55,14 @@ class Said:
     """One line of a file of answers.
 
     Attributes:
-        question_id: the id of the question; None in POPE's own form, where the order of the lines counts.
+        question_id: the id of the question; None in forms without ids, where the order of the lines counts.
         answer: the text of the answer; None where the model failed to answer.
         asked: the question if the line repeats it, perhaps inside a prompt; else None.
         image: the picture if the line names it; else None.
         method: the method that gave the answer if the line names it; else None.
         where: file and line of the answer.
+        label: the right answer if the line holds it; else None.
+        splits: the splits that the line says the question belongs to.
     """
 
     question_id: ImageId | None
@@ -57,6 +71,27 @@ class Said:
     image: ImageId | None
     method: str | None
     where: str
+    label: Answer | None = None
+    splits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFile:
+    """The answers of a file, and the form in which they were found.
+
+    Attributes:
+        path: the file.
+        shape: the form, which says which keys were read.
+        said: the answers in the order of the file (lmms-eval: in the order of its data set).
+    """
+
+    path: Path
+    shape: Shape
+    said: tuple[Said, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file's name and its form as values that JSON can hold."""
+        return {"file": self.path.name, **self.shape.to_json()}
 
 
 def read_questions(path: str | Path, split: str | None = None) -> list[Question]:
@@ -89,36 +124,62 @@ def read_questions(path: str | Path, split: str | None = None) -> list[Question]
     return found
 
 
-def read_answers(path: str | Path, *, method: str | None = None) -> list[Said]:
-    """Read the answers of a file and return them in its order.
+def read_answers(
+    path: str | Path,
+    *,
+    method: str | None = None,
+    answer_key: str | None = None,
+    image_key: str | None = None,
+) -> list[Said]:
+    """Return the answers that `read_answer_file` finds."""
+    return list(read_answer_file(path, method=method, answer_key=answer_key, image_key=image_key).said)
 
-    The file holds JSON lines, or a JSON list, of objects with
 
-    - `question_id` and `text` (LLaVA, VCD and code derived from them) or `question_id` and `answer`;
-    - `question` and `answer` without ids (POPE's own form), which are matched by their order and their text; or
-    - `id` and `answer`, as a run of Keepsight writes them; a line whose `error` is not null is a failure.
+def read_answer_file(
+    path: str | Path,
+    *,
+    method: str | None = None,
+    answer_key: str | None = None,
+    image_key: str | None = None,
+) -> AnswerFile:
+    """Read the answers of a file.
 
-    A question that failed and was answered in another line counts as answered.
+    The file holds JSON lines, a JSON list, or the rows of a workbook (.xlsx), in one of the forms of
+    `answer_shapes.YES_NO`. A file of another form is read if only one of its keys could hold the answers, or if the key is
+    named. A question that failed and was answered in another line counts as answered.
 
     Args:
         path: the file.
         method: the method whose answers are kept; None keeps all, which must then be of one method.
+        answer_key: the key of the model's answers; by default the form of the file decides.
+        image_key: the key that names the picture; by default the form of the file decides.
 
     Raises:
         EmptyFile: the file holds no answer (of that method).
-        MalformedFile: the file is not in one of these forms; the message names file and line.
+        AmbiguousKeys: several keys could hold the answers, and the form of the file is not known.
+        MalformedFile: the file is not in one of these forms, or lacks a key that was named; the message names the place.
         DuplicateQuestion: a question is answered twice, or by several methods while none was chosen.
+        MissingData: the file is a workbook, and openpyxl is not installed.
     """
     path = Path(path)
-    said = [_said(entry, where) for where, entry in read_entries(read_text(path), path)]
-    found = [one for one in said if method is None or one.method == method]
-    if not said:
+    entries = read_answer_entries(path)
+    if not entries:
         raise EmptyFile(f"{path}: holds no answer")
+    if answer_key is None:
+        _refuse_questions(entries)
+    shape = choose(entries, YES_NO, path, key=answer_key)
+    if image_key is not None:
+        check_key(image_key, entries, path, "--image-key")
+        shape = replace(shape, image=(image_key,))
+    said = [_said(entry, shape, where) for where, entry in entries]
+    if shape.writer == LMMS_EVAL:
+        said = _in_order_of_the_data_set(entries, said)
+    found = [one for one in said if method is None or one.method == method]
     if not found:
         methods = sorted({one.method for one in said if one.method is not None})
         hint = did_you_mean(str(method), methods) if methods else "no line names a method"
         raise EmptyFile(f"{path}: holds no answer by the method {method!r}; {hint}")
-    return _once(found, path)
+    return AnswerFile(path=path, shape=shape, said=tuple(_once(found, path)))
 
 
 def split_of(path: Path) -> str:
@@ -168,32 +229,87 @@ def _either(entry: Any, key: str, other: str, where: str) -> Any:
     )
 
 
-def _said(entry: Any, where: str) -> Said:
-    """Return the answer of one entry of the file."""
-    if not isinstance(entry, dict):
-        raise MalformedFile(
-            f"{where}: an object with 'question_id' and 'answer' was expected, not {short(entry)}"
-        )
-    failed = entry.get("error") is not None
-    # POPE calls the text of a question "text", as LLaVA does the text of an answer. A file of questions that is given as
-    # answers would be scored on its own questions, unless it is recognised by its labels.
-    is_question = "label" in entry and "answer" not in entry and not {"text", "question"} <= entry.keys()
-    if is_question and not failed:
-        raise MalformedFile(f"{where}: is a question with its label, not an answer: give it with --questions")
-    key = "text" if "text" in entry and "answer" not in entry else "answer"
-    answer = None if failed else as_text(require(entry, key, where), key, where)
-    number = entry.get("question_id", entry.get("id"))
-    asked = entry.get("question", entry.get("prompt"))
-    image = entry.get("image", entry.get("image_id"))
+def _refuse_questions(entries: Entries) -> None:
+    """Raise `MalformedFile` if the entries are questions with their labels, and no answers.
+
+    POPE calls the text of a question "text", as LLaVA does the text of an answer. A file of questions that is given as
+    answers would be scored on its own questions, unless it is recognised by its labels.
+    """
+    keys = {key for _, entry in entries if isinstance(entry, dict) for key in entry}
+    if {"text", "label"} <= keys and not keys & {"answer", "question", "prompt", "query", "error"}:
+        where = entries[0][0]
+        words = [key for key in keys - {"text"} if could_be_words(key)]
+        if not words:
+            raise MalformedFile(
+                f"{where}: is a question with its label, not an answer: give it with --questions"
+            )
+
+
+def _said(entry: Mapping[str, Any], shape: Shape, where: str) -> Said:
+    """Return the answer of one entry of a file of this form."""
+    answer = None if failed(entry, shape) else as_text(value_of(entry, shape, where), shape.answer, where)
+    number = None if shape.own_ids else entry.get("question_id", entry.get("id"))
+    asked = None if shape.question is None else entry.get(shape.question)
+    image = next((entry[key] for key in shape.image if entry.get(key) is not None), None)
     method = entry.get("method")
     return Said(
         question_id=None if number is None else _identifier(number, where),
         answer=answer,
-        asked=None if asked is None else as_text(asked, "question", where),
+        asked=None if asked is None else as_text(asked, shape.question or "question", where),
         image=None if image is None else _image(image, where),
         method=None if method is None else as_text(method, "method", where),
         where=where,
+        label=None if shape.label is None else _spoken(entry.get(shape.label), shape),
+        splits=_splits(entry),
     )
+
+
+def _spoken(value: Any, shape: Shape) -> Answer | None:
+    """Return a label as yes or no; None if it is neither. PAI and PAINT write 1 and 0."""
+    if shape.question == "query" and isinstance(value, int | float):
+        return {1: "yes", 0: "no"}.get(value)  # type: ignore[return-value]
+    text = value.strip().lower() if isinstance(value, str) else None
+    return cast(Answer, text) if text in ("yes", "no") else None
+
+
+def _splits(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the splits that an entry names; VLMEvalKit joins those of one question with commas."""
+    given = entry.get("split", entry.get("category"))
+    names = given.split(",") if isinstance(given, str) else []
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def _in_order_of_the_data_set(entries: Entries, said: list[Said]) -> list[Said]:
+    """Return lmms-eval's answers with the ids of their questions, or in the order of its data set.
+
+    The metrics keep the ids of POPE's questions. Its task that holds all three splits has every id three times, so that only
+    the order of the data set tells which question a line answers.
+    """
+    numbers = [_metric_id(entry) for _, entry in entries]
+    if None not in numbers and len(set(numbers)) == len(numbers):
+        return [
+            replace(one, question_id=_identifier(number, one.where))
+            for one, number in zip(said, numbers, strict=True)
+        ]
+    places: dict[ImageId, Said] = {}
+    for (where, entry), one in zip(entries, said, strict=True):
+        place = _identifier(entry.get("doc_id"), where)
+        if not isinstance(place, int):
+            raise MalformedFile(f"{where}: 'doc_id' must be a whole number, not {short(place)}")
+        if place in places:
+            raise DuplicateQuestion(
+                f"{where}: doc_id {place} was answered before ({places[place].where}): keep one"
+            )
+        places[place] = one
+    return [places[place] for place in sorted(places, key=int)]
+
+
+def _metric_id(entry: Mapping[str, Any]) -> Any:
+    """Return the id of the question that lmms-eval's metrics of POPE keep; None if there is none."""
+    for value in entry.values():
+        if isinstance(value, dict) and isinstance(value.get("question_id"), int | str):
+            return value["question_id"]
+    return None
 
 
 def _once(answers: Iterable[Said], path: Path) -> list[Said]:
@@ -228,6 +344,8 @@ def _identifier(value: Any, where: str) -> ImageId:
     """Return an id: whole numbers as int, also if written as text; other texts without white space around them."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    if isinstance(value, float) and (whole := whole_number(value)) is not None:
+        return whole
     text = as_text(value, "question_id", where).strip()
     if not text:
         raise MalformedFile(f"{where}: 'question_id' is empty")

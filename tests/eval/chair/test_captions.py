@@ -26,7 +26,14 @@ def written(tmp_path: Path, text: str) -> Path:
         ("COCO_val2014_000000000042.jpg", 42),
         ("val2014/COCO_train2014_000000000042.png", 42),
         (" kitchen-3 ", "kitchen-3"),
+        (337443.0, 337443),
+        ("000000337443.jpg", 337443),
+        ("val2017/000000337443.JPG", 337443),
+        ("COCO_val2014_000000337443", 337443),
         ("COCO_val2014_42.jpg", "COCO_val2014_42.jpg"),
+        ("2405722.jpg", "2405722.jpg"),
+        ("0000000337443.jpg", "0000000337443.jpg"),
+        ("000000337443.txt", "000000337443.txt"),
         ("²", "²"),
     ],
 )
@@ -34,7 +41,9 @@ def test_image_ids(given: object, meant: int | str) -> None:
     assert image_id(given) == meant
 
 
-@pytest.mark.parametrize("given", [True, None, 4.0, "", "  ", [1]])
+@pytest.mark.parametrize(
+    "given", [True, None, 4.5, float("nan"), float("inf"), 1e300, 2.0**53 + 2, "", "  ", [1]]
+)
 def test_no_image_ids(given: object) -> None:
     with pytest.raises(InputError, match="an image id is"):
         image_id(given)

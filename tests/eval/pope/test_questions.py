@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mutations import fuzz
 
 from keepsight.errors import InputError
-from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnmatchedAnswers
+from keepsight.eval.errors import AmbiguousKeys, DuplicateQuestion, EmptyFile, MalformedFile, UnmatchedAnswers
 from keepsight.eval.pope.files import Question, Said, read_answers, read_questions, split_names
 from keepsight.eval.pope.pairing import join, match_files, shared_questions
 
@@ -181,7 +181,8 @@ def test_one_method_can_be_chosen(write: Write) -> None:
         (['{"question_id": NaN, "answer": "yes"}'], MalformedFile, "'question_id' must be a text, not NaN"),
         ([{"question_id": 1, "answer": "yes", "image": []}], MalformedFile, "an image id"),
         ([{"question_id": 1, "answer": "\udc00"}], MalformedFile, "half a character"),
-        ([{"question_id": 1, "answer": "a"}, {"question_id": 1, "text": "b"}], DuplicateQuestion, ":2: .*answered before"),
+        ([{"question_id": 1, "answer": "a"}, {"question_id": 1, "answer": "b"}], DuplicateQuestion, ":2: .*answered before"),
+        ([{"question_id": 1, "answer": "a"}, {"question_id": 2, "text": "b"}], AmbiguousKeys, "'answer' and 'text'"),
     ],
 )  # fmt: skip
 def test_bad_answers_are_named(write: Write, lines: list, error: type[InputError], words: str) -> None:
