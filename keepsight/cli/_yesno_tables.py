@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from keepsight.eval.answer_shapes import Form
     from keepsight.eval.chair.report import Interval
     from keepsight.eval.pope.compare_parsers import ParserRow
     from keepsight.eval.pope.pairing import Joined
+    from keepsight.eval.pope.repope import Changes
     from keepsight.eval.pope.score import MeanReport, YesNoReport
 
 _RATES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
@@ -21,24 +23,54 @@ _HEADINGS = ("accuracy", "precision", "recall", "F1", "says yes")
 UNREAD_SHOWN = 3
 
 
+REPOPE = "RePOPE"
+
+
 def show_score(
-    console: Console, reports: Mapping[str, YesNoReport], over_splits: MeanReport, joined: Joined
+    console: Console,
+    reports: Mapping[str, YesNoReport],
+    over_splits: MeanReport,
+    joined: Joined,
+    corrected: Mapping[str, YesNoReport] | None = None,
 ) -> None:
-    """Print figures and intervals for each split, their mean, and what could not be scored."""
+    """Print figures and intervals for each split, their mean, and what could not be scored.
+
+    Args:
+        console: where to print.
+        reports: the score of each split.
+        over_splits: their mean.
+        joined: the answers.
+        corrected: the score of each split by RePOPE's labels, printed below that by POPE's.
+    """
+    from keepsight.eval.pope.score import mean
+
     some = next(iter(reports.values()))
     table = plain_table("", *_HEADINGS, "n", "unparsed")
-    lines: list[tuple[str, YesNoReport | MeanReport, int]] = [
-        (split, report, report.counts.unparsed) for split, report in reports.items()
-    ]
+    lines: list[tuple[str, YesNoReport | MeanReport, int]] = []
+    for split, of_split in reports.items():
+        lines.append((split, of_split, of_split.counts.unparsed))
+        if corrected:
+            lines.append((f"{split}, {REPOPE}", corrected[split], corrected[split].counts.unparsed))
     if len(reports) > 1:
         lines.append(("mean", over_splits, over_splits.unparsed))
+        if corrected:
+            other = mean(corrected)
+            lines.append((f"mean, {REPOPE}", other, other.unparsed))
     for name, report, unparsed in lines:
         cells = [with_interval(getattr(report, rate), report.ci[rate]) for rate in _RATES]
         table.add_row(f"[bold]{safe(name)}[/bold]", *cells, str(report.n), str(unparsed))
     console.print(f"[bold]POPE[/bold], parser {some.parser}, {_many(over_splits.n, 'answer')}")
     console.print(table)
-    brackets = ", with 95 % bootstrap intervals over pictures" if some.resamples else ""
+    unit = "pictures" if joined.pictures_known else "questions"
+    brackets = f", with 95 % bootstrap intervals over {unit}" if some.resamples else ""
     console.print(f"In %{brackets}. An answer that could not be read counts as wrong.", style="dim")
+    if some.resamples and not joined.pictures_known:
+        console.print(
+            "The file does not name every picture, so that questions about one picture are drawn apart and the intervals are"
+            " too narrow; --questions, or --image-key, gives the pictures.",
+            style="yellow",
+            soft_wrap=True,
+        )
     _show_unread(console, reports)
     for kind, what in (("failed", "could not be answered by the model"), ("missing", "no answer")):
         number = sum(getattr(joined, kind).values())
@@ -46,6 +78,54 @@ def show_score(
             be, have = ("was", "has") if number == 1 else ("were", "have")
             said = f"{have} {what}" if kind == "missing" else what
             console.print(f"{_many(number, 'question')} {said} and {be} not scored.", style="yellow")
+
+
+def show_forms(console: Console, files: Sequence[Form], matched: str = "id", what: str = "") -> None:
+    """Print a line for each form in which files were read: the files, the form and the keys.
+
+    Args:
+        console: where to print.
+        files: the files with their forms.
+        matched: what the answers were matched by, as `Joined.matched` says.
+        what: what the files are, such as "baseline", if they are not the answers themselves.
+    """
+    names: dict[str, list[str]] = {}
+    for file in files:
+        names.setdefault(file.words(), []).append(file.path.name)
+    how = _MATCHED.get(matched, "")
+    for form, of_form in names.items():
+        console.print(
+            f"Read {what}{safe(', '.join(of_form))} as {safe(form)}{how}.", style="dim", soft_wrap=True
+        )
+
+
+_MATCHED = {
+    "order": "; matched to the questions by order, checked by the question in each line",
+    "picture": "; matched to the questions by picture and text",
+}
+
+
+def warn_of_labels(console: Console, repeats: bool) -> None:
+    """Print a warning if every answer is the word of its label."""
+    if repeats:
+        console.print(
+            "Every answer is its label, word for word. If the key that was read holds the labels, name that of the model's"
+            " answers with --answer-key.",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def show_changes(console: Console, changes: Mapping[str, Changes]) -> None:
+    """Print what RePOPE makes of the questions of each split."""
+    for split, change in changes.items():
+        console.print(
+            f"RePOPE labels {change.kept} of {_many(change.questions, 'question')} of {safe(split)}:"
+            f" {change.yes_to_no} changed from yes to no, {change.no_to_yes} from no to yes,"
+            f" {change.questions - change.kept} left out.",
+            style="dim",
+            soft_wrap=True,
+        )
 
 
 def _show_unread(console: Console, reports: Mapping[str, YesNoReport]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli._options import BootstrapSeed, JsonFile, Resamples, command_group
+from keepsight.cli._options import AnswerKey, BootstrapSeed, ImageKey, JsonFile, Resamples, command_group
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,8 @@ def score(
             metavar="RESPONSES",
             help='Responses: a JSON list, or JSON lines, of {"id": 1, "response": "…"}, as AMBER\'s script reads them. Ids '
             "1 to 1004 are descriptions, the others answers; score either or both. What "
-            "[bold]keepsight caption --json[/bold] writes about pictures called AMBER_1.jpg is read, too.",
+            "[bold]keepsight caption --json[/bold] writes about pictures called AMBER_1.jpg is read, too, and so are VDGD's "
+            "descriptions. The output says how the file was read.",
         ),
     ],
     annotations: Annotated[Path, typer.Option(metavar="FILE", help="AMBER's annotations.json.")],
@@ -72,6 +73,8 @@ def score(
             "answers take every question for a picture of its own, and come out too narrow.",
         ),
     ] = None,
+    answer_key: AnswerKey = None,
+    image_key: ImageKey = None,
     json_file: JsonFile = None,
     resamples: Resamples = 1000,
     seed: BootstrapSeed = 0,
@@ -84,10 +87,12 @@ def score(
     from rich.console import Console
 
     from keepsight.cli._files import check_outputs, silent, write
-    from keepsight.eval.amber.files import read_annotations, read_lexicon, read_queries, read_responses
+    from keepsight.cli._yesno_tables import show_forms, warn_of_labels
+    from keepsight.eval.amber.files import read_annotations, read_lexicon, read_queries, read_response_file
     from keepsight.eval.amber.score import check_convention, rule
     from keepsight.eval.amber.score import score as judge
     from keepsight.eval.amber.similarity import similarity as named
+    from keepsight.eval.answer_shapes import repeat_labels
     from keepsight.files import as_json
 
     # Whatever can be refused by name is checked before files are read and a language model is loaded.
@@ -95,8 +100,9 @@ def score(
     rule(parser, convention)
     alike = named(similarity)
     check_outputs([json_file])
+    read = read_response_file(responses, answer_key=answer_key, image_key=image_key)
     report = judge(
-        read_responses(responses),
+        read.responses,
         read_annotations(annotations),
         read_lexicon(relations, safe_words),
         alike,
@@ -106,10 +112,23 @@ def score(
         resamples=resamples,
         seed=seed,
     )
+    repeats = repeat_labels((one.answer, one.label) for one in report.answered)
     if json_file is not None:
-        write(json_file, as_json(report.to_json()))
+        write(
+            json_file,
+            as_json(
+                {
+                    **report.to_json(),
+                    "read": [form.to_json() for form in read.forms],
+                    "answers_repeat_labels": repeats,
+                }
+            ),
+        )
     if not silent(json_file):
-        _show(Console(highlight=False), report)
+        console = Console(highlight=False)
+        show_forms(console, read.forms)
+        _show(console, report)
+        warn_of_labels(console, repeats)
 
 
 # Each figure's name in the report, its name in print, and its meaning.

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepsight.cli._options import BootstrapSeed, JsonFile, Partial, RecordedMethod, Resamples, command_group
+from keepsight.cli._options import (
+    AnswerKey,
+    BootstrapSeed,
+    JsonFile,
+    Partial,
+    RecordedMethod,
+    Resamples,
+    command_group,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +61,7 @@ def score(
             "opera, vcd, lmms_eval, vlmevalkit, mme.",
         ),
     ] = "strict",
+    answer_key: AnswerKey = None,
     method: RecordedMethod = None,
     partial: Partial = False,
     json_file: JsonFile = None,
@@ -67,18 +76,22 @@ def score(
 
     from keepsight.cli._files import check_outputs, silent, write
     from keepsight.cli._methods import one_recorded
+    from keepsight.cli._yesno_tables import show_forms, warn_of_labels
+    from keepsight.eval.answer_shapes import repeat_labels
     from keepsight.eval.beaf.files import match, read_questions
     from keepsight.eval.beaf.score import rule
     from keepsight.eval.beaf.score import score as judge
-    from keepsight.eval.pope.files import read_answers
+    from keepsight.eval.pope.files import read_answer_file
     from keepsight.files import as_json
 
     rule(parser)
     wanted = one_recorded(method, "beaf score")
     check_outputs([json_file])
     asked = read_questions(questions)
-    said = match(asked, read_answers(answers, method=wanted), source=str(answers), partial=partial)
+    read = read_answer_file(answers, method=wanted, answer_key=answer_key)
+    said = match(asked, read.said, source=str(answers), partial=partial)
     report = judge(asked, said, parser, resamples=resamples, seed=seed)
+    repeats = repeat_labels((reply.answer, reply.label) for reply in report.replies)
     if json_file is not None:
         entries = [
             {
@@ -90,9 +103,22 @@ def score(
             }
             for reply in report.replies
         ]
-        write(json_file, as_json({**report.to_json(), "answers": entries}))
+        write(
+            json_file,
+            as_json(
+                {
+                    **report.to_json(),
+                    "read": [read.to_json()],
+                    "answers_repeat_labels": repeats,
+                    "answers": entries,
+                }
+            ),
+        )
     if not silent(json_file):
-        _show(Console(highlight=False), report)
+        console = Console(highlight=False)
+        show_forms(console, [read])
+        _show(console, report)
+        warn_of_labels(console, repeats)
 
 
 # Each figure's name in the report, its name in print, and its meaning.

@@ -13,6 +13,7 @@ from keepsight.cli._options import (
     Family,
     GroundTruth,
     HtmlFile,
+    ImageKey,
     JsonFile,
     RecordedMethod,
     References,
@@ -38,7 +39,8 @@ def chair(
             metavar="CAPTIONS",
             help='Captions to score: JSON lines, or one JSON list, of {"image_id": 42, "caption": "…"}. What '
             "[bold]keepsight caption --json[/bold] writes and [bold]keepsight run[/bold] keeps is read, and so are COCO "
-            "results. An image id may be a number or a COCO file name.",
+            "results, POPE's caption_data, the official CHAIR script's output, and lmms-eval's and VLMEvalKit's files. An "
+            "image id may be a number or a COCO file name, such as 000000000042.jpg. The output says how the file was read.",
         ),
     ],
     annotations: Annotations = None,
@@ -46,6 +48,16 @@ def chair(
     ground_truth: GroundTruth = None,
     family: Family = "pattern",
     synonyms: Synonyms = None,
+    caption_key: Annotated[
+        str | None,
+        typer.Option(
+            "--caption-key",
+            metavar="KEY",
+            help="The key under which the file holds the captions, where its form is not known.",
+            show_default="what the form of the file says",
+        ),
+    ] = None,
+    image_key: ImageKey = None,
     method: RecordedMethod = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
@@ -69,8 +81,9 @@ def chair(
 
     from keepsight.cli._files import check_outputs, silent, write
     from keepsight.cli._methods import one_recorded
+    from keepsight.cli._yesno_tables import show_forms
     from keepsight.eval.annotations import load_truth
-    from keepsight.eval.chair.captions import read_captions_and_failures
+    from keepsight.eval.chair.captions import read_caption_file
     from keepsight.eval.chair.score import COCO, check_family, score
     from keepsight.eval.chair.synonyms import read_vocabulary
     from keepsight.files import as_json, write_whole
@@ -79,7 +92,10 @@ def chair(
     check_family(family)
     sources = [*(annotations or ()), *(references or ()), *(ground_truth or ())]
     check_outputs([json_file, html_file], [captions, *sources, *([synonyms] if synonyms else [])])
-    said, failed = read_captions_and_failures(captions, method=one_recorded(method, "chair"))
+    read = read_caption_file(
+        captions, method=one_recorded(method, "chair"), caption_key=caption_key, image_key=image_key
+    )
+    said, failed = read.captions, read.failed
     vocabulary = COCO if synonyms is None else read_vocabulary(synonyms, family)
     truth = load_truth(sources, [caption.image_id for caption in said], family, vocabulary=vocabulary)
     report = score(said, truth, family=family, vocabulary=vocabulary, resamples=resamples, seed=seed)
@@ -87,12 +103,13 @@ def chair(
     # The page is made before the first file is written, so that a fault in it leaves no half of the results.
     html = None if html_file is None else page(report, source=captions.name)
     if json_file is not None:
-        write(json_file, as_json(report.to_json()))
+        write(json_file, as_json({**report.to_json(), "read": [read.to_json()]}))
     if html_file is not None and html is not None:
         write_whole(html_file, html)
     if silent(json_file):
         return
     console = Console(highlight=False)
+    show_forms(console, [read])
     _print_figures(console, report)
     if failed:
         console.print(f"{len(failed)} answers of the file failed and are in no figure.", style="dim")

@@ -48,7 +48,8 @@ def score(
 
     from keepsight.cli._files import check_outputs, silent, write
     from keepsight.cli._yesno_tables import plain_table, safe, with_interval
-    from keepsight.eval.mme import BEST, read_task, score_task
+    from keepsight.eval.answer_shapes import repeat_labels
+    from keepsight.eval.mme import BEST, count_unbalanced, read_task, score_task
     from keepsight.eval.pope.answer_parsers import check_parser
     from keepsight.files import as_json
 
@@ -59,6 +60,8 @@ def score(
         for path in files
     ]
     total = sum(report.score for report in reports)
+    repeats = repeat_labels((reply.answer, reply.label) for report in reports for reply in report.replies)
+    unbalanced = sum(map(count_unbalanced, reports))
     if json_file is not None:
         result = {
             "bench": "mme",
@@ -66,6 +69,8 @@ def score(
             "score": total,
             "best": BEST * len(reports),
             "tasks": [report.to_json() for report in reports],
+            "answers_repeat_labels": repeats,
+            "unbalanced_pictures": unbalanced,
             "resamples": resamples,
             "seed": seed,
         }
@@ -90,3 +95,17 @@ def score(
     console.print(table)
     brackets = ", with 95 % bootstrap intervals over pictures" if resamples else ""
     console.print(f"acc and acc+ in %, score = acc + acc+{brackets}.", style="dim")
+    if repeats:
+        console.print(
+            "Every answer is its label, word for word. The third field of a line is the label, the fourth the model's"
+            " answer.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if unbalanced:
+        console.print(
+            f"The labels of {unbalanced} of {sum(report.images for report in reports)} pictures are not one yes and one no,"
+            " as MME's are. The third field of a line is the label, the fourth the model's answer.",
+            style="yellow",
+            soft_wrap=True,
+        )

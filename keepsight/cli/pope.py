@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,10 @@ import typer
 
 from keepsight.cli._options import (
     Annotations,
+    AnswerKey,
     BootstrapSeed,
+    Family,
+    ImageKey,
     JsonFile,
     Parser,
     Partial,
@@ -21,7 +25,8 @@ from keepsight.cli._options import (
 
 if TYPE_CHECKING:
     from keepsight.eval.pope.pairing import Joined
-    from keepsight.eval.pope.score import YesNoReport
+    from keepsight.eval.pope.repope import Corrected
+    from keepsight.eval.pope.score import Reply, YesNoReport
 
 app = command_group()
 
@@ -45,6 +50,7 @@ def build(
             help='Instead of COCO files: JSON lines of {"image": "a.jpg", "objects": ["cat", "sofa"]}.',
         ),
     ] = None,
+    family: Family = "pattern",
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many pictures are drawn at random to ask about.")
     ] = 500,
@@ -87,7 +93,10 @@ def build(
             f"--name {name!r} cannot begin a file's name: leave out folders, they belong to --out"
         )
     pictures = read_pictures(
-        [*(annotations or ()), *(objects or ())], references=references or (), image_name=image_name
+        [*(annotations or ()), *(objects or ())],
+        references=references or (),
+        image_name=image_name,
+        family=family,
     )
     built = choose(pictures, images=limit, per_image=per_image, seed=seed)
     try:
@@ -111,8 +120,9 @@ def score(
         list[Path],
         typer.Argument(
             metavar="ANSWERS…",
-            help="Answers, one file for each file of questions in the same order, or one for all: JSON lines with "
-            '"question_id" and "answer" or "text", as POPE, LLaVA and VCD write them, or answers.jsonl of a run.',
+            help="Answers, one file for each file of questions in the same order, or one for all: what POPE, LLaVA, VCD,"
+            " PAI, lmms-eval (--log_samples) and VLMEvalKit (JSON or xlsx) write, or answers.jsonl of a run. The output"
+            " says in which form a file was read; a file of another form needs --answer-key.",
         ),
     ],
     questions: Annotated[
@@ -122,9 +132,11 @@ def score(
             "-q",
             metavar="FILE",
             help="Questions with their labels, such as coco_pope_random.json, or items.jsonl of a run. Give the option "
-            "once for each file; a file's name says its split. Not needed where the answers hold image, question and label.",
+            "once for each file; a file's name says its split. Not needed where the answers hold question and label.",
         ),
     ] = None,
+    answer_key: AnswerKey = None,
+    image_key: ImageKey = None,
     parser: Parser = "strict",
     compare_parsers: Annotated[
         bool, typer.Option("--compare-parsers", help="Also print what every rule makes of these answers.")
@@ -134,6 +146,14 @@ def score(
         typer.Option(
             metavar="FILE",
             help="Other answers to the same questions: print the paired difference to them. As many files as ANSWERS.",
+        ),
+    ] = None,
+    repope: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="RePOPE's corrected labels, such as coco_repope_random.json, once for each split: score by them as well,"
+            " and print both.",
         ),
     ] = None,
     method: RecordedMethod = None,
@@ -150,31 +170,45 @@ def score(
 
     from keepsight.cli._files import check_outputs, silent, write
     from keepsight.cli._methods import one_recorded
-    from keepsight.cli._yesno_tables import show_differences, show_parsers, show_score
+    from keepsight.cli._yesno_tables import (
+        show_changes,
+        show_differences,
+        show_forms,
+        show_parsers,
+        show_score,
+        warn_of_labels,
+    )
     from keepsight.eval.pope.answer_parsers import check_parser
     from keepsight.eval.pope.compare_parsers import compare_parsers as read_by_all
     from keepsight.eval.pope.pairing import match_files
+    from keepsight.eval.pope.repope import correct
     from keepsight.eval.pope.score import mean
     from keepsight.files import as_json
 
     check_parser(parser)
     wanted = one_recorded(method, "pope score")
     check_outputs([json_file])
-    joined = match_files(answers, questions or (), method=wanted, partial=partial)
-    reports = _reports(joined, parser, resamples, seed)
+    keys = {"answer_key": answer_key, "image_key": image_key}
+    joined = match_files(answers, questions or (), method=wanted, partial=partial, **keys)
+    reports = _reports(joined.replies, parser, resamples, seed)
     over_splits = mean(reports)
+    corrected = correct(joined, repope) if repope else None
+    by_corrected = _reports(corrected.replies, parser, resamples, seed) if corrected else None
     rows = read_by_all(joined.replies) if compare_parsers else []
     changes: list[dict[str, Any]] = []
+    others: Joined | None = None
     if baseline:
-        others = match_files(baseline, questions or (), method=wanted, partial=partial)
+        others = match_files(baseline, questions or (), method=wanted, partial=partial, **keys)
         changes = _changes(others, joined, parser, resamples, seed)
     if json_file is not None:
         result = {
             "bench": "pope",
             "parser": parser,
             "n": over_splits.n,
+            **_read_json(joined, others),
             "splits": [_split_json(split, report, joined) for split, report in reports.items()],
             "mean": over_splits.to_json(),
+            **({} if corrected is None else {"repope": _repope_json(corrected, by_corrected or {})}),
             **({"parsers": [row.to_json() for row in rows]} if compare_parsers else {}),
             **({"difference_to_baseline": changes} if baseline else {}),
             "resamples": resamples,
@@ -184,20 +218,54 @@ def score(
     if silent(json_file):
         return
     console = Console(highlight=False)
-    show_score(console, reports, over_splits, joined)
+    show_forms(console, joined.files, joined.matched)
+    if others is not None:
+        show_forms(console, others.files, others.matched, "the baseline ")
+    show_score(console, reports, over_splits, joined, by_corrected)
+    warn_of_labels(console, joined.repeats_labels)
+    if corrected is not None:
+        show_changes(console, corrected.changes)
     if changes:
         show_differences(console, changes)
     if rows:
         show_parsers(console, rows, len(reports))
 
 
-def _reports(joined: Joined, parser: str, resamples: int, seed: int) -> dict[str, YesNoReport]:
+def _reports(
+    replies: Mapping[str, Sequence[Reply]], parser: str, resamples: int, seed: int
+) -> dict[str, YesNoReport]:
     """The score of each split."""
     from keepsight.eval.pope.score import score as judge
 
+    return {split: judge(group, parser, resamples=resamples, seed=seed) for split, group in replies.items()}
+
+
+def _read_json(joined: Joined, baseline: Joined | None) -> dict[str, Any]:
+    """How the files of answers were read, as the part of the dictionary that JSON output holds."""
     return {
-        split: judge(replies, parser, resamples=resamples, seed=seed)
-        for split, replies in joined.replies.items()
+        "read": [file.to_json() for file in joined.files],
+        **({} if baseline is None else {"baseline_read": [file.to_json() for file in baseline.files]}),
+        "matched": joined.matched,
+        "unit": "image" if joined.pictures_known else "question",
+        "answers_repeat_labels": joined.repeats_labels,
+    }
+
+
+def _repope_json(corrected: Corrected, reports: Mapping[str, YesNoReport]) -> dict[str, Any]:
+    """The score by RePOPE's labels as the dictionary that JSON output holds."""
+    from keepsight.eval.pope.score import mean
+
+    return {
+        "splits": [
+            {
+                "split": split,
+                **corrected.changes[split].to_json(),
+                **report.to_json(),
+                "answers": [reply.to_json() for reply in report.replies],
+            }
+            for split, report in reports.items()
+        ],
+        "mean": mean(reports).to_json(),
     }
 
 
@@ -213,7 +281,7 @@ def _changes(before: Joined, after: Joined, parser: str, resamples: int, seed: i
     from keepsight.eval.pope.score import METRICS, paired
 
     # The scores need no intervals of their own here, since the pairs are resampled below.
-    first, second = (_reports(side, parser, 0, seed) for side in shared_questions(before, after))
+    first, second = (_reports(side.replies, parser, 0, seed) for side in shared_questions(before, after))
     n = sum(report.n for report in first.values())
     found = [paired(first, second, metric, resamples=resamples, seed=seed) for metric in METRICS]
     return [

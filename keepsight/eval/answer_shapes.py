@@ -48,7 +48,7 @@ class Shape:
     image: tuple[str, ...] = ("image", "image_id")
     own_ids: bool = False
 
-    def said(self) -> str:
+    def words(self) -> str:
         """Return the form in words, as commands print it after the name of a file."""
         also = [(self.number, "ids"), (self.question, "questions"), (self.label, "labels")]
         rest = "".join(f", {what} from {key!r}" for key, what in also if key is not None)
@@ -63,6 +63,22 @@ class Shape:
             "question": self.question,
             "label": self.label,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A file, and the form in which it was read."""
+
+    path: Path
+    shape: Shape
+
+    def words(self) -> str:
+        """Return the form in words, as commands print it after the name of the file."""
+        return self.shape.words()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file's name and its form as values that JSON can hold."""
+        return {"file": self.path.name, **self.shape.to_json()}
 
 
 def _shape(writer: str, keys: str, answer: str, without: str = "", **rest: Any) -> Shape:
@@ -83,6 +99,9 @@ ONLY = "no known form, but only one key could hold the answers"
 LMMS_EVAL = "lmms-eval (--log_samples)"
 VLMEVALKIT = "VLMEvalKit"
 VDGD = "VDGD"
+OFFICIAL_CHAIR = "official CHAIR output (sentences)"
+HARNESSES = (LMMS_EVAL, VLMEVALKIT)
+"""The writers that put a text of their own in the place of an answer that they could not get."""
 
 _RUN = _shape("keepsight run", "id answer error", "answer", number="id", image=("image_id", "image"))
 
@@ -121,12 +140,13 @@ YES_NO: tuple[Shape, ...] = (
     _shape("ids and answers", "question_id answer", "answer"),
     _shape("BEAF, ids and answers", "id answer", "answer"),
 )
-"""The forms of answers to yes-or-no questions. The first that fits, and that explains every key called like words, counts."""
+"""The forms of answers to yes-or-no questions. The first counts that fits and explains every key called like words."""
 
 CAPTIONS: tuple[Shape, ...] = (
     _shape("keepsight run", "image_id answer error", "answer", image=("image_id",)),
     _shape(LMMS_EVAL, "doc_id filtered_resps", "filtered_resps", image=("image_id",), own_ids=True),
     _shape(VLMEVALKIT, "index question prediction", "prediction", image=("image_id",), own_ids=True),
+    _shape(OFFICIAL_CHAIR, "image_id caption mscoco_generated_words", "caption", image=("image_id",)),
     _shape("COCO results, keepsight caption", "image_id caption", "caption", image=("image_id",)),
     _shape("POPE's caption_data", "question_id image_id prompt text", "text", image=("image_id",)),
     _shape("image ids and answers", "image_id answer", "answer", image=("image_id",)),
@@ -205,10 +225,27 @@ def choose(
         )
     if found:
         return _plain(next(iter(found)), keys, shapes, ONLY)
+    if all(entry.get("error") is not None for _, entry in entries):
+        return _plain(usual, keys, shapes, "failures alone")
     where, entry = entries[0]
     raise MalformedFile(
         f"{where}: the key {usual!r} is missing (keys: {_listed(entry)}); another key of the answers is named with {option}"
     )
+
+
+def parts(entries: Entries) -> list[Entries]:
+    """Return the entries in groups that hold the model's words under one key each, for forms that may stand in one file.
+
+    Where an entry has several keys that could hold them, all entries stay together, so that `choose` decides for all.
+    Entries that name no such key, as failures may, are a group of their own.
+    """
+    found: dict[str | None, Entries] = {}
+    for where, entry in entries:
+        names = _candidates([(where, entry)]) if isinstance(entry, dict) else set()
+        if len(names) > 1:
+            return [entries]
+        found.setdefault(next(iter(names), None), []).append((where, entry))
+    return list(found.values())
 
 
 def read_answer_entries(path: Path) -> Entries:
@@ -255,6 +292,22 @@ def check_key(key: str | None, entries: Entries, path: Path, option: str) -> Non
     keys = _keys(entries, "answer")
     if key is not None and key not in keys:
         raise MalformedFile(f"{path}: no entry has the key {key!r} ({option}); keys: {_listed(keys)}")
+
+
+FEW = 10
+"""Fewer answers than this are not suspected of being labels, since a model may be right so often in so many words."""
+
+
+def repeat_labels(pairs: Iterable[tuple[str, str]]) -> bool:
+    """Return whether every answer is the word of its label, so that a key of labels may have been read as answers.
+
+    Args:
+        pairs: the answers with their labels; fewer than `FEW` raise no suspicion.
+    """
+    listed = list(pairs)
+    return len(listed) >= FEW and all(
+        answer.strip().lower() == label.strip().lower() for answer, label in listed
+    )
 
 
 def _keys(entries: Entries, usual: str) -> dict[str, None]:

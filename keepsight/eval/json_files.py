@@ -73,6 +73,18 @@ def parse_json(text: str, where: str) -> Any:
         raise MalformedFile(f"{where}: is not JSON that can be read ({error})") from error
 
 
+def one_object(text: str) -> dict[str, Any] | None:
+    """Return the value of a text that is one JSON object; None for JSON lines, other values and what is not JSON.
+
+    What is not JSON is left to the reader of lines, whose errors name the line.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def require(entry: Any, key: str, where: str) -> Any:
     """Return the value of a key, or raise `MalformedFile` if the entry is no object or lacks the key."""
     if not isinstance(entry, dict):
@@ -83,10 +95,10 @@ def require(entry: Any, key: str, where: str) -> Any:
     return entry[key]
 
 
-def read_image_id(entry: Any, where: str) -> ImageId:
-    """Return the entry's `image_id`, or raise `MalformedFile` naming the place `where`."""
+def read_image_id(entry: Any, where: str, key: str = "image_id") -> ImageId:
+    """Return the image that an entry names under a key, or raise `MalformedFile` naming the place `where`."""
     try:
-        return image_id(require(entry, "image_id", where))
+        return image_id(require(entry, key, where))
     except MalformedFile:  # raised by `require`, and names the place already
         raise
     except InputError as error:

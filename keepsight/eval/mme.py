@@ -83,9 +83,14 @@ def read_task(path: str | Path) -> list[Reply]:
         # Only the first three tabs separate fields: an answer may hold tabs of its own.
         fields = line.removesuffix("\r").split("\t", 3)
         if len(fields) < 4:
+            json_instead = (
+                ": this looks like JSON, and MME's answers are read from its own text files alone"
+                if line.lstrip()[:1] in "[{"
+                else ""
+            )
             raise MalformedFile(
                 f"{path}:{number}: picture, question, right answer and answer were expected, parted by tabs;"
-                f" found {len(fields)} of the 4"
+                f" found {len(fields)} of the 4{json_instead}"
             )
         image, question, label, answer = fields
         spoken = label.strip().lower()
@@ -102,6 +107,18 @@ def read_task(path: str | Path) -> list[Reply]:
         raise EmptyFile(f"{path}: holds no answer")
     _check_pairs(found, path)
     return found
+
+
+def count_unbalanced(report: TaskReport) -> int:
+    """Return the number of pictures whose two labels are not a yes and a no.
+
+    MME asks about every picture one question of each kind, so that others suggest that labels and answers stand in each
+    other's place.
+    """
+    labels: dict[Any, set[str]] = {}
+    for reply in report.replies:
+        labels.setdefault(reply.image, set()).add(reply.label)
+    return sum(len(of_picture) == 1 for of_picture in labels.values())
 
 
 def _check_pairs(replies: Sequence[Reply], path: Path) -> None:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from keepsight.eval.answer_shapes import (
+    AMBER,
+    Form,
+    Shape,
+    check_key,
+    choose,
+    failed,
+    parts,
+    read_answer_entries,
+    value_of,
+)
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnknownObject
+from keepsight.eval.image_ids import whole_number
 from keepsight.eval.json_files import as_text, parse_json, read_entries, read_text, require, short
 from keepsight.eval.pope.answer_parsers import Answer
 
@@ -88,6 +100,14 @@ class Response:
     where: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResponseFile:
+    """The responses of a file in its order, and the forms in which they were found."""
+
+    forms: tuple[Form, ...]
+    responses: tuple[Response, ...]
+
+
 def read_annotations(path: str | Path) -> dict[int, Annotation]:
     """Read AMBER's `annotations.json` and return the annotations by their ids.
 
@@ -140,20 +160,49 @@ def check_words(annotations: Mapping[int, Annotation], lexicon: Lexicon) -> None
 
 
 def read_responses(path: str | Path) -> list[Response]:
-    """Read the responses of a file and return them in its order.
+    """Return the responses that `read_response_file` finds."""
+    return list(read_response_file(path).responses)
 
-    The file is a JSON list, or JSON lines, of objects with `id` and `response` (AMBER's form) or `answer`, where an entry
-    whose `error` is not null is a failure; or what `keepsight caption --json` writes about pictures called AMBER_7.jpg.
+
+def read_response_file(
+    path: str | Path, *, answer_key: str | None = None, image_key: str | None = None
+) -> ResponseFile:
+    """Read the responses of a file.
+
+    The file is a JSON list, or JSON lines, in one of the forms of `answer_shapes.AMBER`: objects with `id` and `response`
+    (AMBER's own) or `answer`, where an entry whose `error` is not null is a failure; what `keepsight caption --json` writes
+    about pictures called AMBER_7.jpg; or VDGD's answers to AMBER, which are numbered from 0 and therefore known by their
+    pictures. A picture tells the id of its description alone, since several questions are about it.
+
+    Args:
+        path: the file.
+        answer_key: the key of the responses; by default the form of the file decides.
+        image_key: the key of the pictures, which then give the ids; by default the form of the file decides.
 
     Raises:
         EmptyFile: the file holds no response.
+        AmbiguousKeys: several keys could hold the responses, and the form of the file is not known.
         MalformedFile: the file is not in one of these forms; the message names file and entry.
         DuplicateQuestion: an id has two responses, neither of which is a failure.
+        MissingData: the file is a workbook, and openpyxl is not installed.
     """
     path = Path(path)
+    entries = read_answer_entries(path)
+    if not entries:
+        raise EmptyFile(f"{path}: holds no response")
+    check_key(image_key, entries, path, "--image-key")
+    forms: list[Form] = []
+    responses: dict[str, Response] = {}
+    # Descriptions and answers may stand in one file although different programs wrote them.
+    for part in [entries] if answer_key is not None else parts(entries):
+        shape = choose(part, AMBER, path, key=answer_key)
+        if image_key is not None:
+            shape = replace(shape, image=(image_key,), own_ids=True, number=None)
+        forms.append(Form(path=path, shape=shape))
+        responses |= {where: _response(entry, shape, where) for where, entry in part}
     found: dict[int, Response] = {}
-    for where, entry in read_entries(read_text(path), path):
-        one = _response(entry, where)
+    for where, _ in entries:
+        one = responses[where]
         known = found.setdefault(one.id, one)
         if known is one:
             continue
@@ -161,9 +210,7 @@ def read_responses(path: str | Path) -> list[Response]:
             raise DuplicateQuestion(f"{where}: id {one.id} was answered before ({known.where}): keep one")
         if known.text is None:  # a failure that was repeated; a failure after an answer does not replace it
             found[one.id] = one
-    if not found:
-        raise EmptyFile(f"{path}: holds no response")
-    return list(found.values())
+    return ResponseFile(forms=tuple(forms), responses=tuple(found.values()))
 
 
 def read_queries(path: str | Path) -> dict[int, str]:
@@ -202,28 +249,45 @@ def _annotation(entry: Any, where: str) -> Annotation:
     return YesNo(id=number, type=TYPES[kind], label=cast(Answer, truth), where=where)
 
 
-def _response(entry: Any, where: str) -> Response:
-    """Return the response of one entry of the file."""
-    # `keepsight caption` knows pictures and no ids, but AMBER names its pictures by the ids of their descriptions.
-    if isinstance(entry, dict) and "id" not in entry and "caption" in entry:
-        image = str(entry.get("image") or entry.get("image_id"))
-        name = _FILE_NAME.fullmatch(image)
-        if name is None:
-            raise MalformedFile(
-                f"{where}: a caption of {short(image)}, which is not called AMBER_7.jpg or the like"
-            )
-        return Response(id=int(name.group(1)), text=as_text(entry["caption"], "caption", where), where=where)
-    number = _id(require(entry, "id", where), where)
-    if entry.get("error") is not None:
+def _response(entry: Mapping[str, Any], shape: Shape, where: str) -> Response:
+    """Return the response of one entry of a file of this form."""
+    # Pictures have one description each, and AMBER names them by its id; `keepsight caption` and VDGD know no other id.
+    by_picture = shape.own_ids or (shape.answer == "caption" and "id" not in entry)
+    number = (
+        _picture_id(entry, shape, where)
+        if by_picture
+        else _id(require(entry, shape.number or "id", where), where)
+    )
+    if failed(entry, shape):
         return Response(id=number, text=None, where=where)
-    key = "answer" if "response" not in entry and "answer" in entry else "response"
-    return Response(id=number, text=as_text(require(entry, key, where), key, where), where=where)
+    return Response(id=number, text=as_text(value_of(entry, shape, where), shape.answer, where), where=where)
+
+
+def _picture_id(entry: Mapping[str, Any], shape: Shape, where: str) -> int:
+    """Return the id of the description of the picture that an entry names."""
+    image = next((entry[key] for key in shape.image if entry.get(key) is not None), None)
+    if image is None:
+        require(entry, next((key for key in shape.image if key in entry), shape.image[0]), where)
+    name = _FILE_NAME.fullmatch(str(image))
+    if name is None:
+        raise MalformedFile(
+            f"{where}: a caption of {short(image)}, which is not called AMBER_7.jpg or the like"
+        )
+    asked = next((entry[key] for key in ("pure_input", "query", "question") if key in entry), None)
+    if asked is not None and not (isinstance(asked, str) and "describe" in asked.lower()):
+        raise MalformedFile(
+            f"{where}: answers {short(asked)}; a picture tells the id of its description alone, and several questions are"
+            " about it: give answers to questions with AMBER's ids"
+        )
+    return int(name.group(1))
 
 
 def _id(value: Any, where: str) -> int:
     """Return an id as int, also if it is written as text; `image_ids.image_id` says why only fewer than 20 ASCII digits."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
+    if isinstance(value, float) and (whole := whole_number(value)) is not None:
+        return whole
     if not isinstance(value, int) or isinstance(value, bool):
         raise MalformedFile(f"{where}: 'id' must be a whole number, not {short(value)}")
     return value

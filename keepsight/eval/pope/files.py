@@ -12,6 +12,7 @@ from keepsight.eval.answer_shapes import (
     LMMS_EVAL,
     YES_NO,
     Entries,
+    Form,
     Shape,
     check_key,
     choose,
@@ -76,22 +77,10 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerFile:
-    """The answers of a file, and the form in which they were found.
+class AnswerFile(Form):
+    """The answers of a file in its order (lmms-eval: that of its data set), and the form in which they were found."""
 
-    Attributes:
-        path: the file.
-        shape: the form, which says which keys were read.
-        said: the answers in the order of the file (lmms-eval: in the order of its data set).
-    """
-
-    path: Path
-    shape: Shape
     said: tuple[Said, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the file's name and its form as values that JSON can hold."""
-        return {"file": self.path.name, **self.shape.to_json()}
 
 
 def read_questions(path: str | Path, split: str | None = None) -> list[Question]:
@@ -266,8 +255,8 @@ def _said(entry: Mapping[str, Any], shape: Shape, where: str) -> Said:
 
 def _spoken(value: Any, shape: Shape) -> Answer | None:
     """Return a label as yes or no; None if it is neither. PAI and PAINT write 1 and 0."""
-    if shape.question == "query" and isinstance(value, int | float):
-        return {1: "yes", 0: "no"}.get(value)  # type: ignore[return-value]
+    if shape.question == "query" and value in (0, 1) and not isinstance(value, bool):
+        return "yes" if value else "no"
     text = value.strip().lower() if isinstance(value, str) else None
     return cast(Answer, text) if text in ("yes", "no") else None
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from keepsight.errors import InvalidParameter
-from keepsight.eval.chair.score import mentions
-from keepsight.eval.errors import EmptyFile, MalformedFile
-from keepsight.eval.json_files import parse_json, read_entries, read_gzipped_text, require
+from keepsight.eval.chair.score import COCO, check_family, mentions
+from keepsight.eval.errors import EmptyFile, MalformedFile, MixedTruth
+from keepsight.eval.image_ids import whole_number
+from keepsight.eval.json_files import parse_json, read_entries, read_gzipped_text, require, short
 from keepsight.eval.pope.build import Annotated
 
 # A dict without values stands for an ordered set: each object once, in the order in which it first comes.
@@ -26,6 +27,7 @@ def read_pictures(
     *,
     references: Sequence[str | Path] = (),
     image_name: str = "{}",
+    family: str = "pattern",
 ) -> list[Annotated]:
     """Read the pictures of all files with their objects, both in the order in which they first come.
 
@@ -45,12 +47,18 @@ def read_pictures(
             objects, family pattern). Reading all of val2014 takes about 40 s.
         image_name: the template for the name of a picture that a file knows only by number, such as
             "COCO_val2014_{:012d}.jpg".
+        family: the CHAIR family, "pattern" or "wordnet", that finds objects in the references. A list of objects that says
+            that it was made with the other one is refused.
 
     Raises:
         EmptyFile: no file was given, or a file holds no picture.
         MalformedFile: a file is not in one of these forms; the message names file and line.
         InvalidParameter: `image_name` does not make a name of a number.
+        UnknownFamily: there is no CHAIR family of this name.
+        MixedTruth: a list says that it was made with another family, or with another vocabulary than that of the references.
+        MissingData: the family's language data are not installed.
     """
+    check_family(family)
     if not paths:
         raise EmptyFile("no pictures: give COCO instances (--annotations) or lists of objects (--objects)")
     found: Objects = {}
@@ -58,7 +66,7 @@ def read_pictures(
     for path in [*map(Path, paths), *map(Path, references)]:
         before = len(found)
         seen = False
-        for image, objects in _read(path, image_name):
+        for image, objects in _read(path, image_name, family, bool(references)):
             seen = True
             found.setdefault(image, {}).update(dict.fromkeys(objects))
         if not seen and len(found) == before:
@@ -66,15 +74,23 @@ def read_pictures(
     return [Annotated(image=image, objects=tuple(objects)) for image, objects in found.items()]
 
 
-def _read(path: Path, image_name: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each picture of a file with its objects, whatever the form of the file."""
+def _read(path: Path, image_name: str, family: str, mixed: bool) -> Iterator[tuple[str, list[str]]]:
+    """Yield each picture of a file with its objects, whatever the form of the file.
+
+    Args:
+        path: the file.
+        image_name: the template for names of pictures that are known by number.
+        family: the CHAIR family.
+        mixed: whether objects that references name are added to those of the lists.
+    """
     text = read_gzipped_text(path)
     if not text.strip():
         raise EmptyFile(f"{path}: is empty")
     whole = _one_object(text, path)
     if whole is not None and "annotations" in whole:
-        yield from _coco(path, whole)
+        yield from _coco(path, whole, family)
     elif whole is not None and {"categories", "objects"} <= whole.keys():
+        _check_making(path, whole, family, mixed)
         yield from _compact(path, whole, image_name)
     else:
         for where, entry in read_entries(text, path):
@@ -96,7 +112,22 @@ def _one_object(text: str, path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _coco(path: Path, content: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+def _check_making(path: Path, content: dict[str, Any], family: str, mixed: bool) -> None:
+    """Raise `MixedTruth` if the file says that it was made with another family, or its words do not fit the references."""
+    made_with = content.get("family", family)
+    if made_with != family:
+        raise MixedTruth(
+            f"{path}: was made with family {short(made_with)}, not {family!r}; build with that --family, or make it anew"
+        )
+    words = content.get("vocabulary")
+    if mixed and isinstance(words, dict) and words.get("sha256", COCO.sha256) != COCO.sha256:
+        raise MixedTruth(
+            f"{path}: was made with the vocabulary {short(words.get('name'))}, but --references are read with COCO's 80"
+            " objects: leave them out"
+        )
+
+
+def _coco(path: Path, content: dict[str, Any], family: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the pictures in the order of "images", with their objects in the order of "annotations"."""
     try:
         names = {image["id"]: _name(image["file_name"], str(path)) for image in content["images"]}
@@ -106,7 +137,7 @@ def _coco(path: Path, content: dict[str, Any]) -> Iterator[tuple[str, list[str]]
         for annotation in content["annotations"]:
             of_image = objects[annotation["image_id"]]
             if "caption" in annotation:
-                of_image += [mention.object for mention in mentions(annotation["caption"])]
+                of_image += [mention.object for mention in mentions(annotation["caption"], family=family)]
             else:
                 of_image.append(categories[annotation["category_id"]])
     except KeyError as error:
@@ -154,6 +185,8 @@ def _image(value: Any, image_name: str, where: str) -> str:
     # Keys of JSON objects are always text, so that a number may come as digits.
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
+    if isinstance(value, float) and (whole := whole_number(value)) is not None:
+        value = whole
     if type(value) is not int:
         return _name(value, where)
     try:

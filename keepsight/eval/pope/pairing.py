@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from keepsight.eval.answer_shapes import VLMEVALKIT, Shape
+from keepsight.eval.answer_shapes import VLMEVALKIT, Shape, repeat_labels
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile, UnmatchedAnswers
 from keepsight.eval.image_ids import ImageId
 from keepsight.eval.json_files import short
@@ -49,6 +49,13 @@ class Joined:
     files: tuple[AnswerFile, ...] = field(default=(), compare=False)
     matched: str = "id"
     pictures_known: bool = True
+
+    @property
+    def repeats_labels(self) -> bool:
+        """Whether every answer is the word of its label; see `answer_shapes.repeat_labels`."""
+        return repeat_labels(
+            (reply.answer, reply.label) for group in self.replies.values() for reply in group
+        )
 
 
 def match_files(
@@ -406,7 +413,7 @@ def _by_picture(questions: Sequence[Question], file: AnswerFile) -> dict[int, Sa
     """
     places: dict[tuple[ImageId, str], list[int]] = {}
     for at, question in enumerate(questions):
-        places.setdefault((question.image, _bare(question.text)), []).append(at)
+        places.setdefault((question.image, bare_question(question.text)), []).append(at)
     matched: dict[int, Said] = {}
     for said in file.said:
         if said.image is None or said.asked is None:
@@ -414,7 +421,7 @@ def _by_picture(questions: Sequence[Question], file: AnswerFile) -> dict[int, Sa
                 f"{said.where}: VLMEvalKit's index is not the id of POPE's question, and the line names no picture: leave"
                 " --questions out to score with the labels of the file, or name the key of the picture with --image-key"
             )
-        known = places.get((said.image, _bare(said.asked)), [])
+        known = places.get((said.image, bare_question(said.asked)), [])
         # A category that is no split of the questions says nothing about which of them is meant.
         named = [at for at in known if questions[at].split in said.splits]
         if not known:
@@ -431,7 +438,7 @@ def _by_picture(questions: Sequence[Question], file: AnswerFile) -> dict[int, Sa
     return matched
 
 
-def _bare(text: str) -> str:
+def bare_question(text: str) -> str:
     """Return what a question asks about if it is POPE's, else the question without white space around it."""
     objects = asked_objects(text)
     return objects.pop() if len(objects) == 1 else text.strip().lower()

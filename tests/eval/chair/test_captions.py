@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keepsight.errors import InputError
-from keepsight.eval.chair.captions import Caption, read_captions, read_captions_and_failures
+from keepsight.eval.chair.captions import Caption, read_caption_file, read_captions
 from keepsight.eval.errors import DuplicateImage, EmptyFile, MalformedFile
 from keepsight.eval.image_ids import image_id
 
@@ -97,7 +97,7 @@ def test_a_line_separator_inside_a_caption_is_no_new_line(tmp_path: Path) -> Non
         (
             '[{"image_id": 1, "caption": "a"}, 5]',
             MalformedFile,
-            ", entry 2: an object with 'image_id' was expected",
+            ", entry 2: an object with 'caption' was expected",
         ),
         ('[{"image_id": 1,]', MalformedFile, "is not JSON"),
         (
@@ -143,9 +143,9 @@ def test_answers_of_a_run_are_captions_and_failed_ones_are_none(tmp_path: Path) 
         {"id": "2", "image_id": 2, "method": "vcd", "answer": "", "error": None},
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
-    said, failed = read_captions_and_failures(path, method="greedy")
-    assert [(caption.image_id, caption.caption) for caption in said] == [(1, "a cat")]
-    assert failed == [f"{path}:2"]
+    read = read_caption_file(path, method="greedy")
+    assert [(caption.image_id, caption.caption) for caption in read.captions] == [(1, "a cat")]
+    assert read.failed == (f"{path}:2",)
     assert [caption.caption for caption in read_captions(path, method="vcd")] == [""]
     path.write_text(json.dumps(lines[1]))
     with pytest.raises(EmptyFile, match=r"no caption \(1 failed\)"):
