@@ -24,6 +24,7 @@ UNREAD_SHOWN = 3
 
 
 REPOPE = "RePOPE"
+"""What stands at the line with the figures by RePOPE's labels."""
 
 
 def show_score(
@@ -50,15 +51,17 @@ def show_score(
     for split, of_split in reports.items():
         lines.append((split, of_split, of_split.counts.unparsed))
         if corrected:
-            lines.append((f"{split}, {REPOPE}", corrected[split], corrected[split].counts.unparsed))
+            lines.append((REPOPE, corrected[split], corrected[split].counts.unparsed))
     if len(reports) > 1:
         lines.append(("mean", over_splits, over_splits.unparsed))
         if corrected:
             other = mean(corrected)
-            lines.append((f"mean, {REPOPE}", other, other.unparsed))
+            lines.append((REPOPE, other, other.unparsed))
     for name, report, unparsed in lines:
         cells = [with_interval(getattr(report, rate), report.ci[rate]) for rate in _RATES]
-        table.add_row(f"[bold]{safe(name)}[/bold]", *cells, str(report.n), str(unparsed))
+        # The line by RePOPE's labels belongs to the one above it.
+        heading = f"  [dim]{name}[/dim]" if name is REPOPE else f"[bold]{safe(name)}[/bold]"
+        table.add_row(heading, *cells, str(report.n), str(unparsed))
     console.print(f"[bold]POPE[/bold], parser {some.parser}, {_many(over_splits.n, 'answer')}")
     console.print(table)
     unit = "pictures" if joined.pictures_known else "questions"

@@ -39,9 +39,9 @@ class Shape:
     """
 
     writer: str
-    keys: frozenset[str]
+    keys: tuple[str, ...]
     answer: str
-    without: frozenset[str] = frozenset()
+    without: tuple[str, ...] = ()
     number: str | None = None
     question: str | None = None
     label: str | None = None
@@ -85,9 +85,9 @@ def _shape(writer: str, keys: str, answer: str, without: str = "", **rest: Any) 
     """Return a form whose keys are given as words of one text."""
     return Shape(
         writer=writer,
-        keys=frozenset(keys.split()),
+        keys=tuple(keys.split()),
         answer=answer,
-        without=frozenset(without.split()),
+        without=tuple(without.split()),
         **rest,
     )
 
@@ -322,7 +322,7 @@ def _keys(entries: Entries, usual: str) -> dict[str, None]:
 
 def _fits(shape: Shape, keys: Mapping[str, None]) -> bool:
     """Return whether a file with these keys may have this form."""
-    return shape.keys <= keys.keys() and not shape.without & keys.keys()
+    return keys.keys() >= set(shape.keys) and keys.keys().isdisjoint(shape.without)
 
 
 def _candidates(entries: Entries) -> set[str]:
@@ -371,7 +371,7 @@ def _completed(shape: Shape, keys: Mapping[str, None]) -> Shape:
 def _plain(key: str, keys: Mapping[str, None], shapes: Sequence[Shape], writer: str) -> Shape:
     """Return a form of which only the key of the model's words is certain; the other keys have their usual names."""
     image = tuple(dict.fromkeys(name for shape in shapes for name in shape.image))
-    shape = _completed(Shape(writer=writer, keys=frozenset({key}), answer=key, image=image), keys)
+    shape = _completed(Shape(writer=writer, keys=(key,), answer=key, image=image), keys)
     # POPE's files of questions call the question "text".
     with_text = shape.question is None and shape.label is not None and "text" in keys and key != "text"
     return replace(shape, question="text") if with_text else shape
