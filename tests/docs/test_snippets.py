@@ -92,10 +92,32 @@ def yes_no(folder: Path) -> None:
             for number, (name, label) in enumerate([("cat", "yes"), ("bus", "no")], start=1)
         ]
         (folder / f"coco_pope_{kind}.json").write_text(lines(*asked))
-        said = [{"question_id": number, "text": "Yes."} for number in (1, 2)]
+        # RePOPE has POPE's form, and leaves questions out.
+        (folder / f"coco_repope_{kind}.json").write_text(lines(asked[0]))
+        # The lines as LLaVA-Align writes them.
+        said = [
+            {
+                "question_id": one["question_id"],
+                "prompt": one["text"],
+                "text": "Yes.",
+                "model_id": "llava-v1.5-13b",
+                "image": one["image"],
+                "metadata": {},
+            }
+            for one in asked
+        ]
         (folder / f"{short}.jsonl").write_text(lines(*said))
+    # PAINT writes neither ids nor pictures, and its file ends before the questions do.
     (folder / "paint.jsonl").write_text(
-        lines({"question_id": 1, "text": "Yes, there is a cat in the image."})
+        lines(
+            {
+                "query": "Is there a cat in the image?",
+                "label": 1,
+                "ans": "Yes, there is a cat in the image.",
+                "question": "USER: <ImageHere> Is there a cat in the image? ASSISTANT:",
+                "file_path": "pope_eval_random",
+            }
+        )
     )
     for task in ("existence", "count", "position", "color"):
         (folder / f"{task}.txt").write_text("a.jpg\tIs it?\tYes\tYes\na.jpg\tIs it not?\tNo\tNo\n")

@@ -126,3 +126,47 @@ def test_a_lexicon_is_words_and_lists_of_words(file: Callable[[str], Path], tmp_
     ):
         with pytest.raises(error, match=message):
             read_lexicon(file(text), safe)
+
+
+def test_vdgds_answers_are_known_by_their_pictures(file: Callable[[str], Path]) -> None:
+    def line(number: int, picture: str, **changes: object) -> dict:
+        return {
+            "id": number,
+            "pure_input": "Describe this image.",
+            "image_path": f"../AMBER/image/{picture}",
+            "input": "USER: <image> Describe this image. ASSISTANT:",
+            "output": [f"said {number}"],
+            "reference": "N/A",
+            **changes,
+        }
+
+    # Its ids count from 0, and AMBER's from 1: by the ids, every description would be judged by another picture.
+    lines = [line(0, "AMBER_1.jpg"), line(1, "AMBER_2.jpg")]
+    read = read_response_file(file(json.dumps(lines, indent=4)))
+    assert [(one.id, one.text) for one in read.responses] == [(1, "said 0"), (2, "said 1")]
+    assert [form.words() for form in read.forms] == [
+        "VDGD: answers from 'output', questions from 'pure_input'"
+    ]
+    for broken, words in (
+        (line(0, "AMBER_1.jpg", pure_input="Is the sky sunny in this image?"), "with AMBER's ids"),
+        (line(0, "COCO_1.jpg"), "not called AMBER_7.jpg"),
+        (line(0, "AMBER_1.jpg", output=["a", "b"]), "must hold one answer, not 2"),
+    ):
+        with pytest.raises(MalformedFile, match=words):
+            read_response_file(file(json.dumps([broken])))
+    with pytest.raises(DuplicateQuestion, match="id 1 was answered before"):
+        read_response_file(file(json.dumps([line(0, "AMBER_1.jpg"), line(1, "AMBER_1.jpg")])))
+
+
+def test_a_picture_tells_no_question_and_float_ids_are_read(file: Callable[[str], Path]) -> None:
+    asked = [{"img": "AMBER_1.jpg", "query": "Is the sky sunny in this image?", "response": "Yes"}]
+    with pytest.raises(MalformedFile, match="'id' is missing"):
+        read_response_file(file(json.dumps(asked)))
+    with pytest.raises(MalformedFile, match="several questions are about it"):
+        read_response_file(file(json.dumps(asked)), image_key="img")
+    described = [{"img": "AMBER_1.jpg", "query": "Describe this image.", "response": "A sky."}]
+    read = read_response_file(file(json.dumps(described)), image_key="img")
+    assert [(one.id, one.text) for one in read.responses] == [(1, "A sky.")]
+    assert [one.id for one in read_responses(file('[{"id": 7.0, "response": "Yes"}]'))] == [7]
+    with pytest.raises(MalformedFile, match="'id' must be a whole number"):
+        read_responses(file('[{"id": 7.5, "response": "Yes"}]'))
