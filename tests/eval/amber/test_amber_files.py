@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from keepsight.errors import KeepsightError
-from keepsight.eval.amber.files import read_annotations, read_lexicon, read_queries, read_responses
+from keepsight.eval.amber.files import (
+    read_annotations,
+    read_lexicon,
+    read_queries,
+    read_response_file,
+    read_responses,
+)
 from keepsight.eval.errors import DuplicateQuestion, EmptyFile, MalformedFile
 
 
