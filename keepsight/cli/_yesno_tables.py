@@ -83,13 +83,13 @@ def show_score(
             console.print(f"{_many(number, 'question')} {said} and {be} not scored.", style="yellow")
 
 
-def show_forms(console: Console, files: Sequence[Form], matched: str = "id", what: str = "") -> None:
+def show_forms(console: Console, files: Sequence[Form], matched: str = "", what: str = "") -> None:
     """Print a line for each form in which files were read: the files, the form and the keys.
 
     Args:
         console: where to print.
         files: the files with their forms.
-        matched: what the answers were matched by, as `Joined.matched` says.
+        matched: what the answers were matched by, a key of ``_MATCHED``; another value adds nothing to the line.
         what: what the files are, such as "baseline", if they are not the answers themselves.
     """
     names: dict[str, list[str]] = {}
@@ -103,6 +103,7 @@ def show_forms(console: Console, files: Sequence[Form], matched: str = "id", wha
 
 
 _MATCHED = {
+    "id alone": "; matched to the questions by their ids alone, since no line repeats its question or names its picture",
     "order": "; matched to the questions by order, checked by the question in each line",
     "picture": "; matched to the questions by picture and text",
 }

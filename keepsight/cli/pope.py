@@ -218,9 +218,9 @@ def score(
     if silent(json_file):
         return
     console = Console(highlight=False)
-    show_forms(console, joined.files, joined.matched)
+    show_forms(console, joined.files, _by(joined))
     if others is not None:
-        show_forms(console, others.files, others.matched, "the baseline ")
+        show_forms(console, others.files, _by(others), "the baseline ")
     show_score(console, reports, over_splits, joined, by_corrected)
     warn_of_labels(console, joined.repeats_labels)
     if corrected is not None:
@@ -240,12 +240,18 @@ def _reports(
     return {split: judge(group, parser, resamples=resamples, seed=seed) for split, group in replies.items()}
 
 
+def _by(joined: Joined) -> str:
+    """What the answers were matched by, in the words of ``show_forms``."""
+    return "id alone" if joined.matched == "id" and not joined.checked else joined.matched
+
+
 def _read_json(joined: Joined, baseline: Joined | None) -> dict[str, Any]:
     """How the files of answers were read, as the part of the dictionary that JSON output holds."""
     return {
         "read": [file.to_json() for file in joined.files],
         **({} if baseline is None else {"baseline_read": [file.to_json() for file in baseline.files]}),
         "matched": joined.matched,
+        "checked": joined.checked,
         "unit": "image" if joined.pictures_known else "question",
         "answers_repeat_labels": joined.repeats_labels,
     }

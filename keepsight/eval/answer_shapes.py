@@ -98,6 +98,7 @@ ONLY = "no known form, but only one key could hold the answers"
 """What stands in the place of the writer where the form is not known."""
 LMMS_EVAL = "lmms-eval (--log_samples)"
 VLMEVALKIT = "VLMEvalKit"
+PAI = "PAI, PAINT"
 VDGD = "VDGD"
 OFFICIAL_CHAIR = "official CHAIR output (sentences)"
 HARNESSES = (LMMS_EVAL, VLMEVALKIT)
@@ -124,7 +125,7 @@ YES_NO: tuple[Shape, ...] = (
         image=("image_id", "image"),
         own_ids=True,
     ),
-    _shape("PAI, PAINT", "query label ans", "ans", question="query", label="label"),
+    _shape(PAI, "query label ans", "ans", question="query", label="label"),
     _shape("answers with their questions and labels", "question label answer", "answer", "text"),
     _shape("answers with their questions and labels", "question label text", "text", "answer"),
     _shape(

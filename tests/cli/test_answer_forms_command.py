@@ -113,6 +113,18 @@ def test_labels_alone_are_warned_of(run: Run, questions: Path, tmp_path: Path) -
     assert "word for word" not in run("pope", "score", few, "-q", questions, "--partial").stdout
 
 
+def test_ids_alone_are_said(run: Run, questions: Path, tmp_path: Path) -> None:
+    said = [{"question_id": at, "answer": "Yes"} for at, *_ in ASKED]
+    bare = lines(tmp_path / "bare.jsonl", *said)
+    result = run("pope", "score", bare, "-q", questions, "--json", tmp_path / "o.json")
+    assert "by their ids alone, since no line repeats its question" in first(result)
+    assert written(tmp_path / "o.json")["checked"] == 0
+    named = lines(tmp_path / "named.jsonl", *said[:-1], said[-1] | {"prompt": text("l")})
+    result = run("pope", "score", named, "-q", questions, "--json", tmp_path / "o.json")
+    assert "alone" not in first(result)
+    assert (written(tmp_path / "o.json")["checked"], written(tmp_path / "o.json")["matched"]) == (1, "id")
+
+
 def test_an_image_key_is_held_to_the_questions(
     run: Run, refused: Refused, questions: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from keepsight.errors import InputError, did_you_mean
 from keepsight.eval.answer_shapes import (
     LMMS_EVAL,
+    PAI,
     YES_NO,
     Entries,
     Form,
@@ -255,7 +256,7 @@ def _said(entry: Mapping[str, Any], shape: Shape, where: str) -> Said:
 
 def _spoken(value: Any, shape: Shape) -> Answer | None:
     """Return a label as yes or no; None if it is neither. PAI and PAINT write 1 and 0."""
-    if shape.question == "query" and value in (0, 1) and not isinstance(value, bool):
+    if shape.writer == PAI and value in (0, 1) and not isinstance(value, bool):
         return "yes" if value else "no"
     text = value.strip().lower() if isinstance(value, str) else None
     return cast(Answer, text) if text in ("yes", "no") else None

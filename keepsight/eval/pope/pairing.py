@@ -38,6 +38,8 @@ class Joined:
         files: the files of answers, with the form in which each was read.
         matched: what the answers were matched by: "id", "order" or "picture" (and the question's text); "own" where the
             files of answers hold their questions.
+        checked: number of answers that repeat their question or name their picture, and were held to it. Ids alone would let
+            answers to one of POPE's splits pass for answers to another.
         pictures_known: whether every question names its picture. Where one does not, every question counts as a picture of
             its own, which makes intervals too narrow.
     """
@@ -48,6 +50,7 @@ class Joined:
     questions: Mapping[str, tuple[Question, ...]] = field(default_factory=dict, compare=False)
     files: tuple[AnswerFile, ...] = field(default=(), compare=False)
     matched: str = "id"
+    checked: int = field(default=0, compare=False)
     pictures_known: bool = True
 
     @property
@@ -143,6 +146,7 @@ def _gathered(parts: Sequence[Joined]) -> Joined:
         questions=questions,
         files=tuple(file for joined in parts for file in joined.files),
         matched=parts[0].matched,
+        checked=sum(joined.checked for joined in parts),
         pictures_known=all(joined.pictures_known for joined in parts),
     )
 
@@ -324,6 +328,7 @@ def _collected(
             split: tuple(question for question in questions if question.split == split) for split in splits
         },
         matched=matched_by,
+        checked=sum(said.asked is not None or said.image is not None for said in matched.values()),
     )
 
 
