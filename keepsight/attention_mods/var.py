@@ -59,7 +59,14 @@ def scaled_tau(width: int) -> float:
 
 
 def redistribute(
-    probs: Tensor, image: Tensor, sinks: Tensor, *, fraction: float, ratio: float, mass: float
+    probs: Tensor,
+    image: Tensor,
+    sinks: Tensor,
+    *,
+    fraction: float,
+    ratio: float,
+    mass: float,
+    visual_sink: Tensor | None = None,
 ) -> Tensor:
     """Take ``fraction`` from every sink and give it to the picture's other columns, in proportion to what they have.
 
@@ -72,6 +79,7 @@ def redistribute(
         sinks: ``(batch, keys)`` bool, the sinks of text and picture.
         fraction: the share that is taken from sinks, in [0, 1].
         ratio, mass: the two thresholds above, in [0, 1].
+        visual_sink: ``(batch,)`` bool, whether the picture has a sink at all; default: whether it has one among ``keys``.
 
     Returns:
         New probabilities of the same shape, with rows that still sum to 1.
@@ -80,7 +88,7 @@ def redistribute(
     clear = picture & ~drained
     on_picture = (probs * picture).sum(-1, keepdim=True)
     on_clear = (probs * clear).sum(-1, keepdim=True)
-    has_visual_sink = (image & sinks).any(-1)[:, None, None, None]
+    has_visual_sink = ((image & sinks).any(-1) if visual_sink is None else visual_sink)[:, None, None, None]
     # Where no attention is on other columns of the picture there is nothing
     # in proportion to which it could be given, even at ratio 0.
     selected = (on_picture >= mass) & (on_clear >= ratio * on_picture) & (on_clear > 0) & has_visual_sink
@@ -127,12 +135,20 @@ class Redistribute(Edit):
         keys = pattern.shape[-1]
         # The context knows how columns of the prompt map to keys, with a sliding
         # window as well; here it maps sinks instead of the picture.
-        sinks = replace(context, image=self.sinks[context.layer]).image_columns(
+        found = self.sinks[context.layer]
+        sinks = replace(context, image=found).image_columns(
             keys, max(context.first + context.rows - keys, 0)
         )
         chosen = self.method
         return redistribute(
-            pattern, image, sinks, fraction=chosen.fraction, ratio=chosen.ratio, mass=chosen.mass
+            pattern,
+            image,
+            sinks,
+            fraction=chosen.fraction,
+            ratio=chosen.ratio,
+            mass=chosen.mass,
+            # Of the whole prompt: a sliding window with a cache hands over fewer columns than one without
+            visual_sink=(context.image & found).any(-1),
         )
 
 

@@ -6,6 +6,7 @@ more, in the slowest and plainest way. This file and ``witness`` therefore regis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from keepsight.errors import UnsupportedModel
 from keepsight.parts import Contrast, Edit, HookContext, Lens, Part, Prelude, View
-from keepsight.target import Target
+from keepsight.target import TOKEN_KEYS, Target
 from keepsight.verification.explicit import apart, apply_edits, can_follow, explicit_attention, moved
 
 INSIDE_ATTENTION = ("attn_scores", "attn_pattern", "head_out")
@@ -157,6 +158,11 @@ class Restated:
                 ModelOutput(), kwargs, is_encoder_decoder=False
             )
         ids = torch.cat([inputs["input_ids"], generated], dim=1)
+        for key in (
+            TOKEN_KEYS & kwargs.keys()
+        ):  # such as Ernie's token types, which generate() cuts to the new tokens
+            missing = ids.shape[1] - kwargs[key].shape[1]
+            kwargs[key] = torch.nn.functional.pad(kwargs[key], (0, missing))
         padded = not bool(kwargs["attention_mask"].all())
         if padded and "position_ids" in signature(self.model.forward).parameters:
             kwargs["position_ids"] = self.model._prepare_position_ids_for_generation(ids, kwargs)
@@ -211,6 +217,11 @@ class Restated:
             stack.callback(self.target.decoder.register_forward_pre_hook(enter, with_kwargs=True).remove)
             if any(edit.overrides(place) for edit in edits for place in INSIDE_ATTENTION):
                 kernel = kernel_of(self.model)
+                if kernel is None:
+                    raise UnsupportedModel(
+                        f"{self.target.name}: its attention is in its own file, where it cannot be restated; call"
+                        " model.set_attn_implementation('sdpa')"
+                    )
                 stack.enter_context(attention_replaced(self.model, attention))
             for index, layer in enumerate(self.layers):
                 mine = [edit for edit in edits if index in edit.layers]
@@ -244,6 +255,8 @@ class Restated:
                 whole = rows_of(output)
                 here = context(index, whole.device)
                 shape = (here.image.shape[0], here.rows, whole.shape[-1])
+                if whole.numel() != math.prod(shape):
+                    raise UnsupportedModel(f"{self.target.name}: {place} has another shape than {shape}")
                 changed = apply_edits(edits, place, whole.reshape(shape), here).reshape(whole.shape)
                 return (changed, *output[1:]) if isinstance(output, tuple) else changed
 

@@ -32,6 +32,8 @@ TIMES = 4
 Recipes = tuple[Method, ...]
 """Methods that act together."""
 Alternative = Method | str | Recipes
+LOWEST = 0.9 * torch.finfo(torch.float16).min
+"""Scores at or below this are no scores: a model has ruled the token out by the lowest number of its data type."""
 SETTINGS_OF_PLACE = frozenset({"layers", "first_layer"})
 """Settings that say where a method acts, and stay what the user has chosen while its strength is raised."""
 
@@ -117,7 +119,15 @@ def verify_inputs(
                 f"{type(one).__name__} names no `visible` and `negligible` settings, without which it cannot be verified"
             )
     with inference():
-        checks = Checks(target, batch, tokens)
+        try:
+            checks = Checks(target, batch, tokens)
+        except KeepsightError:
+            raise
+        except Exception as error:
+            raise UnsupportedModel(
+                f"{target.name}: nothing can be verified, since the plain model does not run with and without a cache"
+                f" ({type(error).__name__}: {first_line(error)})"
+            ) from error
         findings = [*checks.plain()]
         for recipes in alternatives:
             progress(spec_of(recipes))
@@ -199,8 +209,13 @@ def spec_of(recipes: Recipes) -> str:
 
 
 def centred(scores: Tensor, best: Tensor) -> Tensor:
-    """Scores ``(rows, vocab)`` minus that of one token of each row: what a constant in them says does not count."""
-    return scores.float() - scores.float().gather(-1, best)
+    """Scores ``(rows, vocab)`` minus that of one token of each row: what a constant in them says does not count.
+
+    Chameleon rules tokens out by the lowest number of its data type; they are −inf here like any other ruled-out token.
+    """
+    scores = scores.float()
+    ruled_out = scores <= LOWEST
+    return (scores - scores.gather(-1, best)).masked_fill(ruled_out, -torch.inf)
 
 
 class Checks:
@@ -219,10 +234,12 @@ class Checks:
         self.restated = Restated(self.model, target)
         self.banned = special_ids(target)
         self.exact_dtype = self.model.dtype in (torch.float32, torch.float64)
+        self._spreads: dict[Recipes, float] = {}
         self.steps = self._run(())
         self.tokens = written(self.steps)
         self.before = Fingerprint.of(self.model)
         self.places = self._places()
+        _ = self.rounding
 
     def _run(self, recipes: Sequence[Method], **options: Any) -> list[Step]:
         given = {
@@ -251,7 +268,7 @@ class Checks:
         rounding of its largest score, since in half precision both may round to the same."""
         pairs = zip(self.steps, self._uncached, strict=True)
         found = [self._far(step.before, other, step.before) for step, other in pairs]
-        largest = max(float(step.before[torch.isfinite(step.before)].abs().max()) for step in self.steps)
+        largest = max(float(step.before[step.before > LOWEST].abs().max()) for step in self.steps)
         return max([*found, *self._rounding_of_rows(), torch.finfo(self.model.dtype).eps * largest])
 
     def _rounding_of_rows(self) -> Iterator[float]:
@@ -316,18 +333,15 @@ class Checks:
         name = spec_of(recipes)
         found: list[Finding] = []
         try:
-            parts = self._parts(recipes)
-        except NeedsCalibration as error:
-            found.append(self._refused(name, "as given", error))
-            # What the method needs can be given by hand, and then all that it does can be checked
-            recipes = tuple(replace(one, **type(one).visible) for one in recipes)
-            parts = None
-        except KeepsightError as error:
-            return [self._refused(name, "put in place", error)]
-        try:
             # Whatever stands in the way shows at the first token already, at the strength that the user asks for
-            self._run(recipes, count=1)
-            parts = parts or self._parts(recipes)
+            try:
+                self._run(recipes, count=1)
+            except NeedsCalibration as error:
+                found.append(self._refused(name, "as given", error))
+                # What the method needs can be given by hand, and then all that it does can be checked
+                recipes = tuple(replace(one, **type(one).visible) for one in recipes)
+                self._run(recipes, count=1)
+            parts = self._parts(recipes)
         except KeepsightError as error:
             return [*found, self._refused(name, "put in place", error), self._left(name)]
         except Exception as error:
@@ -434,7 +448,7 @@ class Checks:
         expert = self.exact_dtype or not edited
         if not mixed and not expert:
             return
-        worst, spread = 0.0, 0.0
+        worst, spread = 0.0, self._spreads.get(recipes, 0.0)
         for number, step in enumerate(steps):
             for row in range(len(step.ids)):
                 given = step.before[row : row + 1]
@@ -448,6 +462,7 @@ class Checks:
                 ties = torch.isfinite(moved) != torch.isfinite(wanted)
                 spread = max(spread, self._far(moved, wanted, given, ties))
                 worst = max(worst, self._far(step.after[row : row + 1], wanted, given, ties))
+        self._spreads[recipes] = spread
         yield self._finding(name, compared, worst, self._allowed(spread))
 
     def _allowed(self, spread: float) -> float:
@@ -513,7 +528,7 @@ class Checks:
         yield from self._from_scratch(name, "shared passes, from scratch", strong, together)
         apart = self._run(strong)
         worst = max(self._far(a.before, b.before, b.before) for a, b in zip(together, apart, strict=True))
-        yield self._finding(name, "shared passes, main scores", worst, self._allowed_under(strong))
+        yield self._finding(name, "shared passes, main scores", worst, 2 * self._allowed_under(strong))
 
     # ----------------------------------------------------------------------------------------------- batches and beams
 
@@ -555,16 +570,25 @@ class Checks:
         together = self._run(strong, inputs=both, tokens=tokens)
         rows = [self._run(strong, inputs=row, tokens=tokens[i : i + 1]) for i, row in enumerate(alone)]
         worst = self._rows_apart(together, rows, after=True)
-        yield self._finding(name, what, worst, max(self._allowed_under(strong), TIMES * plain))
+        # Both runs may be as far from passes from scratch as rounding reaches, one to each side
+        yield self._finding(name, what, worst, max(2 * self._allowed_under(strong), TIMES * plain))
 
     def _allowed_under(self, recipes: Recipes) -> float:
-        """How far rounding reaches in scores under some methods, estimated at the last step."""
-        parts, step = self._parts(recipes), self.count - 1
-        given, generated = self.steps[step].before, self.tokens[:, :step]
-        wanted = self.restated.scores(parts, given, generated, expert=True)
-        moved = self.restated.scores(parts, given, generated, expert=True, draw=_draw(step))
-        ties = torch.isfinite(moved) != torch.isfinite(wanted)
-        return self._allowed(self._far(moved, wanted, given, ties))
+        """How far rounding reaches in scores under some methods.
+
+        It was measured where their scores were compared with passes from scratch. In half precision those of edits are not,
+        and are measured here.
+        """
+        if recipes not in self._spreads:
+            parts = self._parts(recipes)
+            for number, step in enumerate(self.steps):
+                generated = self.tokens[:, :number]
+                wanted = self.restated.scores(parts, step.before, generated, expert=True)
+                moved = self.restated.scores(parts, step.before, generated, expert=True, draw=_draw(number))
+                ties = torch.isfinite(moved) != torch.isfinite(wanted)
+                spread = max(self._spreads.get(recipes, 0.0), self._far(moved, wanted, step.before, ties))
+                self._spreads[recipes] = spread
+        return self._allowed(self._spreads[recipes])
 
     def _beams(self, name: str, strong: Recipes) -> Iterator[Finding]:
         steps = self._run(strong, tokens=None, num_beams=2, num_return_sequences=2, count=3)

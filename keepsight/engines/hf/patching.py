@@ -350,10 +350,12 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
         # Some expert layers put out one row per token; in a shared pass the main one's tokens come first
         tokens = whole.reshape(-1, whole.shape[-1])
         mine = state.batch * state.rows
-        if len(tokens) < mine:
+        # Only in a shared pass there may be more than the main pass's own. Decoders with several residual streams, or that
+        # leave tokens out of a layer, put out another number
+        if len(tokens) != mine and (state.packed is None or len(tokens) < mine):
             raise UnsupportedModel(
-                f"{state.name}: layer {index} computes {len(tokens)} of the {mine} tokens of a pass, and it is not known"
-                f" which: its {place} cannot be edited"
+                f"{state.name}: layer {index} puts out {len(tokens)} states for the {mine} tokens of a pass, and it is not"
+                f" known which are whose: its {place} cannot be edited"
             )
         hidden = tokens[:mine].reshape(state.batch, state.rows, -1)
         for _, edit in hooks:
