@@ -34,7 +34,7 @@ SPECIAL = range(136, VOCAB)
 TEXTS = ([1, 7, 5, 9, 33, 21, 64, 12], [1, 7, 40, 18, 77])
 """The prompts of the two rows; the picture stands after their second token."""
 BEFORE = 2
-MOST_PLACEHOLDERS = 80
+MOST_PLACEHOLDERS = 150
 
 FAST = (
     "llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "gemma4", "internvl", "idefics3", "mistral3",
@@ -85,16 +85,25 @@ class Built:
     def why_no_batch(self) -> str | None:
         """Why rows of a padded batch do not equal the rows alone in plain transformers; None where they do."""
         try:
-            with torch.no_grad():
-                both = self.model(**self._both).logits[:, -1]
-                alone = [self.model(**row).logits[0, -1] for row in (self.inputs, self.second())]
+            both = self._logits(self._both)
+            alone = [self._logits(row)[:, 0] for row in (self.inputs, self.second())]
         except Exception as error:
             return f"the batch is not accepted: {_short(error)}"
-        for row, (got, wanted) in enumerate(zip(both, alone, strict=True)):
-            far = float((got - wanted).abs().max())
+        for row, wanted in enumerate(alone):
+            far = float((both[:, row] - wanted).abs().max())
             if not far < 1e-3:
                 return f"row {row} of the batch differs from the row alone by {far:.1e} in its logits"
         return None
+
+    def _logits(self, inputs: dict[str, Any]) -> Tensor:
+        """Of two generated tokens, ``(tokens, rows, vocabulary)``; positions are those that ``generate`` gives."""
+        options = {
+            "max_new_tokens": 2,
+            "do_sample": False,
+            "output_logits": True,
+            "return_dict_in_generate": True,
+        }
+        return torch.stack(self.model.generate(**inputs, **options).logits)
 
     @functools.cached_property
     def _both(self) -> dict[str, Any]:
@@ -161,6 +170,16 @@ ROPES = ("rope_parameters", "rope_scaling")
 KEPT = ("quantization_config", "label2id", "id2label", "vocabulary_map")
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
 MROPE = {**ROPE, "mrope_section": [2, 1, 1]}
+VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "attn_resolutions": []}
+"""A tokenizer of pictures that makes one code of 4 by 4 pixels."""
+SAM = {
+    "image_size": 64,
+    "patch_size": 4,
+    "output_channels": 16,
+    "mlp_dim": 48,
+    "global_attn_indexes": [1],
+    "window_size": 4,
+}
 
 
 def shrink(config: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -321,6 +340,181 @@ def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> N
     text["rope_parameters"] = {**(text.get("rope_parameters") or ROPE), "mrope_section": [1, 1, 0]}
 
 
+@mends("apertus1p5")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    """The codes of pictures and sounds are tokens 20 to 27 and 28 to 31."""
+    vision |= {**VQ, "codebook_size": 8, "embed_dim": 32, "latent_channels": 32, "spatial_scale_factor": 4}
+    vision["channel_multiplier"] = [1, 1, 1]
+    config["audio_config"] |= {
+        "codebook_size": 4, "hidden_size": 32, "codebook_dim": 32, "num_filters": 8, "decoder_num_layers": 1,
+        "upsampling_ratios": [2, 2], "num_lstm_layers": 1, "decoder_attention_num_groups": 4,
+    }  # fmt: skip
+    config |= {"image_token_offset": 20, "audio_token_offset": 28}
+    text["rope_parameters"] = dict(ROPE)
+
+
+@mends("chameleon")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    """The codes of pictures are tokens 20 to 27; Chameleon's names spell a code's digits as letters."""
+    config["vq_config"] |= {
+        **VQ,
+        "num_embeddings": 8,
+        "embed_dim": 32,
+        "latent_channels": 32,
+        "resolution": 16,
+    }
+    codes = {f"IMGIMG{chr(ord('A') + code)}Z": 20 + code for code in range(8)}
+    config["vocabulary_map"] = {"<image>": 140, **codes}
+    del config["image_token_id"]  # read from the map
+
+
+@mends("emu3")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    """The codes of pictures are tokens 20 to 27, and each row of them ends with token 141."""
+    config["vq_config"] |= {**VQ, "codebook_size": 8, "hidden_size": 32, "temporal_downsample_factor": 2}
+    codes = {f"<|visual token {code:06d}|>": 20 + code for code in range(8)}
+    config["vocabulary_map"] = {"<image>": 140, "<|extra_200|>": 141, **codes}
+    del config["image_token_id"]  # read from the map
+
+
+@mends("cohere_compass")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text["rope_parameters"] = {"full_attention": dict(MROPE)}
+
+
+@mends("deepseek_ocr2")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"] * 2, "head_dim": 8}
+    vision["sam_config"] |= {**SAM, "downsample_channels": [16, 32]}
+
+
+@mends("unlimited_ocr")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    vision["sam_config"] |= {**SAM, "downsample_channels": [16, 32]}
+    vision["encoder_config"] |= {"image_size": 16, "patch_size": 8}
+
+
+@mends("deepseek_vl_hybrid")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    config["high_res_vision_config"] |= SAM
+
+
+@mends("dots3_note")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "qk_head_dim": 8,
+        "index_topk": 64,
+        "index_head_dim": 8,
+        "index_n_heads": 4,
+    }
+    for tower in (vision, config["audio_config"]):
+        tower |= {
+            key: 32 for key in ("adapter_in_dim", "adapter_input_size", "adapter_out_dim") if key in tower
+        }
+
+
+@mends("gemma3n")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {
+        "intermediate_size": 48, "activation_sparsity_pattern": [0.0] * LAYERS,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    }  # fmt: skip
+
+
+@mends("diffusion_gemma")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
+
+
+@mends("gemma4_unified")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    config["vision_config"] = _defaults("gemma4_unified_vision") | {
+        "patch_size": 2, "pooling_kernel_size": 2, "mm_embed_dim": 32, "mm_posemb_size": 16, "output_proj_dims": 32,
+    }  # fmt: skip
+
+
+@mends("granite4_vision")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    vision["hidden_size"] = 64
+    config |= {
+        "downsample_rate": "1/2",
+        "deepstack_layer_map": [[-1, 1]],
+        "spatial_target_layers": [0, 1, 2, 3],
+    }
+
+
+@mends("granite_docling")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {
+        "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 0.35,
+    }  # fmt: skip
+
+
+@mends("hunyuan_vl")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {"head_dim": 8, "rope_parameters": {**ROPE, "mrope_section": [1, 1, 1, 1]}}
+
+
+@mends("inkling2", "inkling2_loop")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text["unpadded_vocab_size"] = VOCAB
+    vision["projection_hidden_dim"] = 32
+
+
+@mends("inkling_mm_model")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    vision["n_layers"] = 4
+    text["logits_mup_width_multiplier"] = 1.0
+
+
+@mends("minicpm_ocr", "minicpmv4_6", "minicpmv4_7")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    config["image_token_id"] = 140
+    vision["insert_layer_id"] = config["insert_layer_id"] = 1
+
+
+@mends("nemotron_h_omni")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    config["image_token_id"] = 140
+    text["n_groups"] = 2
+
+
+@mends("molmo2")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text["additional_vocab_size"] = 0
+    vision["num_position_embeddings"] = 16
+    config["adapter_config"] |= {"vision_feature_layer": [-1], "num_key_value_heads": 4}
+
+
+@mends("muse_spark", "muse_glimmer")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    vision |= {"pos_emb_height": 4, "pos_emb_width": 4}
+    config["out_hidden_size"] = 4 * 32
+    text["layer_rope_theta"] = [1e4, 0, 1e4, 0]
+    if "audio_config" in config:
+        config["audio_config"] |= {"hidden_sizes": [8] * 4, "depths": [1] * 4}
+
+
+@mends("qwen4_exp")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {
+        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64, "indexer_compress_ratio": 2,
+        "hc_lowrank": 8, "rope_parameters": dict(MROPE),
+    }  # fmt: skip
+
+
+@mends("step3p7")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    text |= {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_sliding_attention_heads": 4,
+    }
+    text["rope_parameters"] |= {"sliding_attention": dict(ROPE)}
+
+
 def _variant(name: str) -> Callable[[Mend], Mend]:
     def register(mend: Mend) -> Mend:
         VARIANTS[name] = mend
@@ -352,7 +546,7 @@ def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> N
 
 def _text_decoder(model_type: str, **arguments: Any) -> Mend:
     def mend(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
-        text = shrink(_defaults(model_type)) | arguments
+        text = shrink(_defaults(model_type)) | {"tie_word_embeddings": False} | arguments
         renumber(text, iter(SPECIAL), {})
         config["text_config"] = text
 
@@ -360,7 +554,7 @@ def _text_decoder(model_type: str, **arguments: Any) -> Mend:
 
 
 VARIANTS["llava:opt"] = _text_decoder("opt", ffn_dim=48)
-VARIANTS["llava:gpt_neox"] = _text_decoder("gpt_neox", tie_word_embeddings=False)
+VARIANTS["llava:gpt_neox"] = _text_decoder("gpt_neox")
 VARIANTS["llava:gpt2"] = _text_decoder("gpt2", n_positions=512)
 
 
@@ -403,27 +597,33 @@ class Layout:
 
     pixels: Mapping[str, tuple[int, ...]]
     """Shapes of the tensors that hold pixels."""
-    rest: Mapping[str, Tensor] = field(default_factory=dict)
+    rest: Mapping[str, Any] = field(default_factory=dict)
     """What else describes one picture."""
     join: Mapping[str, int] = field(default_factory=dict)
     """Along which dimension pictures of a batch are put together, where it is not the first."""
+    count: Mapping[str, int] = field(default_factory=dict)
+    """What holds numbers of patches, and by how much they grow with each picture of a batch."""
     unit: bool = False
     """Pixels lie between 0 and 1."""
 
-    def picture(self, seed: int) -> dict[str, Tensor]:
-        """One picture's tensors, with pixels drawn from ``seed``."""
-        drawn: dict[str, Tensor] = {}
+    def picture(self, seed: int) -> dict[str, Any]:
+        """One picture's inputs, with pixels drawn from ``seed``."""
+        drawn: dict[str, Any] = {}
         for index, (key, shape) in enumerate(self.pixels.items()):
             pixels = torch.randn(*shape, generator=torch.Generator().manual_seed(100 * seed + index))
             drawn[key] = pixels.sigmoid() if self.unit else pixels
-        return {**drawn, **{key: value.clone() for key, value in self.rest.items()}}
+        return {**drawn, **copy.deepcopy(dict(self.rest))}
 
-    def joined(self, pictures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors of several pictures put together."""
-        return {
-            key: torch.cat([picture[key] for picture in pictures], dim=self.join.get(key, 0))
-            for key in pictures[0]
-        }
+    def joined(self, pictures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The inputs of several pictures put together."""
+        together: dict[str, Any] = {}
+        for key, first in pictures[0].items():
+            parts = [picture[key] for picture in pictures]
+            if step := self.count.get(key):
+                parts = [part + index * step for index, part in enumerate(parts)]
+            is_list = isinstance(first, list)
+            together[key] = sum(parts, []) if is_list else torch.cat(parts, dim=self.join.get(key, 0))
+        return together
 
 
 def layouts(facts: Facts) -> Iterator[Layout]:
@@ -453,7 +653,43 @@ def layouts(facts: Facts) -> Iterator[Layout]:
         yield from _whole_pictures(facts, size)
 
 
-LAYOUTS: dict[str, Callable[[Facts], Layout]] = {}
+LAYOUTS: dict[str, Callable[[Facts], Layout]] = {
+    "deepseek_ocr2": lambda facts: Layout({"pixel_values": (1, 3, 64, 64)}, {"num_local_patches": [0]}),
+    "deepseek_vl_hybrid": lambda facts: Layout(
+        {"pixel_values": (1, 3, 16, 16), "high_res_pixel_values": (1, 3, 64, 64)}
+    ),
+    "unlimited_ocr": lambda facts: Layout(
+        {"pixel_values": (1, 3, 64, 64), "pixel_values_local": (2, 3, 64, 64)},
+        {"num_local_patches": [2], "patches_grid": [[1, 2]]},
+    ),
+    "gemma4_unified": lambda facts: Layout(
+        {"pixel_values": (1, 16, 48)}, {"image_position_ids": _positions(4)}, unit=True
+    ),
+    "granite_docling": lambda facts: Layout(
+        {"pixel_values": (1, 1, 3, 16, 16)}, {"pixel_attention_mask": torch.ones(1, 1).bool()}
+    ),
+    "inkling2": lambda facts: Layout(
+        {"pixel_values": (4, 8, 8, 3)}, {"image_grid_thw": torch.tensor([[1, 2, 2]])}
+    ),
+    "inkling2_loop": lambda facts: Layout(
+        {"pixel_values": (4, 8, 8, 3)}, {"image_grid_thw": torch.tensor([[1, 2, 2]])}
+    ),
+    "inkling_mm_model": lambda facts: Layout({"pixel_values": (4, 2, 4, 4, 3)}),
+    "molmo2": lambda facts: Layout(
+        {"pixel_values": (1, 16, 48)},
+        {
+            "image_token_pooling": torch.tensor(
+                [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+            ),
+            "image_grids": torch.tensor([[0, 0, 2, 2]]),
+            "image_num_crops": torch.tensor([1]),
+        },
+        count={"image_token_pooling": 16},
+    ),
+    "nemotron_h_omni": lambda facts: Layout(
+        {"pixel_values": (16, 3 * facts.patch**2)}, {"image_grid_hw": torch.tensor([[4, 4]])}
+    ),
+}
 """Layouts of single types that no general rule suggests."""
 
 
@@ -469,7 +705,7 @@ def _patches_in_a_grid(facts: Facts) -> Iterator[Layout]:
     rest = {"image_grid_thw": torch.tensor([[1, 4, 4]])}
     if "image_merge_sizes" in facts.accepted:
         rest["image_merge_sizes"] = torch.tensor([facts.vision("spatial_merge_size", default=2)])
-    for frames in dict.fromkeys((facts.vision("temporal_patch_size", default=2), 1, 2)):
+    for frames in dict.fromkeys((facts.vision("temporal_patch_size", "patch_temporal", default=2), 1, 2)):
         yield Layout({"pixel_values": (16, channels * frames * area)}, rest)
     yield Layout({"pixel_values": (16, channels, facts.patch, facts.patch)}, rest)
 
@@ -525,17 +761,14 @@ def image_token(config: Any) -> int:
 
 
 def arguments(model: Any) -> frozenset[str]:
-    """Names of the arguments that the model's forward takes, those of its inner model included."""
-    functions = [model.forward, model.prepare_inputs_for_generation]
-    if isinstance(inner := getattr(model, "model", None), torch.nn.Module):
-        functions.append(inner.forward)
-    return frozenset(name for function in functions for name in inspect.signature(function).parameters)
+    """Names of the arguments that the model's forward takes."""
+    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def lay_out(
     model: Any,
     texts: Sequence[list[int]],
-    pictures: Sequence[Mapping[str, Tensor]],
+    pictures: Sequence[Mapping[str, Any]],
     layout: Layout,
     placeholders: int,
 ) -> dict[str, Any]:
@@ -568,37 +801,39 @@ def build(name: str) -> Built:
     Raises:
         NotBuilt: it cannot be made small, takes no placeholders, or generates by a ``generate`` of its own.
     """
-    model = build_model(name)
-    if type(model).generate is not GenerationMixin.generate:
+    model_class = _class(name)
+    if not hasattr(model_class, "generate"):
+        raise NotBuilt("it generates no text")
+    if model_class.generate is not GenerationMixin.generate:
         raise NotBuilt("it has a generate() of its own")
+    if CONFIG_MAPPING[name.partition(":")[0]]().is_encoder_decoder:
+        raise NotBuilt("it is an encoder-decoder")
+    model = _with_weights(make(name))
     layout, placeholders = _found(model)
     inputs = lay_out(model, [list(TEXTS[0])], [layout.picture(0)], layout, placeholders)
     return Built(name, model, inputs, tuple(layout.pixels), placeholders, layout)
 
 
-@functools.cache
-def build_model(name: str) -> Any:
-    """The tiny model alone.
+def make(name: str) -> Any:
+    """The tiny model alone, with the weights that transformers draws; also of types that ``build`` refuses.
 
     Raises:
-        NotBuilt: it cannot be made small, or is of a kind that methods of this library do not run on.
+        NotBuilt: it cannot be made small.
     """
-    model_class = getattr(tf, MAPPED[name.partition(":")[0]])
-    if not hasattr(model_class, "generate"):
-        raise NotBuilt("it generates no text")
     try:
         config = tiny_config(name)
     except Exception as error:
         raise NotBuilt(f"its configuration cannot be made small: {_short(error)}") from error
-    if config.is_encoder_decoder:
-        raise NotBuilt("it is an encoder-decoder")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = model_class(config)
+            return _class(name)(config).eval()
     except Exception as error:
         raise NotBuilt(f"it cannot be made small: {_short(error)}") from error
-    return _with_weights(model)
+
+
+def _class(name: str) -> Any:
+    return getattr(tf, MAPPED[name.partition(":")[0]])
 
 
 def tiny_config(name: str) -> Any:
@@ -622,13 +857,18 @@ def _defaults(model_type: str) -> dict[str, Any]:
 
 def _with_weights(model: Any, *, seed: int = 5) -> Any:
     """Weights wide enough that logits differ between tokens, prompts and pictures by more than rounding."""
+    head = model.get_output_embeddings() or model.language_model.get_output_embeddings()
+    tied = head.weight is model.get_input_embeddings().weight
+    # A model with tied embeddings that sees mostly its last token repeats it for ever
+    embedding, other = (0.15, 0.4) if tied else (0.5, 0.2)
     generator = torch.Generator().manual_seed(seed)
     for key, weight in model.named_parameters():
         if weight.ndim >= 2:
-            weight.data.normal_(0, 0.5 if "embed" in key or "lm_head" in key else 0.2, generator=generator)
+            scale = embedding if "embed" in key or "lm_head" in key else other
+            weight.data.normal_(0, scale, generator=generator)
         elif "gate" in key and weight.numel() == 1:  # cross-attention that starts closed
             weight.data.fill_(1.0)
-    model.get_output_embeddings().weight.data[list(SPECIAL)] = 0
+    head.weight.data[list(SPECIAL)] = 0
     model.generation_config.update(pad_token_id=0, bos_token_id=1, eos_token_id=None)
     return model.eval()
 
@@ -649,13 +889,15 @@ def _found(model: Any) -> tuple[Layout, int]:
                 if _raised_by_the_vision_tower(error):
                     break
                 continue
-            if not seen > 1e-4:
+            if not seen > 0.01:
                 errors.append("its picture does not change the logits")
                 break
             if not _accepts(model, layout, placeholders + 1):
                 return layout, placeholders
-    reasons = list(dict.fromkeys(errors))
-    raise NotBuilt("no layout of pictures is accepted: " + " | ".join(reasons)[:400])
+    reasons = {
+        re.sub(r"\d+", "#", error): error for error in errors
+    }  # the same for other numbers counts once
+    raise NotBuilt("no layout of pictures is accepted: " + " | ".join(reasons.values())[:600])
 
 
 def picture_effect(model: Any, layout: Layout, placeholders: int) -> float:
