@@ -500,8 +500,8 @@ def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> N
 @mends("qwen4_exp")
 def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
     text |= {
-        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64, "indexer_compress_ratio": 2,
-        "hc_lowrank": 8, "rope_parameters": dict(MROPE),
+        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64,
+        "indexer_compress_ratio": 2, "hc_lowrank": 8, "rope_parameters": dict(MROPE),
     }  # fmt: skip
 
 
@@ -544,7 +544,9 @@ def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> N
     text["index_topk"] = 4
 
 
-def _text_decoder(model_type: str, **arguments: Any) -> Mend:
+def text_decoder(model_type: str, **arguments: Any) -> Mend:
+    """A variant with another text decoder."""
+
     def mend(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
         text = shrink(_defaults(model_type)) | {"tie_word_embeddings": False} | arguments
         renumber(text, iter(SPECIAL), {})
@@ -553,9 +555,9 @@ def _text_decoder(model_type: str, **arguments: Any) -> Mend:
     return mend
 
 
-VARIANTS["llava:opt"] = _text_decoder("opt", ffn_dim=48)
-VARIANTS["llava:gpt_neox"] = _text_decoder("gpt_neox")
-VARIANTS["llava:gpt2"] = _text_decoder("gpt2", n_positions=512)
+VARIANTS["llava:opt"] = text_decoder("opt", ffn_dim=48)
+VARIANTS["llava:gpt_neox"] = text_decoder("gpt_neox")
+VARIANTS["llava:gpt2"] = text_decoder("gpt2", n_positions=512)
 
 
 # ---------------------------------------------------------------------------------------------------- layouts of pictures
@@ -621,8 +623,10 @@ class Layout:
             parts = [picture[key] for picture in pictures]
             if step := self.count.get(key):
                 parts = [part + index * step for index, part in enumerate(parts)]
-            is_list = isinstance(first, list)
-            together[key] = sum(parts, []) if is_list else torch.cat(parts, dim=self.join.get(key, 0))
+            if isinstance(first, list):
+                together[key] = [item for part in parts for item in part]
+            else:
+                together[key] = torch.cat(parts, dim=self.join.get(key, 0))
         return together
 
 
