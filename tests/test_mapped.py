@@ -7,6 +7,7 @@ import re
 import mapped
 import pytest
 import torch
+from tiny_configs import SPECIAL
 
 from keepsight import M3ID, PAI, SLA, VCD, VHR, VSV, KeepsightError, mitigate
 
@@ -24,10 +25,10 @@ NOT_BUILT = {
 }
 """Types that methods of this library cannot run on, and why."""
 OTHERWISE = {
-    **dict.fromkeys(("fast_vlm", "gemma3n", "perception_lm"), "requires the timm library"),
+    **dict.fromkeys(("fast_vlm", "gemma3n", "perception_lm"), "timm's networks, which have one size"),
     "llama4": "has no attribute 'image_outputs'",
 }
-"""Types that are not built for reasons that lie outside: a missing package, a fault of transformers 5.24."""
+"""Types that are not built for reasons that have nothing to do with methods; the last is a fault of transformers 5.24."""
 
 
 METHODS_RUN_ON = [
@@ -42,7 +43,7 @@ def _built(name: str) -> mapped.Built:
     try:
         return mapped.build(name)
     except mapped.NotBuilt as error:
-        if name not in OTHERWISE:
+        if OTHERWISE.get(name, "\n") not in str(error):
             raise
         pytest.skip(f"{name} cannot be built here: {error}")
 
@@ -57,7 +58,7 @@ def test_the_picture_matters_and_the_model_generates(name: str) -> None:
         prompt = inputs["input_ids"].shape[1]
         written = built.model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, prompt:]
         assert written.shape == (6,)
-        assert not set(written.tolist()) & set(mapped.SPECIAL)
+        assert not set(written.tolist()) & set(SPECIAL)
 
 
 NO_BATCH = {"hunyuan_vl", "minimax_m3_vl:sparse"}

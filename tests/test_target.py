@@ -6,6 +6,7 @@ from typing import Any
 
 import mapped
 import pytest
+import tiny_configs
 import torch
 from families import BREAK, END, FAMILIES, IMAGE, START
 from transformers import CONFIG_MAPPING, GenerationConfig, Phi4MultimodalForCausalLM
@@ -143,8 +144,8 @@ def test_all_between_the_markers_that_a_vocabulary_names_goes_with_the_picture()
 
 
 def test_the_vision_part_may_name_the_placeholder() -> None:
-    config = mapped.shrink(CONFIG_MAPPING["phi4_multimodal"]().to_dict())
-    mapped.renumber(config, iter(mapped.SPECIAL), {})
+    config = tiny_configs.shrink(CONFIG_MAPPING["phi4_multimodal"]().to_dict())
+    tiny_configs.renumber(config, iter(tiny_configs.SPECIAL), {})
     config["vision_config"] |= {"image_token_id": 141, "crop_size": 16}
     with torch.device("meta"):
         model = Phi4MultimodalForCausalLM(CONFIG_MAPPING["phi4_multimodal"].from_dict(config))
@@ -208,7 +209,7 @@ def test_decoders_that_name_their_parts_otherwise(name: str) -> None:
     """The last block's output, through the norm and the head, gives the logits of the model."""
     built = mapped.build(name)
     target = Target(built.model, built.inputs)
-    assert len(target.layers) == mapped.LAYERS
+    assert len(target.layers) == tiny_configs.LAYERS
     last: list[torch.Tensor] = []
 
     def keep(module: Any, args: Any, output: Any) -> None:
@@ -220,11 +221,11 @@ def test_decoders_that_name_their_parts_otherwise(name: str) -> None:
 
 
 def test_a_block_whose_parts_add_the_residual_is_refused() -> None:
-    mapped.VARIANTS["llava:bloom"] = mapped.text_decoder("bloom")
+    tiny_configs.VARIANTS["llava:bloom"] = tiny_configs.text_decoder("bloom")
     try:
         built = mapped.build("llava:bloom")
     finally:
-        del mapped.VARIANTS["llava:bloom"]
+        del tiny_configs.VARIANTS["llava:bloom"]
     with pytest.raises(UnsupportedModel, match="BloomAttention adds the residual itself"):
         _ = Target(built.model, built.inputs).layers
 
