@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_configs import SPECIAL
 
-from keepsight import M3ID, PAI, SLA, VCD, VHR, VSV, KeepsightError, mitigate
+from keepsight import M3ID, PAI, SLA, VAR, VCD, VHR, VSV, KeepsightError, mitigate
 
 NOT_BUILT = {
     **dict.fromkeys(
@@ -93,7 +93,7 @@ def test_what_methods_cannot_run_on_is_refused_by_name(name: str) -> None:
     inputs = {"input_ids": torch.tensor([[1, 140, 5, 9]]), "pixel_values": torch.randn(1, 3, 16, 16)}
     if not hasattr(model, "generate"):
         model.generate = pytest.fail
-    for method in (VCD(), M3ID(), PAI(), VHR(), VSV(), SLA(window=2)):
+    for method in (VCD(), M3ID(), PAI(), VAR(dims=(3,)), VHR(), VSV(), SLA(window=2)):
         with pytest.raises(KeepsightError, match=type(model).__name__), mitigate(model, method):
             model.generate(**inputs, max_new_tokens=2)
 
