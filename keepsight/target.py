@@ -351,28 +351,28 @@ class Target:
         """The text decoder, the module that owns ``layers``."""
         module: Any = self.model.get_decoder()
         for _ in range(3):
-            if _blocks(module) is not None:
+            if (blocks := _blocks(module)) is not None:
+                self._check_block(blocks[0])
                 assert isinstance(module, nn.Module)
                 return module
             module = getattr(module, "model", None) or getattr(module, "decoder", None)
         raise UnsupportedModel(f"{self.name}: no list of decoder layers under get_decoder()")
 
-    @cached_property
+    @property
     def layers(self) -> nn.ModuleList:
-        """The decoder's blocks, first to last.
-
-        Raises:
-            UnsupportedModel: there is no list of them, or parts of them add the residual themselves.
-        """
+        """The decoder's blocks, first to last."""
         layers = _blocks(self.decoder)
         assert layers is not None
-        for part in (getattr(layers[0], name, None) for name in ("self_attention", "mlp")):
-            if part is not None and "residual" in signature(part.forward).parameters:  # Bloom
+        return layers
+
+    def _check_block(self, block: nn.Module) -> None:
+        """Bloom's attention and MLP add what they were given to what they put out, so that edits would act on both."""
+        for part in (getattr(block, name, None) for name in ("self_attention", "mlp")):
+            if part is not None and "residual" in signature(part.forward).parameters:
                 raise UnsupportedModel(
                     f"{self.name}: {type(part).__name__} adds the residual itself, so that what it puts out cannot be told"
                     " apart from what it was given"
                 )
-        return layers
 
     @cached_property
     def final_norm(self) -> nn.Module:
