@@ -438,12 +438,6 @@ class Target:
         return inputs
 
 
-def _blocks(module: Any) -> nn.ModuleList | None:
-    """The list of decoder blocks that a module owns; GPT-2 and its like call it ``h``."""
-    found = (getattr(module, name, None) for name in _LAYER_LISTS) if isinstance(module, nn.Module) else ()
-    return next((blocks for blocks in found if isinstance(blocks, nn.ModuleList)), None)
-
-
 def cache_name(*functions: Callable[..., Any]) -> str:
     """By which name the first of ``functions`` that takes a cache takes it.
 
@@ -466,6 +460,12 @@ def cache_among(arguments: Mapping[str, Any]) -> Any:
         if (cache := arguments.get(name)) is not None:
             return cache
     return None
+
+
+def _blocks(module: Any) -> nn.ModuleList | None:
+    """The list of decoder blocks that a module owns; GPT-2 and its like call it ``h``."""
+    found = (getattr(module, name, None) for name in _LAYER_LISTS) if isinstance(module, nn.Module) else ()
+    return next((blocks for blocks in found if isinstance(blocks, nn.ModuleList)), None)
 
 
 def check_generates(model: Any) -> None:
