@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 
 import mapped
 import pytest
 import torch
-from tiny_configs import SPECIAL
+from tiny_configs import SPECIAL, tiny_config
 
 from keepsight import M3ID, PAI, SLA, VAR, VCD, VHR, VSV, KeepsightError, mitigate
 
@@ -105,8 +106,17 @@ def test_builds_are_made_once_and_leave_the_random_state() -> None:
     assert mapped.build(mapped.FAST[0]) is built
 
 
-@pytest.mark.parametrize("name", ["gemma4:kv_shared", "minimax_m3_vl:sparse", "mistral_large4:sparse"])
-def test_variants_differ_from_their_types(name: str) -> None:
-    variant, plain = (mapped.build(one) for one in (name, name.partition(":")[0]))
-    text, other = (one.model.config.get_text_config() for one in (variant, plain))
-    assert text.to_dict() != other.to_dict()
+def test_variants_differ_from_their_types() -> None:
+    for name in mapped.variants():
+        variant, plain = (tiny_config(one).get_text_config() for one in (name, name.partition(":")[0]))
+        assert variant.to_dict() != plain.to_dict(), name
+
+
+def test_the_layers_in_the_middle_of_inkling2_loop_run_twice() -> None:
+    built = mapped.build("inkling2_loop")
+    calls: list[int] = []
+    with ExitStack() as stack, torch.no_grad():
+        for index, layer in enumerate(built.model.get_decoder().layers):
+            stack.callback(layer.register_forward_hook(lambda *_, index=index: calls.append(index)).remove)
+        built.model(**built.inputs)
+    assert calls == [0, 1, 2, 1, 2, 3]

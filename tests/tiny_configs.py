@@ -352,8 +352,15 @@ def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> N
 
 @mends("inkling2", "inkling2_loop")
 def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
-    text["unpadded_vocab_size"] = VOCAB
+    text |= {"unpadded_vocab_size": VOCAB, "n_layers_per_attn_res_block": 1}
     vision["projection_hidden_dim"] = 32
+    if config["model_type"] == "inkling2_loop":  # the two layers in the middle run twice
+        text |= {
+            "loop_layer_index_start": 1,
+            "loop_layer_index_end": 3,
+            "loop_num_passes": 2,
+            "loop_gate_rank": 8,
+        }
 
 
 @mends("inkling_mm_model")
@@ -435,6 +442,19 @@ def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> N
 def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
     """Every layer attends to the four keys that an indexer selects."""
     text["index_topk"] = 4
+
+
+@variant("dots3_note:sparse")
+@variant("hy_v4_vl:sparse")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    """Indexed layers attend to the four keys that an indexer selects."""
+    text["index_topk"] = 4
+
+
+@variant("qwen4_exp:sparse")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    """Indexed layers attend to the two blocks of two keys that an indexer selects."""
+    text["indexer_budget"] = 4
 
 
 def text_decoder(model_type: str, **arguments: Any) -> Mend:
