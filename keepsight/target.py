@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -22,13 +23,30 @@ TOKEN_KEYS = frozenset(
 )
 """Inputs with one entry per prompt token, ``(batch, prompt)``."""
 
+AUDIO_KEYS = frozenset(
+    {
+        "input_features", "input_features_mask", "feature_attention_mask", "audio_feature_lengths", "audio_input_ids",
+        "audio_input_ids_mask", "input_values", "input_values_mask", "padding_mask", "chunk_sample_lengths",
+        "audio_input_features", "audio_embed_sizes", "audio_attention_mask", "audio_projection_mode",
+    }
+)  # fmt: skip
+"""Inputs that exist only because of a sound; a prompt keeps them, with the sound's tokens, when its picture goes."""
+
 IMAGE_KEYS = frozenset(
     {
-        "pixel_values", "pixel_attention_mask", "pixel_mask", "pixel_values_videos", "image_sizes", "image_sizes_videos",
-        "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "aspect_ratio_ids", "aspect_ratio_mask",
-        "cross_attention_mask", "num_local_patches", "high_res_pixel_values", "image_embeds", "image_features",
-        "mm_encoder_outputs", "image_position_ids", "batch_num_images", "spatial_shapes", "vision_feature_layer",
-        "vision_feature_select_strategy", "num_tiles", "target_sizes", "image_patches",
+        # Pixels, and what a vision tower made of them
+        "pixel_values", "pixel_values_videos", "pixel_values_images", "pixel_values_local", "high_res_pixel_values",
+        "image_pixel_values", "image_patches", "image_embeds", "image_features", "mm_encoder_outputs",
+        # Which of the pixels count
+        "pixel_attention_mask", "pixel_mask", "image_attention_mask", "aspect_ratio_mask", "cross_attention_mask",
+        # Sizes, grids and places of pictures, tiles and patches
+        "image_sizes", "image_sizes_videos", "image_grid_thw", "image_grid_hw", "image_grids", "image_merge_sizes",
+        "image_num_crops", "image_position_ids", "image_token_pooling", "video_grid_thw", "second_per_grid_ts",
+        "aspect_ratio_ids", "num_local_patches", "patches_grid", "batch_num_images", "spatial_shapes", "num_tiles",
+        "target_sizes",
+        # How the vision tower is to read them
+        "vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio", "downsample_mode",
+        "tile_fine_mask", "interpolate_pos_encoding",
     }
 )  # fmt: skip
 """Inputs that exist only because of a picture; a prompt without one goes without them."""
@@ -42,10 +60,21 @@ DeepSeek-OCR, Step and Unlimited-OCR show the same pictures a second time, large
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls a cache: the first from 5.24 on, the second before, and in models that have not followed yet."""
 
+_IMAGE_TOKENS = ("image_token_id", "image_token_index")
 _MARKERS = (
     "vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id", "boi_token_index", "eoi_token_index",
-    "image_start_token_id", "image_end_token_id", "image_newline_token_id",
+    "image_start_token_id", "image_end_token_id", "low_res_image_start_token_id", "image_newline_token_id",
+    "image_bos_token_id", "im_start_id", "im_end_id", "im_newline_id", "image_start_id", "image_end_id", "slice_start_id",
+    "slice_end_id", "visual_indicator_token_ids",
 )  # fmt: skip
+"""Under which names configurations hold the tokens around a picture: single ids, or a list of them."""
+
+_OPENING, _CLOSING = ("<racm3:break>", "<|image start|>"), ("<eoss>", "<|image end|>")
+"""What opens and closes a picture in the vocabulary of Chameleon and Emu3, whose configurations hold it whole. Emu3 writes
+the size of the picture in between, in digits."""
+
+_LAYER_LISTS = ("layers", "h")
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm", "norm_f")
 
 
 class PromptSource(Protocol):
@@ -172,17 +201,34 @@ class Target:
         """The id of the placeholder that stands for a piece of the picture.
 
         Raises:
-            UnsupportedModel: the configuration names none.
+            UnsupportedModel: the configuration names none, or the model does not see pictures at placeholders.
         """
-        for name in ("image_token_id", "image_token_index"):
-            token = getattr(self.model.config, name, None)
+        config = self.model.config
+        if hasattr(config, "cross_layer_interval"):
+            raise UnsupportedModel(
+                f"{self.name} sees pictures in layers of their own at every token (Idefics), and not at placeholders: not"
+                " supported"
+            )
+        vision = getattr(config, "vision_config", None)
+        # Phi-4-multimodal has it in the vision part
+        for part, name in product((config, vision), _IMAGE_TOKENS):
+            token = getattr(part, name, None)
             if isinstance(token, int):
                 return token
-        if getattr(self.model.config, "vision_config", None) is None:
+        if (token := self._vocabulary.get("<image>")) is not None:
+            return token
+        if vision is None and getattr(config, "vq_config", None) is None:
             raise UnsupportedModel(f"{self.name} is a text-only model: use an image-text-to-text checkpoint")
         raise UnsupportedModel(
-            f"{self.name} names no image token: set model.config.image_token_id to the id its processor uses"
+            f"{self.name} names no image token: set model.config.image_token_id to the id its processor uses, if it puts"
+            " placeholders into prompts; a model without placeholders is not supported"
         )
+
+    @property
+    def _vocabulary(self) -> Mapping[str, int]:
+        """The tokens by their texts, in the configurations that hold them (Chameleon, Emu3)."""
+        found = getattr(self.model.config, "vocabulary_map", None)
+        return found if isinstance(found, Mapping) else {}
 
     @cached_property
     def image_mask(self) -> Tensor:
@@ -231,7 +277,7 @@ class Target:
             InputError: the batch is padded on the right.
         """
         _ = self.image_mask
-        if not self.model_inputs.keys() - TOKEN_KEYS - {"position_ids"}:
+        if not self.model_inputs.keys() - TOKEN_KEYS - AUDIO_KEYS - {"position_ids"}:
             raise NoImageTokens(
                 "the inputs hold no pixel_values: pass everything the model's processor returned"
             )
@@ -254,8 +300,21 @@ class Target:
     @cached_property
     def marker_ids(self) -> frozenset[int]:
         """Ids of the tokens that open and close a picture, as far as the configuration names them."""
-        found = (getattr(self.model.config, name, None) for name in _MARKERS)
+        found: list[Any] = [self._vocabulary.get(text) for text in (*_OPENING, *_CLOSING)]
+        for name in _MARKERS:
+            value = getattr(self.model.config, name, None)
+            found += value if isinstance(value, (list, tuple)) else [value]
         return frozenset(token for token in found if isinstance(token, int))
+
+    def _between_markers(self) -> Tensor:
+        """From each token that opens a picture to the one that closes it, ``(batch, prompt)`` bool, for ``_OPENING``."""
+        opening, closing = (
+            torch.isin(
+                self.input_ids, self.input_ids.new_tensor([self._vocabulary.get(text, -1) for text in texts])
+            )
+            for texts in (_OPENING, _CLOSING)
+        )
+        return closing | (opening.long() - closing.long()).cumsum(-1).gt(0)
 
     @property
     def pixel_values(self) -> Tensor:
@@ -292,7 +351,9 @@ class Target:
         """The text decoder, the module that owns ``layers``."""
         module: Any = self.model.get_decoder()
         for _ in range(3):
-            if isinstance(module, nn.Module) and isinstance(getattr(module, "layers", None), nn.ModuleList):
+            if (blocks := _blocks(module)) is not None:
+                self._check_block(blocks[0])
+                assert isinstance(module, nn.Module)
                 return module
             module = getattr(module, "model", None) or getattr(module, "decoder", None)
         raise UnsupportedModel(f"{self.name}: no list of decoder layers under get_decoder()")
@@ -300,14 +361,23 @@ class Target:
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder's blocks, first to last."""
-        layers = self.decoder.layers
-        assert isinstance(layers, nn.ModuleList)
+        layers = _blocks(self.decoder)
+        assert layers is not None
         return layers
+
+    def _check_block(self, block: nn.Module) -> None:
+        """Bloom's attention and MLP add what they were given to what they put out, so that edits would act on both."""
+        for part in (getattr(block, name, None) for name in ("self_attention", "mlp")):
+            if part is not None and "residual" in signature(part.forward).parameters:
+                raise UnsupportedModel(
+                    f"{self.name}: {type(part).__name__} adds the residual itself, so that what it puts out cannot be told"
+                    " apart from what it was given"
+                )
 
     @cached_property
     def final_norm(self) -> nn.Module:
         """The norm between the last block and the head."""
-        for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
+        for name in _FINAL_NORMS:
             module = getattr(self.decoder, name, None)
             if isinstance(module, nn.Module):
                 return module
@@ -317,6 +387,9 @@ class Target:
     def head(self) -> nn.Module:
         """The output projection: hidden states to the vocabulary."""
         head = self.model.get_output_embeddings()
+        if head is None:  # Nemotron's omni model leaves it to the language model inside
+            inner: Any = self.model.get_decoder()
+            head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
         if not isinstance(head, nn.Module):
             raise UnsupportedModel(f"{self.name}: get_output_embeddings() gives no output projection")
         return head
@@ -325,7 +398,8 @@ class Target:
         """The model inputs as if the prompt had been written without its picture.
 
         Placeholders, the markers in ``marker_ids``, the ids in ``also_drop`` and all padding go; what is left is padded
-        on the left again, so that positions close up. Everything that belongs to the picture alone goes as well.
+        on the left again, so that positions close up. Everything that belongs to the picture alone goes as well. Sounds
+        stay.
 
         Where a ``source`` is known, the chat template writes the prompt anew without the picture instead.
 
@@ -336,7 +410,7 @@ class Target:
         if self.source is not None:
             written = self.source.without_images().inputs()
             return {key: value.to(self.input_ids.device) for key, value in written.items()}
-        drop = self.image_mask.clone()
+        drop = self.image_mask | self._between_markers()
         for token in (*self.marker_ids, *also_drop):
             drop |= self.input_ids == token
         keep = (self.attention_mask.to(drop.device) != 0) & ~drop
@@ -348,6 +422,9 @@ class Target:
         inputs: dict[str, Any] = {}
         for key, value in self.model_inputs.items():
             if key in IMAGE_KEYS or key == "position_ids":
+                continue
+            if key in AUDIO_KEYS:
+                inputs[key] = value
                 continue
             if key not in TOKEN_KEYS:
                 raise UnsupportedModel(
@@ -385,6 +462,12 @@ def cache_among(arguments: Mapping[str, Any]) -> Any:
     return None
 
 
+def _blocks(module: Any) -> nn.ModuleList | None:
+    """The list of decoder blocks that a module owns; GPT-2 and its like call it ``h``."""
+    found = (getattr(module, name, None) for name in _LAYER_LISTS) if isinstance(module, nn.Module) else ()
+    return next((blocks for blocks in found if isinstance(blocks, nn.ModuleList)), None)
+
+
 def check_generates(model: Any) -> None:
     from transformers import PreTrainedModel
     from transformers.generation import GenerationMixin
@@ -397,11 +480,12 @@ def check_generates(model: Any) -> None:
             else "pass the transformers model itself"
         )
         raise UnsupportedModel(f"{name} is not a transformers model: {hint}")
-    if not model.can_generate():
+    own = getattr(type(model), "generate", GenerationMixin.generate)
+    if own is GenerationMixin.generate and not model.can_generate():
         raise UnsupportedModel(f"{name} has no language-model head: load it with AutoModelForImageTextToText")
     if model.config.is_encoder_decoder:
         raise UnsupportedModel(f"{name} is an encoder-decoder: only decoder-only models are supported")
-    if getattr(type(model), "generate", None) is not GenerationMixin.generate:
+    if own is not GenerationMixin.generate:
         raise UnsupportedModel(
             f"{name} has a generate() of its own, which hides the prompt from logits processors: not supported"
         )
