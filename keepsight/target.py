@@ -77,6 +77,10 @@ _LAYER_LISTS = ("layers", "h")
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm", "norm_f")
 
 
+_NO_ATTENTION = frozenset({"linear_attention", "conv", "mamba", "mamba2", "recurrent", "moe", "mlp"})
+"""Kinds of decoder layers in transformers' configurations that have no softmax attention."""
+
+
 class PromptSource(Protocol):
     """The messages and pictures that inputs were made of; ``keepsight.source.source.Source`` is one."""
 
@@ -291,6 +295,12 @@ class Target:
     def text_config(self) -> Any:
         """The text decoder's part of the model's configuration."""
         return self.model.config.get_text_config(decoder=True)
+
+    @cached_property
+    def layers_without_attention(self) -> frozenset[int]:
+        """Decoder layers that the configuration says have no softmax attention, such as linear ones and convolutions."""
+        kinds = getattr(self.text_config, "layer_types", None) or ()
+        return frozenset(i for i, kind in enumerate(kinds) if kind in _NO_ATTENTION)
 
     @property
     def hidden_size(self) -> int:

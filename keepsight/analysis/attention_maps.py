@@ -247,7 +247,9 @@ def capture(
     target.check_image_in_context("an attention map")
     parts = attention_mass_recorder(target, special)
     count = len(target.layers)
-    image_attention = RecordImageAttention(chosen_layers("attention", target, layers, range(count)))
+    image_attention = RecordImageAttention(
+        chosen_layers("attention", target, layers, range(count), in_attention=True)
+    )
     # These are the layers in which VAR acts by default. A model of three layers or fewer has
     # none of them, so no score is recorded and no token counts as a sink.
     inner = range(min(2, count), count - 1)

@@ -149,7 +149,9 @@ class PAI(Method):
             count = len(target.layers)
             # A first layer beyond the last one means that no layer is edited. Small
             # models have fewer layers than the default expects.
-            layers = chosen_layers("pai", target, self.layers, range(min(self.first_layer, count), count))
+            layers = chosen_layers(
+                "pai", target, self.layers, range(min(self.first_layer, count), count), in_attention=True
+            )
             yield Boost(layers, self.alpha)
         if self.gamma > 1:
             # The amateur runs unedited, as in the paper: its prompt has no picture whose scores could rise.

@@ -136,9 +136,7 @@ class Redistribute(Edit):
         # The context knows how columns of the prompt map to keys, with a sliding
         # window as well; here it maps sinks instead of the picture.
         found = self.sinks[context.layer]
-        sinks = replace(context, image=found).image_columns(
-            keys, max(context.first + context.rows - keys, 0)
-        )
+        sinks = replace(context, image=found).image_columns(keys, max(context.first + context.rows - keys, 0))
         chosen = self.method
         return redistribute(
             pattern,
@@ -227,7 +225,7 @@ class VAR(Method):
         if self.fraction == 0:
             return
         count = len(target.layers)
-        layers = chosen_layers("var", target, self.layers, range(min(2, count), count - 1))
+        layers = chosen_layers("var", target, self.layers, range(min(2, count), count - 1), in_attention=True)
         dims, tau = self.constants(target, target.hidden_size)
         yield Redistribute(self, layers, dims, tau)
 

@@ -164,7 +164,7 @@ class VHR(Method):
         count = len(target.layers)
         # A model of one layer has no second one.
         rule = {min(1, count - 1), *last_layers(count, LATE_SHARE)}
-        layers = chosen_layers("vhr", target, self.layers, rule)
+        layers = chosen_layers("vhr", target, self.layers, rule, in_attention=True)
         record = RecordHeads(layers)
         # The two parts share one mapping: the prelude fills ``record.seen``
         # before the first pass of the generation reads it.

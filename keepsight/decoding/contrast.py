@@ -7,6 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+LOWEST = 0.9 * torch.finfo(torch.float16).min
+"""A score at or below this is that of a token that was ruled out. Processors write −inf; some models (Chameleon) write the
+lowest number of their data type, of which multiples are −inf and differences of those not a number."""
+
+
+def ruled_out(scores: Tensor) -> Tensor:
+    """Returns where a model or an earlier processor has ruled tokens out, in the shape of ``scores``, bool."""
+    return scores <= LOWEST
+
 
 def plausible(expert: Tensor, cutoff: float) -> Tensor:
     """Returns the tokens whose expert probability is at least ``cutoff`` times the largest one, ``(batch, vocab)`` bool.
@@ -30,7 +39,7 @@ def one_left(expert: Tensor, cutoff: float) -> Tensor:
 def contrast(expert: Tensor, amateur: Tensor, *, strength: float) -> Tensor:
     """Returns ``(1 + strength) · expert − strength · amateur``: the expert's scores, moved away from the amateur's.
 
-    A token that an earlier processor ruled out (expert −inf) stays ruled out, whatever the amateur says.
+    A token that the model or an earlier processor ruled out (see ``ruled_out``) stays as it is, whatever the amateur says.
 
     Args:
         expert: ``(batch, vocab)`` scores.
@@ -46,7 +55,7 @@ def contrast(expert: Tensor, amateur: Tensor, *, strength: float) -> Tensor:
         return expert
     moved = (1 + strength) * expert - strength * amateur
     # If the amateur has −inf as well, the difference is not a number.
-    return torch.where(expert == -math.inf, expert, moved)
+    return torch.where(ruled_out(expert), expert, moved)
 
 
 def keep_only(scores: Tensor, kept: Tensor) -> Tensor:

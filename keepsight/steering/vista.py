@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from keepsight.attention_mods.layers import chosen_layers
+from keepsight.decoding.contrast import ruled_out
 from keepsight.decoding.views import MainPrompt, NoImage
 from keepsight.errors import InvalidParameter, UnsupportedModel
 from keepsight.method import Method, parameter
@@ -59,7 +59,7 @@ def augment(final: Tensor, late: Tensor, gamma: float) -> Tensor:
         gamma: γ, in [0, 1].
     """
     # At γ = 1 the product 0 · −inf would not be a number.
-    return torch.where(final == -math.inf, final, (1 - gamma) * final + gamma * late)
+    return torch.where(ruled_out(final), final, (1 - gamma) * final + gamma * late)
 
 
 class RecordResidual(Edit):
@@ -209,7 +209,7 @@ def _complete(seen: dict[int, Tensor], layers: frozenset[int], model: str) -> No
             seen[layer] = seen[layer - 1]
 
 
-SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier")
+SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier")
 """Names of settings that scale logits in the model's own code, where the head and the norm alone do not show it."""
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from keepsight.errors import UnsupportedModel
 from keepsight.parts import Contrast, Edit, HookContext, Lens, Part, Prelude, View
-from keepsight.target import TOKEN_KEYS, Target
+from keepsight.target import PIXEL_KEYS, TOKEN_KEYS, Target
 from keepsight.verification.explicit import apart, apply_edits, can_follow, explicit_attention, moved
 
 INSIDE_ATTENTION = ("attn_scores", "attn_pattern", "head_out")
@@ -43,7 +43,7 @@ class Prompt:
         ids = inputs["input_ids"]
         target = Target(model, inputs)
         image = torch.zeros_like(ids, dtype=torch.bool)
-        if set(target.model_inputs) - {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}:
+        if target.model_inputs.keys() & PIXEL_KEYS:
             image = ids == target.image_token_id
         return cls(ids.shape[1], image, target.attention_mask.to(ids.device) != 0)
 
@@ -242,8 +242,13 @@ class Restated:
 
             def read(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
                 hidden = args[0] if args else kwargs["hidden_states"]
+                here = context(index, hidden.device)
+                if hidden.shape[:-1] != (here.image.shape[0], here.rows):
+                    raise UnsupportedModel(
+                        f"{self.target.name}: states before layer {index} have another shape"
+                    )
                 for edit in reads:
-                    edit.resid_pre(hidden, context(index, hidden.device))
+                    edit.resid_pre(hidden, here)
 
             yield layer.register_forward_pre_hook(read, with_kwargs=True)
         for place in ("attn_out", "mlp_out", "resid_post"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from keepsight.decoding.contrast import ruled_out
 from keepsight.errors import InputError, KeepsightError, NeedsCalibration, UnsupportedModel, first_line
 from keepsight.method import Method
 from keepsight.parts import Contrast, Edit, Lens, Part, Prelude
@@ -32,8 +33,6 @@ TIMES = 4
 Recipes = tuple[Method, ...]
 """Methods that act together."""
 Alternative = Method | str | Recipes
-LOWEST = 0.9 * torch.finfo(torch.float16).min
-"""Scores at or below this are no scores: a model has ruled the token out by the lowest number of its data type."""
 SETTINGS_OF_PLACE = frozenset({"layers", "first_layer"})
 """Settings that say where a method acts, and stay what the user has chosen while its strength is raised."""
 
@@ -214,8 +213,7 @@ def centred(scores: Tensor, best: Tensor) -> Tensor:
     Chameleon rules tokens out by the lowest number of its data type; they are −inf here like any other ruled-out token.
     """
     scores = scores.float()
-    ruled_out = scores <= LOWEST
-    return (scores - scores.gather(-1, best)).masked_fill(ruled_out, -torch.inf)
+    return (scores - scores.gather(-1, best)).masked_fill(ruled_out(scores), -torch.inf)
 
 
 class Checks:
@@ -268,7 +266,7 @@ class Checks:
         rounding of its largest score, since in half precision both may round to the same."""
         pairs = zip(self.steps, self._uncached, strict=True)
         found = [self._far(step.before, other, step.before) for step, other in pairs]
-        largest = max(float(step.before[step.before > LOWEST].abs().max()) for step in self.steps)
+        largest = max(float(step.before[~ruled_out(step.before)].abs().max()) for step in self.steps)
         return max([*found, *self._rounding_of_rows(), torch.finfo(self.model.dtype).eps * largest])
 
     def _rounding_of_rows(self) -> Iterator[float]:
@@ -339,7 +337,7 @@ class Checks:
             except NeedsCalibration as error:
                 found.append(self._refused(name, "as given", error))
                 # What the method needs can be given by hand, and then all that it does can be checked
-                recipes = tuple(replace(one, **type(one).visible) for one in recipes)
+                recipes = strengthened(recipes)
                 self._run(recipes, count=1)
             parts = self._parts(recipes)
         except KeepsightError as error:
@@ -571,7 +569,24 @@ class Checks:
         rows = [self._run(strong, inputs=row, tokens=tokens[i : i + 1]) for i, row in enumerate(alone)]
         worst = self._rows_apart(together, rows, after=True)
         # Both runs may be as far from passes from scratch as rounding reaches, one to each side
-        yield self._finding(name, what, worst, max(2 * self._allowed_under(strong), TIMES * plain))
+        allowed = self._allowed(max(self._spread(strong, restated) for restated in self._alone))
+        yield self._finding(name, what, worst, max(2 * allowed, TIMES * plain))
+
+    @cached_property
+    def _alone(self) -> list[Restated]:
+        """The prompts of the batch, each alone."""
+        return [Restated(self.model, Target(self.model, row)) for row in self.batch[1]]
+
+    def _spread(self, recipes: Recipes, restated: Restated) -> float:
+        """How far the scores of a prompt move under some methods when all layers are moved by one unit of rounding."""
+        parts, found = self._parts(recipes, restated), 0.0
+        for number, step in enumerate(self.steps):
+            generated = self.tokens[:, :number]
+            wanted = restated.scores(parts, step.before, generated, expert=True)
+            moved = restated.scores(parts, step.before, generated, expert=True, draw=_draw(number))
+            ties = torch.isfinite(moved) != torch.isfinite(wanted)
+            found = max(found, self._far(moved, wanted, step.before, ties))
+        return found
 
     def _allowed_under(self, recipes: Recipes) -> float:
         """How far rounding reaches in scores under some methods.
@@ -580,14 +595,7 @@ class Checks:
         and are measured here.
         """
         if recipes not in self._spreads:
-            parts = self._parts(recipes)
-            for number, step in enumerate(self.steps):
-                generated = self.tokens[:, :number]
-                wanted = self.restated.scores(parts, step.before, generated, expert=True)
-                moved = self.restated.scores(parts, step.before, generated, expert=True, draw=_draw(number))
-                ties = torch.isfinite(moved) != torch.isfinite(wanted)
-                spread = max(self._spreads.get(recipes, 0.0), self._far(moved, wanted, step.before, ties))
-                self._spreads[recipes] = spread
+            self._spreads[recipes] = self._spread(recipes, self.restated)
         return self._allowed(self._spreads[recipes])
 
     def _beams(self, name: str, strong: Recipes) -> Iterator[Finding]:

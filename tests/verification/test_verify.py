@@ -21,7 +21,16 @@ from keepsight.verification.explicit import visible_keys
 from keepsight.verification.record import Fingerprint
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
-EVERY = ("m3id", "vcd", "pai:first_layer=0", "vhr", "vsv", "vsv:site=mlp,rows=all", "sla:window=1", "var")
+EVERY = (
+    "m3id",
+    "vcd",
+    "pai:first_layer=0",
+    "vhr",
+    "vsv",
+    "vsv:site=mlp,rows=all",
+    "sla:window=1",
+    "var:layers=0/1",
+)
 """Every method, at settings that a decoder of two layers has room for."""
 
 
@@ -57,7 +66,7 @@ def test_nothing_is_wrong_with_a_model_that_is_right(name: str) -> None:
     refused = {
         one.method for one in found.findings if one.verdict is Verdict.REFUSED and "put" in one.compared
     }
-    assert refused == ({"pai:first_layer=0", "var"} if name == "mllama" else set())
+    assert refused == ({"pai:first_layer=0", "var:layers=0/1"} if name == "mllama" else set())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -78,10 +87,10 @@ def test_each_place_is_compared() -> None:
 
 
 def test_a_method_that_needs_a_calibration_is_checked_with_what_it_names_as_visible() -> None:
-    found = report("llava", "var", rows=False)
-    assert [one.verdict for one in found.findings if one.method == "var" and one.compared == "as given"] == [
-        Verdict.REFUSED
-    ]
+    found = report("llava", "var:layers=0/1", rows=False)
+    assert [
+        one.verdict for one in found.findings if one.method == "var:layers=0/1" and one.compared == "as given"
+    ] == [Verdict.REFUSED]
     assert verdicts(found, "attention in 2 layers") == [Verdict.ROUNDING]
 
 
@@ -249,7 +258,9 @@ def prelude_measures_the_wrong_prompt() -> AbstractContextManager[None]:
 
 def lens_reads_the_row_before() -> AbstractContextManager[None]:
     def make(state: Any) -> Any:
-        def broken(self: Any, layer: int, row: int) -> Tensor:
+        def broken(self: Any, layer: int, row: int, **_: Any) -> Tensor:
+            if layer == self._last:
+                return state(self, layer, row, **_)  # type: ignore[no-any-return]
             first, hidden = self._record.states[layer]
             index = max(row - first - 1, -hidden.shape[1])
             found: Tensor = hidden[:, index] if hidden.shape[1] > 1 else hidden[:, 0] * 1.01
@@ -282,12 +293,12 @@ def padding_is_attended_to() -> AbstractContextManager[None]:
 
 PLANTED: dict[str, tuple[Callable[[], AbstractContextManager[None]], str, str]] = {
     "a skipped layer": (skipped_layer, "pai:gamma=1.0,first_layer=0", "attention in"),
-    "a shifted mask": (shifted_mask, "var", "attention in"),
-    "a dropped bias": (dropped_bias, "var", "attention in"),
+    "a shifted mask": (shifted_mask, "var:layers=0/1", "attention in"),
+    "a dropped bias": (dropped_bias, "var:layers=0/1", "attention in"),
     "a wrong order of heads": (wrong_head_order, "pai:gamma=1.0,first_layer=0", "negligible strength"),
     "a wrong scaling": (wrong_scaling, "pai:gamma=1.0,first_layer=0", "attention in"),
     "the picture one column off": (picture_one_column_off, "pai:gamma=1.0,first_layer=0", "attention in"),
-    "a pass one token late": (pass_one_token_late, "var", "attention in"),
+    "a pass one token late": (pass_one_token_late, "var:layers=0/1", "attention in"),
     "a stale cache": (stale_cache, "m3id", "large strength, from scratch"),
     "an amateur that sees the picture": (amateur_sees_the_picture, "m3id", "large strength, from scratch"),
     "edits that reach the amateur": (edits_reach_the_amateur, "m3id+vhr", "large strength, from scratch"),
@@ -296,7 +307,7 @@ PLANTED: dict[str, tuple[Callable[[], AbstractContextManager[None]], str, str]] 
     "a prelude on the wrong prompt": (prelude_measures_the_wrong_prompt, "vsv", "resid_post in"),
     "a lens one row off": (lens_reads_the_row_before, "sla:window=1", "large strength, from scratch"),
     "a hook left behind": (hook_left_behind, "vsv", "the model afterwards"),
-    "padding that is attended to": (padding_is_attended_to, "var", "padded batch"),
+    "padding that is attended to": (padding_is_attended_to, "var:layers=0/1", "padded batch"),
 }
 
 

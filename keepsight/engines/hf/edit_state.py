@@ -75,6 +75,7 @@ class EditState:
     def __init__(self, target: Target) -> None:
         self.name = target.name
         self.prompt = target.prompt
+        self.width = target.hidden_size
         self.input_ids = target.input_ids
         self.image = target.image_mask
         self.attention_mask = target.attention_mask.to(self.image.device) != 0
@@ -212,6 +213,22 @@ class EditState:
         if found and self.unchecked:
             self.unchecked.discard((place, layer))
         return found
+
+    def check_states(self, states: Tensor, place: str, layer: int) -> None:
+        """Whether the states at a place are one for each token of the pass, of the width of the residual stream.
+
+        Raises:
+            UnsupportedModel: they are not. Decoders with several residual streams have more or wider ones; others leave
+                tokens out of a layer.
+        """
+        tokens, mine = states.numel() // max(states.shape[-1], 1), self.batch * self.rows
+        # In a shared pass the amateurs' tokens come after the main pass's own
+        if (tokens == mine or (self.packed is not None and tokens > mine)) and states.shape[-1] == self.width:
+            return
+        raise UnsupportedModel(
+            f"{self.name}: layer {layer} has {tokens} states of width {states.shape[-1]} for the {mine} tokens of a pass,"
+            f" and not one of width {self.width} for each: its {place} cannot be edited"
+        )
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()`` at its first use in a pass, the same thing afterwards."""

@@ -34,7 +34,7 @@ class HFEngine(Engine):
         from keepsight.engines.hf.contrast_processor import ContrastProcessor
         from keepsight.engines.hf.edit_state import busy, check_free, one_generation, preparing
         from keepsight.engines.hf.lens import LensProcessor, RecordLayers
-        from keepsight.engines.hf.patching import editing
+        from keepsight.engines.hf.patching import editing, watching_logits
 
         parts = self.parts(target, methods)
         check_free(target.model)
@@ -45,7 +45,8 @@ class HFEngine(Engine):
             records: dict[int, RecordLayers] = {}
             for part in parts:
                 if isinstance(part, Lens):
-                    records[id(part)] = RecordLayers(frozenset(part.layers))
+                    # The last layer shows whether the lens reads this model as the model reads itself
+                    records[id(part)] = RecordLayers(frozenset(part.layers) | {len(target.layers) - 1})
                     edits.append(records[id(part)])
                 elif isinstance(part, Edit):
                     edits.append(part)
@@ -61,7 +62,9 @@ class HFEngine(Engine):
                     stack.enter_context(contrast.sharing_passes(target))
                     processors.append(contrast)
                 elif isinstance(part, Lens):
-                    processors.append(LensProcessor(part, target, records[id(part)], drafts))
+                    lens = LensProcessor(part, target, records[id(part)], drafts)
+                    stack.enter_context(watching_logits(target.model, lens.saw))
+                    processors.append(lens)
                 elif isinstance(part, Prelude):
                     with preparing(target.model):
                         part.run(HFPasses(target))

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from keepsight.decoding.contrast import ruled_out
 from keepsight.engines.hf.assisted_decoding import Drafts
+from keepsight.errors import UnsupportedModel
 from keepsight.parts import Edit, HookContext, Lens
 from keepsight.target import Target
+
+TOLERANCE = 0.03
+"""By how much of the largest logit two computations of the same logits may differ: four units of rounding of bfloat16."""
 
 
 class RecordLayers(Edit):
@@ -62,19 +67,56 @@ class LensProcessor(LogitsProcessor):
         self._lens, self._record, self._drafts = lens, record, drafts
         self._head, self._norm, self._prompt = target.head, target.final_norm, target.prompt
         self._softcap = getattr(target.text_config, "final_logit_softcapping", None)
+        self._name, self._last = target.name, len(target.layers) - 1
+        self._passes: list[Tensor] | None = []
+        """The logits of the passes before the first step; None once they have been compared."""
+
+    def saw(self, logits: Tensor) -> None:
+        """Note the logits of a pass, ``(rows, tokens, vocab)``."""
+        if self._passes is not None:
+            self._passes.append(logits[:, -1])
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._drafts.under_way:
             return scores
+        self._check(input_ids.shape[1] - 1)
         states = [self._state(layer, input_ids.shape[1] - 1) for layer in self._lens.layers]
         logits = _Logits(torch.stack(states), self._head, self._softcap, scores.device)
         step = input_ids.shape[1] - self._prompt
         mixed = self._lens.combine(scores.float(), logits, step)
         return mixed.log_softmax(-1).to(scores.dtype)
 
-    def _state(self, layer: int, row: int) -> Tensor:
+    def _state(self, layer: int, row: int, *, normed: bool | None = None) -> Tensor:
         first, hidden = self._record.states[layer]
         state = hidden[:, row - first]
-        normed: Tensor = self._norm(state) if self._lens.final_norm else state
-        return normed
+        norm = self._lens.final_norm if normed is None else normed
+        found: Tensor = self._norm(state) if norm else state
+        return found
+
+    def _check(self, row: int) -> None:
+        """At the first step: what the lens makes of the last layer must be the model's own logits.
+
+        Raises:
+            UnsupportedModel: they are not, so that what it makes of other layers would mean nothing: the model scales its
+                logits, or puts something else through its final norm.
+        """
+        if self._passes is None:
+            return
+        passes, self._passes = self._passes, None
+        states = self._state(self._last, row, normed=True)[None]
+        mine = _Logits(states, self._head, self._softcap, states.device).stacked()[0]
+        # Amateurs' passes and those of a search around this one may have come in between
+        if not any(one.shape == mine.shape and _close(one.to(mine.device), mine) for one in passes):
+            raise UnsupportedModel(
+                f"{self._name}: its logits are not what its final norm and its output projection make of its last layer, so"
+                " that logits of earlier layers cannot be read with them"
+            )
+
+
+def _close(logits: Tensor, mine: Tensor) -> bool:
+    """Whether two computations of the same logits differ by rounding alone, of a model in half precision too."""
+    there = ~ruled_out(logits)
+    a, b = logits[there].float(), mine[there]
+    size = float(a.abs().max()) if a.numel() else 0.0
+    return bool(((a - b).abs() <= TOLERANCE * size).all())

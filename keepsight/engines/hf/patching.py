@@ -25,6 +25,7 @@ from keepsight.errors import ConcurrentUse, CopiedInBlock, InputError, Unsupport
 from keepsight.parts import PLACES
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from keepsight.parts import Edit
@@ -335,6 +336,7 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
         def read(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
             if kwargs is not None and (hooks := state.at(place, index)):
                 hidden = args[0] if args else kwargs["hidden_states"]
+                state.check_states(hidden, place, index)
                 for _, edit in hooks:
                     edit(hidden, state.context(index, hidden.device))
 
@@ -350,13 +352,7 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
         # Some expert layers put out one row per token; in a shared pass the main one's tokens come first
         tokens = whole.reshape(-1, whole.shape[-1])
         mine = state.batch * state.rows
-        # Only in a shared pass there may be more than the main pass's own. Decoders with several residual streams, or that
-        # leave tokens out of a layer, put out another number
-        if len(tokens) != mine and (state.packed is None or len(tokens) < mine):
-            raise UnsupportedModel(
-                f"{state.name}: layer {index} puts out {len(tokens)} states for the {mine} tokens of a pass, and it is not"
-                f" known which are whose: its {place} cannot be edited"
-            )
+        state.check_states(whole, place, index)
         hidden = tokens[:mine].reshape(state.batch, state.rows, -1)
         for _, edit in hooks:
             hidden = edit(hidden, state.context(index, hidden.device))
@@ -467,6 +463,21 @@ def watching_candidates(model: PreTrainedModel, change: Callable[[bool], None]) 
         replaced(owner, "_keepsight_in_place", _NoCopy()),
         replaced(owner, name, around=around),
     ):
+        yield
+
+
+@contextmanager
+def watching_logits(model: PreTrainedModel, seen: Callable[[Tensor], None]) -> Iterator[None]:
+    """Inside the block ``seen`` is told the logits of every pass over the model, ``(rows, tokens, vocab)``."""
+
+    def hook(_module: Any, _args: Any, output: Any) -> None:
+        logits = output[0] if isinstance(output, tuple) else getattr(output, "logits", None)
+        if logits is not None:
+            seen(logits)
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(model, "_keepsight_in_place", _NoCopy()))
+        stack.callback(model.register_forward_hook(hook).remove)
         yield
 
 
