@@ -46,7 +46,7 @@ def chosen_layers(
         )
     if picked == without:
         raise UnsupportedModel(
-            f"{target.name}: none of the layers that {method} acts in by default has softmax attention: name others, layers=…"
+            f"{target.name}: none of the layers that {method} acts in by default has softmax attention: give layers"
         )
     return picked - without
 
