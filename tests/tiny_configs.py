@@ -429,6 +429,11 @@ def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> N
     text["num_kv_shared_layers"] = 2
 
 
+@variant("llama4:repaired")
+def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
+    """The type's own configuration; what is repaired is the model (``REPAIRS`` in ``mapped.py``)."""
+
+
 @variant("minimax_m3_vl:sparse")
 def _(config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> None:
     """Every layer attends to the two blocks of two keys that an indexer selects."""
