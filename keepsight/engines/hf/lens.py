@@ -18,6 +18,10 @@ TOLERANCE = 0.03
 """By how much of the largest logit two computations of the same logits may differ: four units of rounding of bfloat16."""
 
 
+POSITIONS = 32
+"""How many positions of a pass are looked at: assisted decoding asks for those of its drafts as well, the last not first."""
+
+
 class RecordLayers(Edit):
     """Keeps the residual stream after some layers, at the rows that a next token is predicted from."""
 
@@ -72,9 +76,9 @@ class LensProcessor(LogitsProcessor):
         """The logits of the passes before the first step; None once they have been compared."""
 
     def saw(self, logits: Tensor) -> None:
-        """Note the logits of a pass, ``(rows, tokens, vocab)``."""
+        """Note the logits of a pass, ``(rows, tokens, vocab)``, if they are of one of the passes before the first step."""
         if self._passes is not None:
-            self._passes.append(logits[:, -1])
+            self._passes.append(logits[:, -POSITIONS:])
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -107,7 +111,8 @@ class LensProcessor(LogitsProcessor):
         states = self._state(self._last, row, normed=True)[None]
         mine = _Logits(states, self._head, self._softcap, states.device).stacked()[0]
         # Amateurs' passes and those of a search around this one may have come in between
-        if not any(one.shape == mine.shape and _close(one.to(mine.device), mine) for one in passes):
+        found = (one[:, i] for one in passes if len(one) == len(mine) for i in range(one.shape[1]))
+        if not any(_close(one.to(mine.device), mine) for one in found):
             raise UnsupportedModel(
                 f"{self._name}: its logits are not what its final norm and its output projection make of its last layer, so"
                 " that logits of earlier layers cannot be read with them"
