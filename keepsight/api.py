@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from keepsight.engines import default
 from keepsight.engines.hf.edit_state import busy, serving
 from keepsight.engines.hf.patching import wrapping_generate
-from keepsight.errors import ConcurrentUse, InputError
+from keepsight.errors import ConcurrentUse, InputError, UnsupportedModel
 from keepsight.method import Method
 from keepsight.registry import as_recipes, compatible
 
@@ -66,6 +66,13 @@ def attached(
         )
     recipes = as_recipes(methods)
     target = Target(model, inputs, fused=fused, source=source)
+    if fused is not False and (compiled := target.compiled_module) is not None:
+        if fused is True:
+            raise UnsupportedModel(
+                f"{target.name}: fused=True, but its forward is compiled ({compiled}), and a compiled pass knows of no"
+                " other; pass fused='auto' or False"
+            )
+        target = Target(model, inputs, fused=False, source=source)
     with default().open(target, recipes) as processors:
         yield processors
 
