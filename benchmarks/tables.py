@@ -20,6 +20,7 @@ import dominance_tables
 import honest_tables
 import method_tables
 import serve_tables
+import support
 
 from keepsight import methods
 
@@ -152,6 +153,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cost-lengths": cost_tables.lengths,
     "decisions": lambda: decision_tables.decisions(load("decisions")),
     "decisions-variants": lambda: decision_tables.variants(load("decisions")),
+    "support": lambda: support.table(load("quantised")),
     "skipping": lambda: amateur_skipping.table(load("skipping-demo-cpu")),
     "methods-short": lambda: method_tables.short(methods()),
     "which-method": lambda: method_tables.which(measured()),

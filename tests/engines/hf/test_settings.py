@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, IMAGE, SPECIAL
+from families import FAMILIES, IMAGE, SPECIAL, TEXT
 from recomputed import contrast_of
 from strong import STRONG
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from keepsight import InputError, UnsupportedModel, attached, methods, mitigate
 from keepsight.parts import Contrast
@@ -320,6 +321,17 @@ def test_inference_mode(method: str) -> None:
     with torch.inference_mode():
         inside = generate(fresh(), method)
     assert inside == generate(fresh(), method)
+
+
+@every_method
+def test_a_draft_model(method: str) -> None:
+    inputs, options = FAMILY.inputs([[1, 10, 11, 12]]), {"num_assistant_tokens": 3}
+    draft = LlamaForCausalLM(LlamaConfig(**TEXT)).eval()
+    asked: list[int] = []
+    draft.register_forward_hook(lambda *_: asked.append(1))
+    drafted = generate(FAMILY.model(), method, inputs, assistant_model=draft, **options)
+    assert asked, "the draft model was asked"
+    assert drafted == generate(FAMILY.model(), method, inputs)
 
 
 @every_method
