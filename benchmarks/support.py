@@ -1,8 +1,8 @@
 """Under which precisions, devices, caches, inputs and ways to run each method works, is refused, or was not tried.
 
 Every row that says *works* or *refused* names the tests that show it, and ``tests/benchmarks/test_support.py`` fails where
-one of them does not exist. ``python benchmarks/support.py junit.xml`` keeps what ``make quantised`` found, with the versions of
-packages that are no dependency, in ``benchmarks/results/quantised.json``.
+one of them does not exist. ``python benchmarks/support.py junit.xml`` keeps what ``make quantised`` found, with the versions
+of packages that are no dependency, in ``benchmarks/results/quantised.json``.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
             (f"{DEVICES}::test_a_model_spread_over_places_runs_apart_or_is_refused",),
         ),
         Row("CUDA, ROCm, MPS", UNTRIED, f"The code names no device, but {NO_GPU}."),
-        Row("tensor parallelism (`tp_plan`), FSDP, DeepSpeed", UNTRIED, "They need several processes, which no test starts."),
+        Row("tensor parallelism (`tp_plan`), FSDP, DeepSpeed", UNTRIED, "No test starts several processes."),
     ),
     "Caches": (
         Row(
@@ -232,8 +232,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "Model": (
         Row(
             "training mode, gradient checkpointing", WORKS,
-            "Same tokens, at a dropout of 0. At any other, plain generation is random too, and the rows of attention that PAI"
-            " and VAR compute anew leave dropout out.",
+            "Same tokens, at a dropout of 0. At any other, plain generation is random too, and the rows of attention that"
+            " PAI and VAR compute anew leave dropout out.",
             (f"{SETTINGS}::test_a_model_in_training_mode",),
         ),
         Row("`torch.inference_mode()`", WORKS, "Same tokens as outside of it.", (f"{SETTINGS}::test_inference_mode",)),

@@ -378,10 +378,16 @@ class Target:
         Both ``module.compile()`` and ``module.forward = torch.compile(module.forward)`` count. The vision tower and the
         output projection do not: nothing of a method acts in them.
         """
-        decoder = next(name for name, module in self.model.named_modules() if module is self.decoder)
+        try:
+            inside: nn.Module = self.decoder
+        except UnsupportedModel:
+            # Contrasts need no list of layers; any compiled module counts then
+            inside = self.model
+        decoder = next(name for name, module in self.model.named_modules() if module is inside)
         for name, module in self.model.named_modules():
             around = not name or decoder == name or decoder.startswith(f"{name}.")
-            if (around or name.startswith(f"{decoder}.")) and _is_compiled(module):
+            within = not decoder or name.startswith(f"{decoder}.")
+            if (around or within) and _is_compiled(module):
                 return name or self.name
         return None
 

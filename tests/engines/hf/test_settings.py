@@ -303,6 +303,16 @@ def test_which_compiled_module_matters() -> None:
     assert Target(model, INPUTS).compiled_module == "model.language_model"
 
 
+def test_contrasts_of_a_decoder_without_a_list_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fresh()
+    expected = generate(model, "m3id")
+    monkeypatch.setattr(model, "get_decoder", lambda: torch.nn.Identity())
+    assert Target(model, INPUTS).compiled_module is None
+    assert generate(model, "m3id") == expected
+    model.lm_head.compile(backend="eager")
+    assert Target(model, INPUTS).compiled_module == "lm_head"
+
+
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
 @every_method
 @pytest.mark.parametrize("checkpointing", [False, True])
