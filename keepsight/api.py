@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from keepsight.engines import default
-from keepsight.engines.hf.edit_state import busy, serving
-from keepsight.engines.hf.patching import wrapping_generate
+from keepsight.engines.hf.edit_state import STATES, busy, serving
+from keepsight.engines.hf.patching import replaced, wrapping_generate
 from keepsight.errors import ConcurrentUse, InputError, UnsupportedModel
 from keepsight.method import Method
 from keepsight.registry import as_recipes, compatible
@@ -73,8 +73,19 @@ def attached(
                 " other; pass fused='auto' or False"
             )
         target = Target(model, inputs, fused=False, source=source)
-    with default().open(target, recipes) as processors:
+    with default().open(target, recipes) as processors, _uncompiled(model):
         yield processors
+
+
+@contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """Inside the block transformers compiles no step by itself where something is in place inside the model: a compiled step
+    leaves out what came after it was compiled."""
+    if model not in STATES:
+        yield
+        return
+    with replaced(model.generation_config, "disable_compile", True):
+        yield
 
 
 class mitigate:

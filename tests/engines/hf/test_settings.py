@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from families import FAMILIES, IMAGE, SPECIAL, TEXT
 from recomputed import contrast_of
 from strong import STRONG
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import CompileConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from keepsight import InputError, UnsupportedModel, attached, methods, mitigate
 from keepsight.parts import Contrast
@@ -285,6 +286,39 @@ def test_contrasts_of_a_model_that_was_compiled_in_place(place: str, method: str
     model = compiled(place)
     plain = generate(model, None)
     assert generate(model, method) == generate(fresh(), method) != plain
+
+
+@every_method
+def test_attached_lets_no_step_be_compiled_that_would_leave_out_a_method(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers compiles the steps of a static cache by itself on a GPU, and elsewhere where it is told to."""
+    model, before = fresh(), FAMILY.model().generation_config.to_dict()
+    asked, may = [], type(model)._valid_auto_compile_criteria
+
+    def criteria(self: Any, kwargs: Any, config: Any) -> bool:
+        config.compile_config = compile_config
+        asked.append(may(self, kwargs, config))
+        return False
+
+    compile_config = CompileConfig(backend="eager")
+    vars(compile_config)["_compile_all_devices"] = True
+    monkeypatch.setattr(type(model), "_valid_auto_compile_criteria", criteria)
+    given = (None, GenerationConfig(eos_token_id=2, pad_token_id=0))
+    for fused, config in product((True, False), given):
+        asked.clear()
+        with attached(model, INPUTS, STRONG[method], fused=fused) as processors:
+            model.generate(
+                **INPUTS,
+                **OPTIONS,
+                cache_implementation="static",
+                generation_config=config,
+                logits_processor=processors,
+            )
+        assert asked == [fused is False and only_contrasts(method)]
+    assert model.generation_config.to_dict() == before
+    with attached(model, INPUTS, STRONG[method].off()):
+        assert model.generation_config.to_dict() == before, "what is off changes nothing"
 
 
 def test_which_compiled_module_matters() -> None:
