@@ -35,7 +35,7 @@ class Row:
         note: what happens, and to what the result was compared; of a setting that was not tried, why.
         tests: the tests that show it, as ``file::function``.
         but: by method, what becomes of it where that is something else.
-        package: the package that the setting needs, where it is no dependency.
+        package: the packages that the setting needs and that are no dependency, joined with a comma.
     """
 
     name: str
@@ -167,7 +167,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row(
             'quantised cache (`cache_implementation="quantized"`, quanto 2 and 4 bits, HQQ 4 bits)', WORKS,
             "Off changes nothing, and sharing passes changes nothing. Amateurs' own caches are not quantised.",
-            (f"{QUANTISED}::test_quantised_cache",), package="optimum-quanto",
+            (f"{QUANTISED}::test_quantised_cache",), package="optimum-quanto, hqq",
         ),
         Row(
             "offloaded cache", UNTRIED,
@@ -253,8 +253,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ),
         Row(
             "`prefill_chunk_size`", WORKS,
-            "Same tokens; not compared on Gemma 3, where transformers itself gives other logits in chunks. VHR selects heads in"
-            " one pass over the prompt, and is refused by name.",
+            "Same tokens; not compared on Gemma 3, where transformers itself gives other logits in chunks. VHR selects heads"
+            " in one pass over the prompt, and is refused by name.",
             (f"{CONFORMANCE}::test_the_way_of_running_does_not_change_the_answer",), _refused("vhr"),
         ),
         Row(
@@ -285,10 +285,15 @@ def cell(row: Row, method: str) -> str:
     return {WORKS: "yes", REFUSED: "refused", UNTRIED: "–"}[row.status(method)]
 
 
+def packages(row: Row) -> list[str]:
+    """Returns the packages that a row needs and that are no dependency."""
+    return [name for name in row.package.split(", ") if name]
+
+
 def evidence(row: Row, result: Mapping[str, Any]) -> str:
-    """Returns the tests of a row by name, and the version of the package that they need."""
+    """Returns the tests of a row by name, and the versions of the packages that they need."""
     names = ", ".join(f"`{test.partition('::')[2]}`" for test in row.tests)
-    return f"{names}; {row.package} {result['versions'][row.package]}" if row.package else names
+    return "; ".join([names, *(f"{name} {result['versions'][name]}" for name in packages(row))])
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -316,7 +321,7 @@ def facts(result: Mapping[str, Any]) -> str:
     )
     return (
         "*yes*: it works; *refused*: an error by name, before anything is generated; –: not tried. Tests beside a package's"
-        f" version were run with it by `make quantised`: {passed} passed, {failed} failed, {skipped} were skipped (torch"
+        f" version were run with it by `make quantised`: {passed} passed, {failed} failed and {skipped} were skipped (torch"
         f" {versions['torch']}, transformers {versions['transformers']}, {machine['cpu']}, without a GPU)."
     )
 
