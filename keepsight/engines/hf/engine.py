@@ -45,11 +45,14 @@ class HFEngine(Engine):
             records: dict[int, RecordLayers] = {}
             for part in parts:
                 if isinstance(part, Lens):
-                    # The last layer shows whether the lens reads this model as the model reads itself
-                    records[id(part)] = RecordLayers(frozenset(part.layers) | {len(target.layers) - 1})
+                    records[id(part)] = RecordLayers(frozenset(part.layers))
                     edits.append(records[id(part)])
                 elif isinstance(part, Edit):
                     edits.append(part)
+            # The last layer, after all edits, shows whether the lens reads this model as the model reads itself
+            final = RecordLayers(frozenset({len(target.layers) - 1})) if records else None
+            if final is not None:
+                edits.append(final)
             if edits:
                 stack.enter_context(editing(target, *edits))
                 stack.enter_context(one_generation(target.model))
@@ -62,7 +65,8 @@ class HFEngine(Engine):
                     stack.enter_context(contrast.sharing_passes(target))
                     processors.append(contrast)
                 elif isinstance(part, Lens):
-                    lens = LensProcessor(part, target, records[id(part)], drafts)
+                    assert final is not None
+                    lens = LensProcessor(part, target, records[id(part)], final, drafts)
                     stack.enter_context(watching_logits(target.model, lens.saw))
                     processors.append(lens)
                 elif isinstance(part, Prelude):

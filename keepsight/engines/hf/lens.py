@@ -36,6 +36,11 @@ class RecordLayers(Edit):
             self.states[context.layer] = (context.first + start, hidden[:, start:])
         return hidden
 
+    def at(self, layer: int, row: int) -> Tensor:
+        """The state after a layer at a row, ``(rows, hidden)``."""
+        first, hidden = self.states[layer]
+        return hidden[:, row - first]
+
 
 class _Logits:
     """The logits of some layers' states at one row; see ``keepsight.parts.LayerLogits``."""
@@ -63,11 +68,16 @@ class LensProcessor(LogitsProcessor):
     Args:
         lens: the layers and the formula.
         record: the edit that keeps the layers' states; it must be in place in the model.
+        final: the edit that keeps the last layer's state as all edits leave it.
+        drafts: tells when assisted decoding shows draft tokens.
     """
 
     supports_continuous_batching = False
 
-    def __init__(self, lens: Lens, target: Target, record: RecordLayers, drafts: Drafts) -> None:
+    def __init__(
+        self, lens: Lens, target: Target, record: RecordLayers, final: RecordLayers, drafts: Drafts
+    ) -> None:
+        self._final = final
         self._lens, self._record, self._drafts = lens, record, drafts
         self._head, self._norm, self._prompt = target.head, target.final_norm, target.prompt
         self._softcap = getattr(target.text_config, "final_logit_softcapping", None)
@@ -91,12 +101,10 @@ class LensProcessor(LogitsProcessor):
         mixed = self._lens.combine(scores.float(), logits, step)
         return mixed.log_softmax(-1).to(scores.dtype)
 
-    def _state(self, layer: int, row: int, *, normed: bool | None = None) -> Tensor:
-        first, hidden = self._record.states[layer]
-        state = hidden[:, row - first]
-        norm = self._lens.final_norm if normed is None else normed
-        found: Tensor = self._norm(state) if norm else state
-        return found
+    def _state(self, layer: int, row: int) -> Tensor:
+        state = self._record.at(layer, row)
+        normed: Tensor = self._norm(state) if self._lens.final_norm else state
+        return normed
 
     def _check(self, row: int) -> None:
         """At the first step: what the lens makes of the last layer must be the model's own logits.
@@ -108,7 +116,7 @@ class LensProcessor(LogitsProcessor):
         if self._passes is None:
             return
         passes, self._passes = self._passes, None
-        states = self._state(self._last, row, normed=True)[None]
+        states = self._norm(self._final.at(self._last, row))[None]
         mine = _Logits(states, self._head, self._softcap, states.device).stacked()[0]
         # Amateurs' passes and those of a search around this one may have come in between
         found = (one[:, i] for one in passes if len(one) == len(mine) for i in range(one.shape[1]))
