@@ -52,8 +52,6 @@ class Engine(ABC):
             UnsupportedModel: a method refuses this kind of model, or this engine cannot place one of its parts.
             NoImageTokens: a prompt holds no picture.
         """
-        from keepsight.parts import Contrast
-
         found: list[Part] = []
         for method in methods:
             # A recipe that is off needs a picture as well: a prompt without one is a mistake that should show at once
@@ -61,12 +59,6 @@ class Engine(ABC):
             if (reason := method.refusal(target)) is not None:
                 raise UnsupportedModel(f"{target.name} cannot be used with {method.name()}: {reason}")
             for part in method.parts(target):
-                if not isinstance(part, Contrast) and (compiled := target.compiled_module) is not None:
-                    # A compiled pass skips hooks that were not there when it was compiled, and says nothing
-                    raise UnsupportedModel(
-                        f"{target.name} cannot be used with {method.name()}: {compiled} is compiled, and a compiled pass"
-                        " leaves out what acts inside the model: load the model anew without compile()"
-                    )
                 if (reason := self.why_not(part, target)) is not None:
                     raise UnsupportedModel(f"{target.name} cannot be used with {method.name()}: {reason}")
                 found.append(part)

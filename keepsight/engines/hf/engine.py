@@ -24,6 +24,12 @@ class HFEngine(Engine):
     """Puts parts in place in a model of transformers: amateurs, edits, lenses and preludes."""
 
     def why_not(self, part: Part, target: Target) -> str | None:
+        if not isinstance(part, Contrast) and (compiled := target.compiled_module) is not None:
+            # A compiled pass skips hooks that were not there when it was compiled, and says nothing
+            return (
+                f"{compiled} is compiled, and a compiled pass leaves out what acts inside the model: load the model anew"
+                " without compile()"
+            )
         if isinstance(part, (Contrast, Edit, Lens, Prelude)):
             return None
         return f"{type(part).__name__} is not a part that this engine knows"
