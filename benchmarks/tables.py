@@ -15,10 +15,12 @@ from typing import Any
 
 import amateur_skipping
 import cost_tables
+import decision_tables
 import dominance_tables
 import honest_tables
 import method_tables
 import serve_tables
+import support
 
 from keepsight import methods
 
@@ -149,6 +151,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "heads": heads,
     "cost": cost_tables.cost,
     "cost-lengths": cost_tables.lengths,
+    "decisions": lambda: decision_tables.decisions(load("decisions")),
+    "decisions-variants": lambda: decision_tables.variants(load("decisions")),
+    "support": lambda: support.table(load("quantised")),
     "skipping": lambda: amateur_skipping.table(load("skipping-demo-cpu")),
     "methods-short": lambda: method_tables.short(methods()),
     "which-method": lambda: method_tables.which(measured()),
@@ -188,6 +193,7 @@ def stale() -> list[str]:
         "choose": choice["val-shifted"],
         "heads": load("heads"),
         "dominance": load("dominance"),
+        "decisions": load("decisions"),
     }.items():
         if result["weights_sha256"] != weights:
             found.append(f"benchmarks/results/{name}.json (other weights)")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from keepsight.engines import default
-from keepsight.engines.hf.edit_state import busy, serving
-from keepsight.engines.hf.patching import wrapping_generate
-from keepsight.errors import ConcurrentUse, InputError
+from keepsight.engines.hf.edit_state import STATES, busy, serving
+from keepsight.engines.hf.patching import replaced, wrapping_generate
+from keepsight.errors import ConcurrentUse, InputError, UnsupportedModel
 from keepsight.method import Method
 from keepsight.registry import as_recipes, compatible
 
@@ -66,8 +66,26 @@ def attached(
         )
     recipes = as_recipes(methods)
     target = Target(model, inputs, fused=fused, source=source)
-    with default().open(target, recipes) as processors:
+    if fused is not False and (compiled := target.compiled_module) is not None:
+        if fused is True:
+            raise UnsupportedModel(
+                f"{target.name}: fused=True, but its forward is compiled ({compiled}), and a compiled pass knows of no"
+                " other; pass fused='auto' or False"
+            )
+        target = Target(model, inputs, fused=False, source=source)
+    with default().open(target, recipes) as processors, _uncompiled(model):
         yield processors
+
+
+@contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """Inside the block transformers compiles no step by itself where something is in place inside the model: a compiled step
+    leaves out what came after it was compiled."""
+    if model not in STATES:
+        yield
+        return
+    with replaced(model.generation_config, "disable_compile", True):
+        yield
 
 
 class mitigate:

@@ -136,8 +136,10 @@ class Target:
             )
         if self.inputs.get("inputs_embeds") is not None:
             raise InputError("inputs_embeds hide where the picture is: pass input_ids alone")
-        if self.inputs.get("pixel_values_videos") is not None:
-            raise InputError("prompts with video are not supported: pass pictures")
+        if video := [key for key, value in self.inputs.items() if "video" in str(key) and value is not None]:
+            raise InputError(
+                f"prompts with video are not supported, also beside pictures (got {', '.join(video)}): pass pictures"
+            )
         for name in CACHE_NAMES:
             if self.inputs.get(name) is not None:
                 raise InputError(
@@ -368,6 +370,27 @@ class Target:
             module = getattr(module, "model", None) or getattr(module, "decoder", None)
         raise UnsupportedModel(f"{self.name}: no list of decoder layers under get_decoder()")
 
+    @cached_property
+    def compiled_module(self) -> str | None:
+        """The module that was compiled in place and that passes of the decoder go through, by its name in the model; None
+        where there is none.
+
+        Both ``module.compile()`` and ``module.forward = torch.compile(module.forward)`` count. The vision tower and the
+        output projection do not: nothing of a method acts in them.
+        """
+        try:
+            inside: nn.Module = self.decoder
+        except UnsupportedModel:
+            # Contrasts need no list of layers; any compiled module counts then
+            inside = self.model
+        decoder = next(name for name, module in self.model.named_modules() if module is inside)
+        for name, module in self.model.named_modules():
+            around = not name or decoder == name or decoder.startswith(f"{name}.")
+            within = not decoder or name.startswith(f"{decoder}.")
+            if (around or within) and _is_compiled(module):
+                return name or self.name
+        return None
+
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder's blocks, first to last."""
@@ -446,6 +469,14 @@ class Target:
                 padded[max(lengths) - len(row) :] = row
             inputs[key] = short
         return inputs
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether calls of a module go to what torch.compile made of it."""
+    # Neither has a public name: the first is what ``compile()`` sets, the second marks compiled functions
+    called, forward = getattr(module, "_compiled_call_impl", None), vars(module).get("forward")
+    wrapped = type(module).__name__ == "OptimizedModule"
+    return called is not None or wrapped or hasattr(forward, "_torchdynamo_orig_callable")
 
 
 def cache_name(*functions: Callable[..., Any]) -> str:

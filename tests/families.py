@@ -61,6 +61,27 @@ class Family:
             inputs |= _mllama_mask(ids, mask)
         return inputs
 
+    def album(self, prompts: list[list[int]], places: list[tuple[int, ...]]) -> dict[str, Any]:
+        """Prompts of text ids with several pictures each, one before the text id at every place. Left-padded.
+
+        Only for families whose image tensors hold one picture after the other.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pictures, tensors = self.picture(sum(map(len, places)))
+        left, rows = iter(pictures), []
+        for prompt, before in zip(prompts, places, strict=True):
+            row: list[int] = []
+            for i, token in enumerate(prompt):
+                row += [piece for _ in range(before.count(i)) for piece in next(left)]
+                row.append(token)
+            rows.append(row)
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        types = {self.token_types: (ids == IMAGE).long()} if self.token_types else {}
+        return {"input_ids": ids, "attention_mask": mask, **tensors, **types}
+
     def text_only(self, prompt: list[int]) -> dict[str, Any]:
         """One prompt written without a picture."""
         ids = torch.tensor([prompt])

@@ -58,6 +58,35 @@ def scaled_tau(width: int) -> float:
     return PUBLISHED_TAU * math.sqrt(width / PUBLISHED_WIDTH)
 
 
+def image_centric(
+    probs: Tensor,
+    image: Tensor,
+    sinks: Tensor,
+    *,
+    ratio: float,
+    mass: float,
+    visual_sink: Tensor | None = None,
+) -> Tensor:
+    """Returns the heads and rows that redistribution acts on, ``(batch, heads, rows)`` bool.
+
+    These have at least ``mass`` of their attention on the picture, and at least ``ratio`` of that on columns that are no
+    sinks. Without a visual sink there are none, nor where no attention is on other columns of the picture.
+
+    Args:
+        probs: ``(batch, heads, rows, keys)`` float32, rows summing to 1.
+        image: ``(batch, keys)`` bool, the columns of the picture.
+        sinks: ``(batch, keys)`` bool, the sinks of text and picture.
+        ratio, mass: the two thresholds, in [0, 1].
+        visual_sink: ``(batch,)`` bool, whether the picture has a sink at all; default: whether it has one among ``keys``.
+    """
+    picture, clear = image[:, None, None], (image & ~sinks)[:, None, None]
+    on_picture, on_clear = (probs * picture).sum(-1), (probs * clear).sum(-1)
+    has_visual_sink = ((image & sinks).any(-1) if visual_sink is None else visual_sink)[:, None, None]
+    # Where no attention is on other columns of the picture there is nothing
+    # in proportion to which it could be given, even at ratio 0.
+    return (on_picture >= mass) & (on_clear >= ratio * on_picture) & (on_clear > 0) & has_visual_sink
+
+
 def redistribute(
     probs: Tensor,
     image: Tensor,
@@ -70,28 +99,22 @@ def redistribute(
 ) -> Tensor:
     """Take ``fraction`` from every sink and give it to the picture's other columns, in proportion to what they have.
 
-    Only rows of image-centric heads change: those that have at least ``mass`` of their attention on the picture, and at
-    least ``ratio`` of that on columns that are no sinks. Without a visual sink nothing changes.
+    Only rows of image-centric heads change, as ``image_centric`` finds them.
 
     Args:
         probs: ``(batch, heads, rows, keys)``, rows summing to 1.
         image: ``(batch, keys)`` bool, the columns of the picture.
         sinks: ``(batch, keys)`` bool, the sinks of text and picture.
         fraction: the share that is taken from sinks, in [0, 1].
-        ratio, mass: the two thresholds above, in [0, 1].
-        visual_sink: ``(batch,)`` bool, whether the picture has a sink at all; default: whether it has one among ``keys``.
+        ratio, mass: the thresholds of ``image_centric``, in [0, 1].
+        visual_sink: see ``image_centric``.
 
     Returns:
         New probabilities of the same shape, with rows that still sum to 1.
     """
-    picture, drained = image[:, None, None], sinks[:, None, None]
-    clear = picture & ~drained
-    on_picture = (probs * picture).sum(-1, keepdim=True)
+    drained, clear = sinks[:, None, None], (image & ~sinks)[:, None, None]
+    selected = image_centric(probs, image, sinks, ratio=ratio, mass=mass, visual_sink=visual_sink)[..., None]
     on_clear = (probs * clear).sum(-1, keepdim=True)
-    has_visual_sink = ((image & sinks).any(-1) if visual_sink is None else visual_sink)[:, None, None, None]
-    # Where no attention is on other columns of the picture there is nothing
-    # in proportion to which it could be given, even at ratio 0.
-    selected = (on_picture >= mass) & (on_clear >= ratio * on_picture) & (on_clear > 0) & has_visual_sink
     budget = fraction * (probs * drained).sum(-1, keepdim=True)
     # The bound only avoids a division by 0 in rows that are not selected, and whose result is thrown away.
     share = probs / on_clear.clamp(min=1e-30)

@@ -1,4 +1,7 @@
-"""The arithmetic that contrastive decoders share: pure functions over ``(batch, vocab)`` scores."""
+"""The arithmetic that contrastive decoders share: pure functions over ``(batch, vocab)`` scores.
+
+What decides, such as a cutoff, is computed in float32 whatever the scores are in, or in float64 where they are.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,14 @@ def ruled_out(scores: Tensor) -> Tensor:
     return scores <= LOWEST
 
 
+def precise(scores: Tensor) -> Tensor:
+    """Returns scores in float32, or as they came in float64.
+
+    A cutoff between bfloat16 logits would otherwise be rounded to a multiple of 1/16 where logits lie between 8 and 16.
+    """
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
 def plausible(expert: Tensor, cutoff: float) -> Tensor:
     """Returns the tokens whose expert probability is at least ``cutoff`` times the largest one, ``(batch, vocab)`` bool.
 
@@ -28,6 +39,7 @@ def plausible(expert: Tensor, cutoff: float) -> Tensor:
     if cutoff == 0:
         return torch.ones_like(expert, dtype=torch.bool)
     # A ratio of probabilities is a difference of logits, whatever constant they hold, so no softmax is needed.
+    expert = precise(expert)
     return expert >= expert.amax(-1, keepdim=True) + math.log(cutoff)
 
 

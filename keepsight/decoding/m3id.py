@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible
+from keepsight.decoding.contrast import contrast, keep_only, one_left, plausible, precise
 from keepsight.decoding.views import NoImage
 from keepsight.errors import InvalidParameter
 from keepsight.method import Method, parameter
@@ -61,8 +61,18 @@ def m3id(
 
 
 def closed(expert: Tensor, gate: float) -> Tensor:
-    """Returns the rows whose most likely token has at least probability ``gate``, ``(batch, 1)`` bool."""
-    return expert.log_softmax(-1).amax(-1, keepdim=True) >= (math.log(gate) if gate > 0 else -math.inf)
+    """Returns the rows whose most likely token has at least probability ``gate``, ``(batch, 1)`` bool; none at gate 1."""
+    if gate == 0:
+        return torch.ones_like(expert[:, :1], dtype=torch.bool)
+    if gate == 1:
+        # A probability of 1 would mean that no other token is left, and then there is nothing to contrast.
+        return torch.zeros_like(expert[:, :1], dtype=torch.bool)
+    # p >= gate is the same as 1/p − 1 <= 1/gate − 1, and 1/p − 1 is the sum of the other tokens' shares of the largest.
+    # Near 1 a probability has no digits left in float32, and this sum has all of them.
+    logits = precise(expert)
+    top = logits.argmax(-1, keepdim=True)
+    others = (logits - logits.gather(-1, top)).exp().scatter(-1, top, 0.0).sum(-1, keepdim=True)
+    return others <= 1 / gate - 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from keepsight import VAR, InvalidParameter, NeedsCalibration, UnsupportedModel, mitigate, parse
 from keepsight.analysis.probe import probe
-from keepsight.attention_mods.var import redistribute, scaled_tau, sink_score
+from keepsight.attention_mods.var import image_centric, redistribute, scaled_tau, sink_score
 from keepsight.calibration.file import BadCalibration, CalibrationMismatch
 from keepsight.target import cache_among
 
@@ -48,6 +48,13 @@ def test_heads_that_are_left_alone() -> None:
     only_text[0, 0] = True
     assert torch.equal(redistribute(ROW, PICTURE, only_text, **options), ROW)
     assert torch.equal(redistribute(ROW, PICTURE, PICTURE, fraction=0.6, ratio=0.0, mass=0.0), ROW)
+
+
+def test_heads_that_look_at_the_picture() -> None:
+    # 0.4 of the attention is on the picture, and half of that off its sink
+    for ratio, mass, expected in ((0.5, 0.2, True), (0.51, 0.2, False), (0.5, 0.41, False), (0.0, 0.0, True)):
+        assert image_centric(ROW, PICTURE, SINKS, ratio=ratio, mass=mass).tolist() == [[[expected]]]
+    assert not image_centric(ROW, PICTURE, SINKS & ~PICTURE, ratio=0.0, mass=0.0).any()
 
 
 def test_redistribution_keeps_sums_and_proportions() -> None:

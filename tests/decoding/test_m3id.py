@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from keepsight import M3ID, InvalidParameter
-from keepsight.decoding.m3id import m3id, weight
+from keepsight.decoding.m3id import closed, m3id, weight
 
 Z = torch.tensor([[2.0, 1.5, -1.0]])
 U = torch.tensor([[1.0, 2.0, -1.0]])
@@ -64,6 +64,33 @@ def test_gate_leaves_a_certain_step_as_it_is_and_rules_nothing_out() -> None:
     for gate in (0.7, 1.0):
         assert torch.equal(m3id(Z, U, weight=2.0, gate=gate), m3id(Z, U, weight=2.0))
     assert torch.isfinite(m3id(Z, U, weight=2.0, gate=0.7)).all()
+
+
+def test_gate_near_1_is_compared_by_what_the_other_tokens_leave() -> None:
+    # The other token has e^-17 = 4.1e-8 of the largest: a probability that float32 cannot tell from 1
+    logits = torch.tensor([[0.0, -17.0]])
+    assert logits.log_softmax(-1).amax() == 0
+    assert closed(logits, 1 - 5e-8).all()
+    assert not closed(logits, 1 - 3e-8).any()
+    assert not closed(logits, 1.0).any()
+    assert closed(logits, 0.0).all()
+
+
+def test_gate_agrees_with_probabilities_in_double_precision() -> None:
+    torch.manual_seed(0)
+    logits = 4 * torch.randn(500, 30)
+    likely = logits.double().softmax(-1).amax(-1)
+    for gate in (0.2, 0.5, 0.9, 0.99):
+        assert torch.equal(closed(logits, gate)[:, 0], likely >= gate)
+    ruled_out = torch.tensor([[1.0, -math.inf, -math.inf]])
+    assert closed(ruled_out, 0.999).all()
+
+
+def test_half_precision_logits_are_compared_in_float32() -> None:
+    # 0.9 of the probability lies at 2.197 logits above the other token; bfloat16 would compute with 0.9 rounded
+    logits = torch.tensor([[2.1875, 0.0], [2.203125, 0.0]], dtype=torch.bfloat16)
+    assert closed(logits, 0.9)[:, 0].tolist() == [False, True]
+    assert torch.equal(closed(logits, 0.9), closed(logits.float(), 0.9))
 
 
 def test_gate_is_per_row() -> None:

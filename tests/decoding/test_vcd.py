@@ -120,6 +120,13 @@ def test_plausible_tokens(beta: float, kept: list[bool]) -> None:
     assert plausible(Z.log_softmax(-1), beta).tolist() == [kept]
 
 
+def test_a_cutoff_between_bfloat16_logits_is_not_rounded() -> None:
+    # 16 + log 0.1 = 13.697 lies between two logits that bfloat16 can hold, and would itself become one of them, 13.6875
+    logits = torch.tensor([[16.0, 13.6875, 13.75]], dtype=torch.bfloat16)
+    assert plausible(logits, 0.1).tolist() == [[True, False, True]]
+    assert torch.equal(plausible(logits, 0.1), plausible(logits.double(), 0.1))
+
+
 def test_the_models_own_choice_is_always_plausible() -> None:
     scores = torch.randn(50, 99) * 4
     best = scores.argmax(-1, keepdim=True)

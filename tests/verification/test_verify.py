@@ -278,12 +278,9 @@ def prelude_measures_the_wrong_prompt() -> AbstractContextManager[None]:
 
 def lens_reads_the_row_before() -> AbstractContextManager[None]:
     def make(state: Any) -> Any:
-        def broken(self: Any, layer: int, row: int, **_: Any) -> Tensor:
-            if layer == self._last:
-                return state(self, layer, row, **_)  # type: ignore[no-any-return]
+        def broken(self: Any, layer: int, row: int) -> Tensor:
             first, hidden = self._record.states[layer]
-            index = max(row - first - 1, -hidden.shape[1])
-            found: Tensor = hidden[:, index] if hidden.shape[1] > 1 else hidden[:, 0] * 1.01
+            found: Tensor = hidden[:, row - first - 1] if hidden.shape[1] > 1 else hidden[:, 0] * 1.01
             return found
 
         return broken

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from keepsight.parts import HookContext
 
 UNDERSTOOD = frozenset({"sliding_window", "softcap", "is_causal", "dropout", "position_bias"})
-"""Arguments of attention functions that explicit weights follow (dropout is 0 outside of training)."""
+"""Arguments of attention functions that explicit weights follow (a dropout of 0, as it is outside of training)."""
 IRRELEVANT = frozenset(
     {
         "position_ids", "cache_position", "position_embeddings", "cache", "past_key_values", "use_cache", "kwargs",
@@ -152,6 +152,8 @@ def _check_arguments(
     ]
     if args:
         unknown.insert(0, "an argument by position")
+    if kwargs.get("dropout"):
+        unknown.append("a dropout above 0 (call model.eval())")
     if unknown:
         raise UnsupportedModel(
             f"{state.name}: {type(module).__name__} hands its attention {', '.join(unknown)}, which edits of attention"

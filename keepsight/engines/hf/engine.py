@@ -24,6 +24,12 @@ class HFEngine(Engine):
     """Puts parts in place in a model of transformers: amateurs, edits, lenses and preludes."""
 
     def why_not(self, part: Part, target: Target) -> str | None:
+        if not isinstance(part, Contrast) and (compiled := target.compiled_module) is not None:
+            # A compiled pass skips hooks that were not there when it was compiled, and says nothing
+            return (
+                f"{compiled} is compiled, and a compiled pass leaves out what acts inside the model: load the model anew"
+                " without compile()"
+            )
         if isinstance(part, (Contrast, Edit, Lens, Prelude)):
             return None
         return f"{type(part).__name__} is not a part that this engine knows"
@@ -45,11 +51,14 @@ class HFEngine(Engine):
             records: dict[int, RecordLayers] = {}
             for part in parts:
                 if isinstance(part, Lens):
-                    # The last layer shows whether the lens reads this model as the model reads itself
-                    records[id(part)] = RecordLayers(frozenset(part.layers) | {len(target.layers) - 1})
+                    records[id(part)] = RecordLayers(frozenset(part.layers))
                     edits.append(records[id(part)])
                 elif isinstance(part, Edit):
                     edits.append(part)
+            # The last layer, after all edits, shows whether the lens reads this model as the model reads itself
+            final = RecordLayers(frozenset({len(target.layers) - 1})) if records else None
+            if final is not None:
+                edits.append(final)
             if edits:
                 stack.enter_context(editing(target, *edits))
                 stack.enter_context(one_generation(target.model))
@@ -62,7 +71,8 @@ class HFEngine(Engine):
                     stack.enter_context(contrast.sharing_passes(target))
                     processors.append(contrast)
                 elif isinstance(part, Lens):
-                    lens = LensProcessor(part, target, records[id(part)], drafts)
+                    assert final is not None
+                    lens = LensProcessor(part, target, records[id(part)], final, drafts)
                     stack.enter_context(watching_logits(target.model, lens.saw))
                     processors.append(lens)
                 elif isinstance(part, Prelude):

@@ -18,6 +18,10 @@ TOLERANCE = 0.03
 """By how much of the largest logit two computations of the same logits may differ: four units of rounding of bfloat16."""
 
 
+POSITIONS = 32
+"""How many positions of a pass are looked at: assisted decoding asks for those of its drafts as well, the last not first."""
+
+
 class RecordLayers(Edit):
     """Keeps the residual stream after some layers, at the rows that a next token is predicted from."""
 
@@ -31,6 +35,11 @@ class RecordLayers(Edit):
         if start < context.rows:
             self.states[context.layer] = (context.first + start, hidden[:, start:])
         return hidden
+
+    def at(self, layer: int, row: int) -> Tensor:
+        """The state after a layer at a row, ``(rows, hidden)``."""
+        first, hidden = self.states[layer]
+        return hidden[:, row - first]
 
 
 class _Logits:
@@ -59,11 +68,16 @@ class LensProcessor(LogitsProcessor):
     Args:
         lens: the layers and the formula.
         record: the edit that keeps the layers' states; it must be in place in the model.
+        final: the edit that keeps the last layer's state as all edits leave it.
+        drafts: tells when assisted decoding shows draft tokens.
     """
 
     supports_continuous_batching = False
 
-    def __init__(self, lens: Lens, target: Target, record: RecordLayers, drafts: Drafts) -> None:
+    def __init__(
+        self, lens: Lens, target: Target, record: RecordLayers, final: RecordLayers, drafts: Drafts
+    ) -> None:
+        self._final = final
         self._lens, self._record, self._drafts = lens, record, drafts
         self._head, self._norm, self._prompt = target.head, target.final_norm, target.prompt
         self._softcap = getattr(target.text_config, "final_logit_softcapping", None)
@@ -72,9 +86,9 @@ class LensProcessor(LogitsProcessor):
         """The logits of the passes before the first step; None once they have been compared."""
 
     def saw(self, logits: Tensor) -> None:
-        """Note the logits of a pass, ``(rows, tokens, vocab)``."""
+        """Note the logits of a pass, ``(rows, tokens, vocab)``, if they are of one of the passes before the first step."""
         if self._passes is not None:
-            self._passes.append(logits[:, -1])
+            self._passes.append(logits[:, -POSITIONS:])
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -87,12 +101,10 @@ class LensProcessor(LogitsProcessor):
         mixed = self._lens.combine(scores.float(), logits, step)
         return mixed.log_softmax(-1).to(scores.dtype)
 
-    def _state(self, layer: int, row: int, *, normed: bool | None = None) -> Tensor:
-        first, hidden = self._record.states[layer]
-        state = hidden[:, row - first]
-        norm = self._lens.final_norm if normed is None else normed
-        found: Tensor = self._norm(state) if norm else state
-        return found
+    def _state(self, layer: int, row: int) -> Tensor:
+        state = self._record.at(layer, row)
+        normed: Tensor = self._norm(state) if self._lens.final_norm else state
+        return normed
 
     def _check(self, row: int) -> None:
         """At the first step: what the lens makes of the last layer must be the model's own logits.
@@ -104,10 +116,11 @@ class LensProcessor(LogitsProcessor):
         if self._passes is None:
             return
         passes, self._passes = self._passes, None
-        states = self._state(self._last, row, normed=True)[None]
+        states = self._norm(self._final.at(self._last, row))[None]
         mine = _Logits(states, self._head, self._softcap, states.device).stacked()[0]
         # Amateurs' passes and those of a search around this one may have come in between
-        if not any(one.shape == mine.shape and _close(one.to(mine.device), mine) for one in passes):
+        found = (one[:, i] for one in passes if len(one) == len(mine) for i in range(one.shape[1]))
+        if not any(_close(one.to(mine.device), mine) for one in found):
             raise UnsupportedModel(
                 f"{self._name}: its logits are not what its final norm and its output projection make of its last layer, so"
                 " that logits of earlier layers cannot be read with them"

@@ -223,6 +223,12 @@ def editing(target: Target, *edits: Edit) -> Iterator[None]:
         ConcurrentUse: another thread is generating with edits on this very model.
     """
     model = target.model
+    if (compiled := target.compiled_module) is not None:
+        # A compiled pass skips hooks that were not there when it was compiled, and says nothing
+        raise UnsupportedModel(
+            f"{target.name}: {compiled} is compiled, and a compiled pass leaves out what acts inside the model: load the"
+            " model anew without compile()"
+        )
     check_free(model, for_edits=True)
     with ExitStack() as stack:
         state = STATES.get(model)

@@ -221,6 +221,21 @@ def test_a_bias_by_position_is_followed() -> None:
     assert (biased[0] - boosted[0]).abs().max() > 0.1
 
 
+def test_dropout_is_refused() -> None:
+    """Rows that are computed anew have none, so that a model in training mode would be edited by the dropout as well."""
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs([[1, 10, 11]])
+    attention = Target(model, inputs).layers[0].self_attn
+    attention.train().attention_dropout = 0.5
+    try:
+        with (
+            mitigate(model, PAI(gamma=1.0, first_layer=0)),
+            pytest.raises(UnsupportedModel, match=r"a dropout above 0 \(call model.eval"),
+        ):
+            model.generate(**inputs, max_new_tokens=2)
+    finally:
+        attention.eval().attention_dropout = 0.0
+
+
 def test_layers_that_a_method_does_not_have_are_refused_before_anything_is_changed() -> None:
     family = FAMILIES["llava"]
     model, inputs = family.model(), family.inputs([[1, 10, 11]])
