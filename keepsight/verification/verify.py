@@ -312,8 +312,13 @@ class Checks:
 
     @staticmethod
     def _far(a: Tensor, b: Tensor, expert: Tensor, ties: Tensor | None = None) -> float:
-        """The largest difference of scores, measured from the expert's best token; infinite where one alone is ruled out."""
+        """The largest difference of scores, measured from the expert's best token.
+
+        It is infinite where one alone is ruled out, and where that token is, from which nothing can be measured then.
+        """
         best = expert.argmax(-1, keepdim=True)
+        if any(bool(ruled_out(scores.gather(-1, best.to(scores.device))).any()) for scores in (a, b)):
+            return math.inf
         a, b = centred(a, best), centred(b.to(a.device), best)
         differ = torch.isfinite(a) != torch.isfinite(b)
         if ties is not None:
@@ -592,7 +597,10 @@ class Checks:
         rows = [self._run(strong, inputs=row, tokens=tokens[i : i + 1]) for i, row in enumerate(alone)]
         worst = self._rows_apart(together, rows, after=True)
         # Both runs may be as far from passes from scratch as rounding reaches, one to each side
-        allowed = self._allowed(max(self._spread(strong, restated) for restated in self._alone))
+        spreads = [
+            self._spread(strong, restated, steps) for restated, steps in zip(self._alone, rows, strict=True)
+        ]
+        allowed = self._allowed(max(spreads))
         yield self._finding(name, what, worst, max(2 * allowed, TIMES * plain))
 
     @cached_property
@@ -600,11 +608,15 @@ class Checks:
         """The prompts of the batch, each alone."""
         return [Restated(self.model, Target(self.model, row)) for row in self.batch[1]]
 
-    def _spread(self, recipes: Recipes, restated: Restated) -> float:
-        """How far the scores of a prompt move under some methods when all layers are moved by one unit of rounding."""
+    def _spread(self, recipes: Recipes, restated: Restated, steps: Sequence[Step]) -> float:
+        """How far the scores of a run under some methods move when all layers are moved by one unit of rounding.
+
+        The run has to be one under the same methods: scores are measured from the best token of the expert that they edit,
+        and where a method rules out the plain model's best token, nothing could be measured from that one.
+        """
         parts, found = self._parts(recipes, restated), 0.0
-        for number, step in enumerate(self.steps):
-            generated = self.tokens[:, :number]
+        for number, step in enumerate(steps):
+            generated = step.ids[:, restated.target.prompt :]
             wanted = restated.scores(parts, step.before, generated, expert=True)
             moved = restated.scores(parts, step.before, generated, expert=True, draw=_draw(number))
             ties = torch.isfinite(moved) != torch.isfinite(wanted)
@@ -618,12 +630,25 @@ class Checks:
         and are measured here.
         """
         if recipes not in self._spreads:
-            self._spreads[recipes] = self._spread(recipes, self.restated)
+            self._spreads[recipes] = self._spread(recipes, self.restated, self._run(recipes))
         return self._allowed(self._spreads[recipes])
 
+    @cached_property
+    def _why_no_beams(self) -> str | None:
+        """Why the plain model does not run with beams; None where it does."""
+        try:
+            self._run((), tokens=None, num_beams=2, num_return_sequences=2, count=3)
+        except Exception as error:
+            return f"the plain model does not run with beams ({type(error).__name__}: {first_line(error)})"
+        return None
+
     def _beams(self, name: str, strong: Recipes) -> Iterator[Finding]:
+        what = "beams, from scratch"
+        if self._why_no_beams is not None:
+            yield Finding(method=name, compared=what, verdict=Verdict.REFUSED, reason=self._why_no_beams)
+            return
         steps = self._run(strong, tokens=None, num_beams=2, num_return_sequences=2, count=3)
-        yield from self._from_scratch(name, "beams, from scratch", strong, steps)
+        yield from self._from_scratch(name, what, strong, steps)
 
     # ------------------------------------------------------------------------------------------------------- findings
 

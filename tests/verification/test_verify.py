@@ -19,7 +19,7 @@ from keepsight.parts import HookContext
 from keepsight.verification import Report, Verdict, verify_inputs
 from keepsight.verification.explicit import visible_keys
 from keepsight.verification.record import Fingerprint
-from keepsight.verification.verify import strengthened, weakened
+from keepsight.verification.verify import Checks, strengthened, weakened
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 EVERY = (
@@ -120,6 +120,14 @@ def test_a_part_that_is_switched_off_stays_so_at_other_strengths() -> None:
     found = report("mllama", "pai:alpha=0", rows=False)
     refused = {one.compared for one in found.findings if one.verdict is Verdict.REFUSED}
     assert refused == {"shared passes"}  # cross-attention is not among the decoders that share passes
+
+
+def test_a_difference_is_never_measured_from_a_token_that_is_ruled_out() -> None:
+    """Both lines would be −inf below it, and any difference 0."""
+    expert = torch.tensor([[5.0, 0.0, 1.0]])
+    one, other = torch.tensor([[-torch.inf, 0.0, 1.0]]), torch.tensor([[-torch.inf, 0.0, 3.0]])
+    assert Checks._far(one, other, expert) == torch.inf
+    assert Checks._far(one, other, one) == 2.0
 
 
 def test_bad_input_is_refused() -> None:
