@@ -463,9 +463,12 @@ class Checks:
             yield from self._from_scratch(name, "as given, from scratch", recipes, self._run(recipes))
 
     def _from_scratch(
-        self, name: str, compared: str, recipes: Recipes, steps: Sequence[Step], width: int | None = None
+        self, name: str, compared: str, recipes: Recipes, steps: Sequence[Step], *, rounding: float = 0.0
     ) -> Iterator[Finding]:
-        """Scores of a run with scores recomputed from scratch, token by token and row by row."""
+        """Scores of a run with scores recomputed from scratch, token by token and row by row.
+
+        ``rounding`` is the plain model's own difference in such a run, where that may be larger than in a plain one.
+        """
         parts = self._parts(recipes)
         edited = any(isinstance(part, Edit) for part in parts)
         mixed = any(isinstance(part, (Contrast, Lens)) for part in parts)
@@ -489,15 +492,15 @@ class Checks:
                 spread = max(spread, self._far(moved, wanted, given, ties))
                 worst = max(worst, self._far(step.after[row : row + 1], wanted, given, ties))
         self._spreads[recipes] = spread
-        yield self._finding(name, compared, worst, self._allowed(spread))
+        yield self._finding(name, compared, worst, self._allowed(spread, rounding))
 
-    def _allowed(self, spread: float) -> float:
+    def _allowed(self, spread: float, rounding: float = 0.0) -> float:
         """What counts as rounding where scores move by ``spread`` when all layers are moved by one unit of rounding.
 
         That is four times the plain model's own difference, times how much farther these scores move than the plain ones.
         """
         gain = max(1.0, spread / self._plain_spread) if self._plain_spread > 0 else 1.0
-        return TIMES * max(self.rounding * gain, spread)
+        return TIMES * max(max(self.rounding, rounding) * gain, spread)
 
     def _layers(
         self,
@@ -633,22 +636,33 @@ class Checks:
             self._spreads[recipes] = self._spread(recipes, self.restated, self._run(recipes))
         return self._allowed(self._spreads[recipes])
 
+    def _run_beams(self, recipes: Recipes) -> list[Step]:
+        return self._run(recipes, tokens=None, num_beams=2, num_return_sequences=2, count=3)
+
     @cached_property
-    def _why_no_beams(self) -> str | None:
-        """Why the plain model does not run with beams; None where it does."""
+    def _plain_beams(self) -> float | str:
+        """The largest difference between the plain model's scores with beams and those of passes without a cache, or why
+        the plain model does not run with beams."""
         try:
-            self._run((), tokens=None, num_beams=2, num_return_sequences=2, count=3)
+            steps = self._run_beams(())
         except Exception as error:
             return f"the plain model does not run with beams ({type(error).__name__}: {first_line(error)})"
-        return None
+        worst = 0.0
+        for step in steps:
+            for row in range(len(step.ids)):
+                given, generated = step.before[row : row + 1], step.ids[row : row + 1, self.target.prompt :]
+                logits, _ = self.restated.logits(self.target.model_inputs, generated)
+                worst = max(
+                    worst, self._far(given, logits.masked_fill(given == -torch.inf, -torch.inf), given)
+                )
+        return worst
 
     def _beams(self, name: str, strong: Recipes) -> Iterator[Finding]:
-        what = "beams, from scratch"
-        if self._why_no_beams is not None:
-            yield Finding(method=name, compared=what, verdict=Verdict.REFUSED, reason=self._why_no_beams)
+        what, plain = "beams, from scratch", self._plain_beams
+        if isinstance(plain, str):
+            yield Finding(method=name, compared=what, verdict=Verdict.REFUSED, reason=plain)
             return
-        steps = self._run(strong, tokens=None, num_beams=2, num_return_sequences=2, count=3)
-        yield from self._from_scratch(name, what, strong, steps)
+        yield from self._from_scratch(name, what, strong, self._run_beams(strong), rounding=plain)
 
     # ------------------------------------------------------------------------------------------------------- findings
 
