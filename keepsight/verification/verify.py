@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -180,16 +180,39 @@ class _EditsOf(Method):
 
 
 def strengthened(recipes: Recipes) -> Recipes:
-    """Recipes at the strength that their classes name as visible, at the places that they have."""
-    return tuple(
-        replace(one, **{k: v for k, v in type(one).visible.items() if k not in SETTINGS_OF_PLACE})
-        for one in recipes
-    )
+    """Recipes at the strength that their classes name as visible, at the places that they have.
+
+    A part of a method that is switched off stays so: ``pai:alpha=0`` is guidance alone at any strength.
+    """
+    return tuple(_strong(one) for one in recipes)
 
 
 def weakened(recipes: Recipes) -> Recipes:
-    """Recipes at the strength that their classes name as negligible."""
-    return tuple(replace(one, **type(one).negligible) for one in recipes)
+    """Recipes at the strength that their classes name as negligible; what is switched off stays so."""
+    return tuple(replace(one, **_still_on(one, type(one).negligible)) for one in recipes)
+
+
+def _strong(one: Method) -> Method:
+    settings = {k: v for k, v in type(one).visible.items() if k not in SETTINGS_OF_PLACE}
+    strong = replace(one, **_still_on(one, settings))
+    # With everything off there would be nothing to check
+    return replace(one, **settings) if strong == strong.off() else strong
+
+
+def _still_on(one: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those by which the user has switched a part of a recipe off.
+
+    These have the value that ``off`` gives them, which is not their default.
+    """
+    defaults = {item.name: item.default for item in fields(one)}
+
+    def switched_off(name: str) -> bool:
+        if defaults[name] in (MISSING, getattr(one, name)):
+            return False
+        plain = replace(one, **{name: defaults[name]})
+        return bool(getattr(plain.off(), name) == getattr(one, name))
+
+    return {name: value for name, value in settings.items() if not switched_off(name)}
 
 
 def _together(one: Alternative) -> Recipes:

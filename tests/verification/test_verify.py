@@ -13,12 +13,13 @@ import torch
 from families import FAMILIES
 from torch import Tensor
 
-from keepsight import InputError, Method
+from keepsight import PAI, VCD, VHR, InputError, Method
 from keepsight.engines.hf import attention, branch, edit_state, engine, lens, packing
 from keepsight.parts import HookContext
 from keepsight.verification import Report, Verdict, verify_inputs
 from keepsight.verification.explicit import visible_keys
 from keepsight.verification.record import Fingerprint
+from keepsight.verification.verify import strengthened, weakened
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 EVERY = (
@@ -100,6 +101,25 @@ def test_a_method_that_acts_nowhere_is_said_to() -> None:
     ]
     assert finding.verdict is Verdict.REFUSED
     assert finding.reason == "it acts in no layer of this model"
+
+
+def test_a_part_that_is_switched_off_stays_so_at_other_strengths() -> None:
+    """Else guidance alone would be refused on a model that sees the picture by cross-attention, where it runs."""
+    [strong] = strengthened((PAI(alpha=0.0),))
+    assert strong == PAI(alpha=0.0, gamma=4.0)
+    assert weakened((PAI(alpha=0.0),)) == (PAI(alpha=0.0, gamma=1.0),)
+    assert strengthened((PAI(first_layer=0), PAI(gamma=1.0))) == (
+        PAI(alpha=8.0, gamma=4.0, first_layer=0),
+        PAI(alpha=8.0, gamma=1.0),
+    )
+    # Where all is off, as in a recipe that was given by mistake, there would be nothing to check
+    assert strengthened((VHR(alpha=1.0), VCD(alpha=0.0, beta=0.0))) == (
+        VHR(alpha=6.0),
+        VCD(alpha=4.0, beta=0.0, noise_step=999),
+    )
+    found = report("mllama", "pai:alpha=0", rows=False)
+    refused = {one.compared for one in found.findings if one.verdict is Verdict.REFUSED}
+    assert refused == {"shared passes"}  # cross-attention is not among the decoders that share passes
 
 
 def test_bad_input_is_refused() -> None:
