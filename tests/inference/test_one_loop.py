@@ -21,6 +21,7 @@ from keepsight.source.prompts import prepare
 PACKAGE = Path(keepsight.__file__).parent
 ALLOWED = {
     "inference/generation.py": "the loop itself",
+    "verification/record.py": "writes given tokens and keeps the scores of each step, between hooks of its own",
     "experiments/latency/measure.py": "measures what model.generate costs, without anything around it",
 }
 """Files that may call a model's ``generate``, and why."""

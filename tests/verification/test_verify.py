@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -128,6 +129,24 @@ def test_a_difference_is_never_measured_from_a_token_that_is_ruled_out() -> None
     one, other = torch.tensor([[-torch.inf, 0.0, 1.0]]), torch.tensor([[-torch.inf, 0.0, 3.0]])
     assert Checks._far(one, other, expert) == torch.inf
     assert Checks._far(one, other, one) == 2.0
+
+
+def test_a_model_that_disagrees_with_itself_proves_nothing() -> None:
+    model: Any = copy.deepcopy(FAMILIES["llava"].model())
+    right = type(model).forward
+
+    @functools.wraps(right)
+    def without_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = right(self, *args, **kwargs)
+        if kwargs.get("use_cache") is False:
+            out.logits = out.logits.roll(1, dims=-1)
+        return out
+
+    with changed(type(model), "forward", lambda _: without_cache):
+        found = report("llava", "m3id", model=model, rows=False)
+    assert [one.method for one in found.findings] == ["plain", "plain"]
+    assert found.findings[-1].verdict is Verdict.REFUSED
+    assert "nothing can be proved" in str(found.findings[-1].reason)
 
 
 def test_bad_input_is_refused() -> None:
