@@ -30,6 +30,8 @@ TEXTS = ([1, 7, 5, 9, 33, 21, 64, 12], [1, 7, 40, 18, 77])
 """The prompts of the two rows; the picture stands after their second token."""
 BEFORE = 2
 MOST_PLACEHOLDERS = 150
+SEED = 5
+"""Of the weights."""
 
 FAST = (
     "llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "gemma4", "internvl", "idefics3", "mistral3",
@@ -184,6 +186,7 @@ def build(name: str) -> Built:
     if CONFIG_MAPPING[name.partition(":")[0]]().is_encoder_decoder:
         raise NotBuilt("it is an encoder-decoder")
     model = _with_weights(make(name))
+    image_token(model.config)
     layout, placeholders = _found(model)
     inputs = lay_out(model, [list(TEXTS[0])], [layout.picture(0)], layout, placeholders)
     return Built(name, model, inputs, tuple(layout.pixels), placeholders, layout)
@@ -234,7 +237,7 @@ def _class(name: str) -> Any:
     return getattr(tf, MAPPED[name.partition(":")[0]])
 
 
-def _with_weights(model: Any, *, seed: int = 5) -> Any:
+def _with_weights(model: Any, *, seed: int = SEED) -> Any:
     """Weights wide enough that logits differ between tokens, prompts and pictures by more than rounding."""
     head = model.get_output_embeddings() or model.language_model.get_output_embeddings()
     tied = head.weight is model.get_input_embeddings().weight
