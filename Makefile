@@ -75,6 +75,7 @@ results: $(READY)  ## measure everything in benchmarks/results anew (some hours 
 	$(BIN)/python benchmarks/dominance.py
 	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/grounding.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py
 	$(BIN)/keepsight attention demo val-shifted:5 --method pai:alpha=0.5,gamma=1.5 --out docs/attention.png
 	$(MAKE) bench tables
 

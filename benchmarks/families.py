@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the tiny models are those of the tests
 
 import mapped  # noqa: E402
-from mapped_methods import SPECS, TOKENS, outcomes  # noqa: E402
+from mapped_methods import SPECS, TOKENS, outcomes, why_no_batch  # noqa: E402
 
 from keepsight.experiments.environment import hardware, versions  # noqa: E402
 
@@ -36,7 +36,7 @@ def measured(name: str) -> dict[str, Any]:
     """The outcome of every method on one type or variant, or why no tiny model of it can be made."""
     row: dict[str, Any] = {"model_class": mapped.MAPPED[name.partition(":")[0]]}
     try:
-        built = mapped.build(name)
+        mapped.build(name)
     except mapped.NotBuilt as error:
         return {**row, "not_built": str(error)}
     found = {
@@ -48,7 +48,7 @@ def measured(name: str) -> dict[str, Any]:
         }
         for spec, one in outcomes(name).items()
     }
-    return {**row, "why_no_batch": built.why_no_batch, "methods": found}
+    return {**row, "why_no_batch": why_no_batch(name), "methods": found}
 
 
 def counts(models: dict[str, Any]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Result = Mapping[str, Any]
@@ -31,14 +31,14 @@ KNOWN: dict[str, str] = {
     "qwen3_5_moe": "Qwen3.5 (MoE)",
     "qwen2_5_omni_thinker": "Qwen2.5-Omni, thinker",
     "qwen3_omni_moe_thinker": "Qwen3-Omni, thinker",
-    "internvl": "InternVL 2.5, 3 and 3.5 (checkpoints that end in -hf)",
+    "internvl": "InternVL 3 and 3.5 (checkpoints that end in -hf)",
     "gemma3": "Gemma 3 (4B and larger)",
     "gemma4": "Gemma 4",
     "gemma4:kv_shared": "Gemma 4 E2B, E4B (layers that share keys and values)",
     "gemma4_unified": "Gemma 4 12B (unified)",
     "paligemma": "PaliGemma, PaliGemma 2",
     "llava": "LLaVA-1.5, BakLLaVA, Pixtral 12B (mistral-community)",
-    "llava_next": "LLaVA-NeXT (1.6), Granite Vision 3",
+    "llava_next": "LLaVA-NeXT (1.6)",
     "llava_next_video": "LLaVA-NeXT-Video",
     "llava_onevision": "LLaVA-OneVision",
     "video_llava": "Video-LLaVA",
@@ -154,6 +154,25 @@ def refusals(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def left_out(result: Result) -> str:
+    """Which checks were left out on which types, and why: everything else was compared on all that were built."""
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, row in result["models"].items():
+        if why := row.get("why_no_batch"):
+            together["padded batch", _short(why)].append(name)
+        told = {tuple(map(_short, text.split(": ", 1))) for text in _left_out(row)}
+        for check, reason in sorted(told):
+            together[check, reason].append(name)
+    lines = ["| Left out | Types | Why |", "|---|---|---|"]
+    lines += [f"| {check} | {_listed(names)} | {_cell(why)} |" for (check, why), names in together.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _left_out(row: Mapping[str, Any]) -> Iterator[str]:
+    for one in row.get("methods", {}).values():
+        yield from one.get("left_out", ())
+
+
 def not_built(result: Result) -> str:
     """The types of which no tiny model was built, by what that means."""
     together: dict[str, list[str]] = defaultdict(list)
@@ -221,6 +240,7 @@ def _short(reason: str) -> str:
         r"a \1 \2 several states for each token",
         text,
     )
+    text = re.sub(r"but \w+ is not among", "but its decoder is not among", text)
     return re.sub(r"decoder layer \d+", "a decoder layer", text)
 
 

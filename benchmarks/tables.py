@@ -17,6 +17,7 @@ import amateur_skipping
 import cost_tables
 import decision_tables
 import dominance_tables
+import family_tables
 import honest_tables
 import method_tables
 import serve_tables
@@ -147,6 +148,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "dominance-readings": lambda: dominance_tables.readings(load("dominance")),
     "serve": lambda: serve_tables.throughput(load("serve")),
     "soak": lambda: serve_tables.soak(load("serve")),
+    "families-known": lambda: family_tables.known(load("families")),
+    "families-others": lambda: family_tables.others(load("families")),
+    "families-refusals": lambda: family_tables.refusals(load("families")),
+    "families-left-out": lambda: family_tables.left_out(load("families")),
+    "families-not-built": lambda: family_tables.not_built(load("families")),
+    "families-not-mapped": lambda: family_tables.not_mapped(),
     "chosen": chosen,
     "heads": heads,
     "cost": cost_tables.cost,
