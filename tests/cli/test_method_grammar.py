@@ -263,7 +263,8 @@ def test_old_forms_are_gone() -> None:
             assert {"model", "device", "dtype"} <= items.keys(), name
             assert items["model"].param_type_name == "argument"
     assert {name for name, items in OPTIONS.items() if "dtype" in items} == {
-        "caption", "ground", "attention", "dominance", "chat", "ui", "serve", "inspect", "verify", "calibrate", "bench", "run", "tune",
+        "caption", "ground", "attention", "dominance", "chat", "ui", "serve", "inspect", "verify", "calibrate", "bench",
+        "run", "tune",
     }  # fmt: skip
 
 
