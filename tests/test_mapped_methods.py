@@ -25,9 +25,10 @@ VISTA = ("vsv:rows=all", "vsv:site=mlp")
 ONE_STATE = "and not one of width 32 for each"
 EAGER = dict.fromkeys(ATTENTION, "attention edits stand on top of 'sdpa' or a flash kernel, not 'eager'")
 BY_CROSS_ATTENTION = dict.fromkeys(("pai:first_layer=0", "var"), "it sees the picture by cross-attention")
-SEVERAL_STREAMS = dict.fromkeys((*VISTA, "var"), ONE_STATE)
+STREAMS = dict.fromkeys((*VISTA, "sla:window=2", "var"), ONE_STATE)
 SCALED = {"sla:window=2": "it scales its logits"}
 OTHER_LOGITS = {"sla:window=2": "its logits are not what its final norm and its output projection make"}
+NO_NORM = {"sla:window=2": "no final norm beside the decoder's layers"}
 NO_MLP = {"vsv:site=mlp": "has no MLP to steer"}
 
 REFUSED: dict[str, dict[str, str]] = {
@@ -38,16 +39,16 @@ REFUSED: dict[str, dict[str, str]] = {
         ),
         SCALED,
     ),
-    "glm5_next": {**SEVERAL_STREAMS, "sla:window=2": ONE_STATE},
-    **dict.fromkeys(("hy_v4_vl", "hy_v4_vl:sparse"), {**SEVERAL_STREAMS, **EAGER, "sla:window=2": ONE_STATE}),
-    **dict.fromkeys(("inkling2", "inkling2_loop"), {**EAGER, **OTHER_LOGITS}),
+    "glm5_next": STREAMS,
+    "hy_v4_vl": STREAMS | EAGER,
+    "hy_v4_vl:sparse": STREAMS | EAGER,
+    "inkling2": EAGER | OTHER_LOGITS,
+    "inkling2_loop": EAGER | OTHER_LOGITS,
     "llava:opt": NO_MLP,
     "mllama": BY_CROSS_ATTENTION,
     "nemotron_h_omni": NO_MLP,
-    **dict.fromkeys(
-        ("qwen4_exp", "qwen4_exp:sparse"),
-        {**SEVERAL_STREAMS, "sla:window=2": "no final norm beside the decoder's layers"},
-    ),
+    "qwen4_exp": STREAMS | NO_NORM,
+    "qwen4_exp:sparse": STREAMS | NO_NORM,
 }  # fmt: skip
 """Which methods are refused on which type, and a piece of the reason. On all others every method works."""
 NO_EFFECT: dict[str, tuple[str, ...]] = dict.fromkeys(
