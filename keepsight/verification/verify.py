@@ -316,14 +316,14 @@ class Checks:
 
     @staticmethod
     def _far(a: Tensor, b: Tensor, expert: Tensor, ties: Tensor | None = None) -> float:
-        """The largest difference of scores, measured from the expert's best token.
-
-        It is infinite where one alone is ruled out, and where that token is, from which nothing can be measured then.
-        """
-        best = expert.argmax(-1, keepdim=True)
-        if any(bool(ruled_out(scores.gather(-1, best.to(scores.device))).any()) for scores in (a, b)):
+        """The largest difference of scores, measured from the best of the expert's tokens that both keep; infinite where one
+        alone rules a token out, or no token is kept by both."""
+        b = b.to(a.device)
+        kept = expert.float().masked_fill(ruled_out(a) | ruled_out(b), -torch.inf)
+        if bool((kept == -torch.inf).all(-1).any()):
             return math.inf
-        a, b = centred(a, best), centred(b.to(a.device), best)
+        best = kept.argmax(-1, keepdim=True)
+        a, b = centred(a, best), centred(b, best)
         differ = torch.isfinite(a) != torch.isfinite(b)
         if ties is not None:
             differ = differ & ~ties.to(differ.device)
@@ -512,6 +512,8 @@ class Checks:
 
         That is four times the plain model's own difference, times how much farther these scores move than the plain ones.
         """
+        if math.isinf(spread):
+            spread = 0.0  # a decision that rounding turns explains no difference of other scores
         gain = max(1.0, spread / self._plain_spread) if self._plain_spread > 0 else 1.0
         return TIMES * max(max(self.rounding, rounding) * gain, spread)
 

@@ -125,10 +125,10 @@ def test_a_part_that_is_switched_off_stays_so_at_other_strengths() -> None:
 
 def test_a_difference_is_never_measured_from_a_token_that_is_ruled_out() -> None:
     """Both lines would be −inf below it, and any difference 0."""
-    expert = torch.tensor([[5.0, 0.0, 1.0]])
+    expert, nothing = torch.tensor([[5.0, 0.0, 1.0]]), torch.full((1, 3), -torch.inf)
     one, other = torch.tensor([[-torch.inf, 0.0, 1.0]]), torch.tensor([[-torch.inf, 0.0, 3.0]])
-    assert Checks._far(one, other, expert) == torch.inf
-    assert Checks._far(one, other, one) == 2.0
+    assert Checks._far(one, other, expert) == Checks._far(one, other, one) == 2.0
+    assert Checks._far(one, expert, expert) == Checks._far(nothing, nothing, expert) == torch.inf
 
 
 def test_a_model_that_disagrees_with_itself_proves_nothing() -> None:

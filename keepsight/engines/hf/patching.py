@@ -419,9 +419,11 @@ def _attention_replaced(target: Target, state: EditState) -> Iterator[None]:
 
     name = target.text_config._attn_implementation
     if name in ("flex_attention", "eager"):
+        # Inkling 2 and HunYuan 4 have their attention in their own files alone
+        other = getattr(type(target.model), "_supports_sdpa", True)
+        hint = "; call model.set_attn_implementation('sdpa')" if other else ", and it has no other"
         raise UnsupportedModel(
-            f"{target.name}: attention edits stand on top of 'sdpa' or a flash kernel, not {name!r};"
-            " call model.set_attn_implementation('sdpa')"
+            f"{target.name}: attention edits stand on top of 'sdpa' or a flash kernel, not {name!r}{hint}"
         )
     if name not in AttentionInterface():
         raise UnsupportedModel(
