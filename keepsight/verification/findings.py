@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -73,7 +74,19 @@ class Report:
         return tuple(one for one in self.findings if one.verdict is Verdict.WRONG)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as values that JSON knows."""
+        """Everything as values that JSON knows; an infinite difference is the text ``inf``."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "findings"}
-        found = [{**vars(one), "verdict": one.verdict.value} for one in self.findings]
-        return {**values, "wrong": len(self.wrong), "findings": found}
+        found = [
+            {name: _written(value) for name, value in vars(one).items()} | {"verdict": one.verdict.value}
+            for one in self.findings
+        ]
+        return {
+            **{name: _written(value) for name, value in values.items()},
+            "wrong": len(self.wrong),
+            "findings": found,
+        }
+
+
+def _written(value: Any) -> Any:
+    """A value as JSON takes it, which has no infinite numbers; by such a one scores differ that one side alone rules out."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -33,6 +33,8 @@ class TestOnTheDemoModel:
 
     def test_json(self, run: Run) -> None:
         found = json.loads(run("verify", "demo", "--method", "vsv+m3id", "--json", "-").stdout)
+        ruled_out = json.loads(run("verify", "demo", "--method", "pai", "--json", "-").stdout)
+        assert "inf" in [one["difference"] for one in ruled_out["findings"]]
         assert (found["model"], found["family"], found["dtype"], found["wrong"]) == (
             "demo",
             "llava",
