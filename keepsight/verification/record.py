@@ -181,7 +181,35 @@ class Fingerprint:
 
 
 @contextmanager
-def inference() -> Iterator[None]:
-    """No gradients, and the caller's random state as it was afterwards."""
-    with torch.no_grad(), torch.random.fork_rng():
+def inference(device: torch.device) -> Iterator[None]:
+    """No gradients, convolutions in the model's own precision, and the caller's random state as it was afterwards.
+
+    Args:
+        device: where the model runs.
+    """
+    # Without a list of devices torch keeps the state of every GPU of the machine, and warns where there are several
+    forked = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=forked), exact_convolutions(device):
         yield
+
+
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Convolutions of float32 by float32 products on CUDA, and the setting as it was afterwards.
+
+    By default cuDNN may round their inputs to TF32, which keeps 10 bits. Which algorithm it takes hangs on the shape, so
+    that a picture in a batch could differ from the same picture alone by much more than float32 explains.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    conv: Any = getattr(torch.backends.cudnn, "conv", None)
+    # Since 2.9 torch has a setting for each operation; reading the older one then raises where the two were mixed
+    new = hasattr(conv, "fp32_precision")
+    holder, name = (conv, "fp32_precision") if new else (torch.backends.cudnn, "allow_tf32")
+    before = getattr(holder, name)
+    setattr(holder, name, "ieee" if new else False)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
