@@ -283,6 +283,7 @@ class Restated:
         *,
         expert: bool,
         draw: int | None = None,
+        normalised: bool = False,
     ) -> Tensor:
         """The scores of the next token as the parts make them, both views recomputed from scratch.
 
@@ -292,6 +293,7 @@ class Restated:
             generated: ``(1, n)`` the tokens so far.
             expert: whether the main view is recomputed as well; otherwise it is ``given``.
             draw: see ``logits``.
+            normalised: whether methods are handed log-probabilities, as in a search with beams, and not the model's scores.
         """
         edits = [part for part in parts if isinstance(part, Edit)]
         lenses = [layer for part in parts if isinstance(part, Lens) for layer in part.layers]
@@ -302,6 +304,8 @@ class Restated:
             # State of the edits is that of one generation, whose passes are here always the first
             logits, stream = self.logits(inputs, generated, apart(edits), draw=draw, reading=lenses)
             if expert:
+                # Log-probabilities may be much larger than the scores, and are rounded accordingly
+                logits = logits.log_softmax(-1) if normalised else logits
                 scores = logits.masked_fill(given == -torch.inf, -torch.inf)
             elif draw is not None:
                 scores = moved(scores, draw)

@@ -243,6 +243,17 @@ def centred(scores: Tensor, best: Tensor) -> Tensor:
     return (scores - scores.gather(-1, best)).masked_fill(ruled_out(scores), -torch.inf)
 
 
+def largest(scores: Tensor) -> float:
+    """The largest score by size, ruled-out tokens aside."""
+    kept = scores[~ruled_out(scores)]
+    return float(kept.abs().max()) if len(kept) else 0.0
+
+
+def put_out(steps: Sequence[Step]) -> float:
+    """What counts as rounding of what methods put out: float32 log-probabilities, however small the model's scores are."""
+    return TIMES * max(torch.finfo(torch.float32).eps * largest(step.after) for step in steps)
+
+
 class Checks:
     """The checks of one model.
 
@@ -293,8 +304,8 @@ class Checks:
         rounding of its largest score, since in half precision both may round to the same."""
         pairs = zip(self.steps, self._uncached, strict=True)
         found = [self._far(step.before, other, step.before) for step, other in pairs]
-        largest = max(float(step.before[~ruled_out(step.before)].abs().max()) for step in self.steps)
-        return max([*found, *self._rounding_of_rows(), torch.finfo(self.model.dtype).eps * largest])
+        size = max(largest(step.before) for step in self.steps)
+        return max([*found, *self._rounding_of_rows(), torch.finfo(self.model.dtype).eps * size])
 
     def _rounding_of_rows(self) -> Iterator[float]:
         """The same for the prompts of the batch, each alone."""
@@ -445,7 +456,7 @@ class Checks:
     def _negligible(self, name: str, recipes: Recipes) -> Iterator[Finding]:
         steps = self._run(weakened(recipes))
         far = max(self._far(a.after, b.before, b.before) for a, b in zip(steps, self.steps, strict=True))
-        yield self._finding(name, "negligible strength", far, TIMES * self.rounding)
+        yield self._finding(name, "negligible strength", far, max(TIMES * self.rounding, put_out(steps)))
 
     def _strong(self, name: str, strong: Recipes) -> Iterator[Finding]:
         steps = self._run(strong)
@@ -482,11 +493,19 @@ class Checks:
             yield from self._from_scratch(name, "as given, from scratch", recipes, self._run(recipes))
 
     def _from_scratch(
-        self, name: str, compared: str, recipes: Recipes, steps: Sequence[Step], *, rounding: float = 0.0
+        self,
+        name: str,
+        compared: str,
+        recipes: Recipes,
+        steps: Sequence[Step],
+        *,
+        rounding: float = 0.0,
+        normalised: bool = False,
     ) -> Iterator[Finding]:
         """Scores of a run with scores recomputed from scratch, token by token and row by row.
 
-        ``rounding`` is the plain model's own difference in such a run, where that may be larger than in a plain one.
+        ``rounding`` is the plain model's own difference in such a run, where that may be larger than in a plain one, and
+        ``normalised`` says whether methods are handed log-probabilities in it.
         """
         parts = self._parts(recipes)
         edited = any(isinstance(part, Edit) for part in parts)
@@ -503,7 +522,9 @@ class Checks:
                 generated = step.ids[row : row + 1, self.target.prompt :]
 
                 def make(draw: int | None, given: Tensor = given, generated: Tensor = generated) -> Tensor:
-                    return self.restated.scores(parts, given, generated, expert=expert, draw=draw)
+                    return self.restated.scores(
+                        parts, given, generated, expert=expert, draw=draw, normalised=normalised
+                    )
 
                 wanted = make(None)
                 moved = make(_draw(number))
@@ -511,7 +532,7 @@ class Checks:
                 spread = max(spread, self._far(moved, wanted, given, ties))
                 worst = max(worst, self._far(step.after[row : row + 1], wanted, given, ties))
         self._spreads[recipes] = spread
-        yield self._finding(name, compared, worst, self._allowed(spread, rounding))
+        yield self._finding(name, compared, worst, max(self._allowed(spread, rounding), put_out(steps)))
 
     def _allowed(self, spread: float, rounding: float = 0.0) -> float:
         """What counts as rounding where scores move by ``spread`` when all layers are moved by one unit of rounding.
@@ -625,7 +646,7 @@ class Checks:
             self._spread(strong, restated, steps) for restated, steps in zip(self._alone, rows, strict=True)
         ]
         allowed = self._allowed(max(spreads))
-        yield self._finding(name, what, worst, max(2 * allowed, TIMES * plain))
+        yield self._finding(name, what, worst, max(2 * allowed, TIMES * plain, put_out(together)))
 
     @cached_property
     def _alone(self) -> list[Restated]:
@@ -683,7 +704,9 @@ class Checks:
         if isinstance(plain, str):
             yield Finding(method=name, compared=what, verdict=Verdict.REFUSED, reason=plain)
             return
-        yield from self._from_scratch(name, what, strong, self._run_beams(strong), rounding=plain)
+        yield from self._from_scratch(
+            name, what, strong, self._run_beams(strong), rounding=plain, normalised=True
+        )
 
     # ------------------------------------------------------------------------------------------------------- findings
 

@@ -410,3 +410,15 @@ def test_a_model_that_does_not_repeat_its_own_bits_is_not_called_wrong() -> None
     assert not found.wrong, found.wrong
     assert verdicts(found, "off") == [Verdict.ROUNDING]
     assert verdicts(found, "a second run") == [Verdict.ROUNDING]
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 1e-4])
+def test_scores_much_smaller_than_log_probabilities_are_rounded_like_these(size: float) -> None:
+    """Methods put out log-probabilities, and beams hand them in: their rounding counts, however small the scores are."""
+    model = copy.deepcopy(FAMILIES["llava"].model())
+    with torch.no_grad():
+        model.lm_head.weight.mul_(size)
+    found = report("llava", "vcd", "m3id", model=model, rows=False)
+    assert not found.wrong, found.wrong
+    beams = [one for one in found.findings if one.compared == "beams, from scratch"]
+    assert all(one.allowed is not None and one.allowed < 2e-4 for one in beams)

@@ -31,7 +31,7 @@ def _own_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "Tensor", There)
 
 
-@pytest.mark.parametrize("spec", ["m3id+vhr", "var"])
+@pytest.mark.parametrize("spec", ["m3id+vhr", "var:layers=0/1"])
 def test_nothing_mixes_devices(spec: str) -> None:
     found = report("llava", spec)
     assert found.device == str(DEVICE)
@@ -45,7 +45,15 @@ def test_nothing_mixes_devices(spec: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_family_and_no_method_mixes_devices(name: str) -> None:
     found = report(
-        name, "m3id", "vcd", "pai:first_layer=0", "vhr", "vsv", "vsv:site=mlp,rows=all", "sla:window=1", "var"
+        name,
+        "m3id",
+        "vcd",
+        "pai:first_layer=0",
+        "vhr",
+        "vsv",
+        "vsv:site=mlp,rows=all",
+        "sla:window=1",
+        "var:layers=0/1",
     )
     assert not found.wrong, found.wrong
 
