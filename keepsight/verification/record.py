@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from keepsight.api import attached
+from keepsight.errors import KeepsightError, first_line
 from keepsight.method import Method
 from keepsight.target import Target
 
@@ -20,6 +21,10 @@ NEUTRAL: dict[str, Any] = {
     "encoder_repetition_penalty": 1.0,
 }  # fmt: skip
 """Options that a checkpoint's own settings may hold and that would stand between a model's logits and the methods."""
+
+
+class RefusedLate(RuntimeError):
+    """A method raised one of this package's errors after tokens had been written. It should have done so before any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +101,9 @@ def run(
         fused: see ``attached``.
         watch: a witness, whose hooks stand around those of the engine.
         options: of ``generate``.
+
+    Raises:
+        RefusedLate: a named error was raised after tokens had been written.
     """
     before = _Before()
     after = _After(before, tokens)
@@ -105,11 +113,16 @@ def run(
         mine = stack.enter_context(attached(model, inputs, *methods, fused=fused)) if methods else []
         if watch is not None:
             stack.enter_context(watch.above())
-        model.generate(
-            **inputs,
-            **{**NEUTRAL, "max_new_tokens": count, **options},
-            logits_processor=[_Ban(banned), before, *mine, after],
-        )
+        try:
+            model.generate(
+                **inputs,
+                **{**NEUTRAL, "max_new_tokens": count, **options},
+                logits_processor=[_Ban(banned), before, *mine, after],
+            )
+        except KeepsightError as error:
+            if after.steps:
+                raise RefusedLate(f"after {len(after.steps)} tokens: {first_line(error)}") from error
+            raise
     return after.steps
 
 
@@ -137,8 +150,8 @@ class Fingerprint:
     """What a model looks like from outside: attributes, hooks, weights, attention functions, settings."""
 
     attributes: tuple[tuple[str, tuple[str, ...]], ...]
-    hooks: tuple[int, ...]
-    weights: tuple[tuple[int, int], ...]
+    hooks: tuple[tuple[int, ...], ...]
+    weights: tuple[tuple[int, int, bool], ...]
     attention: tuple[tuple[str, int], ...]
     settings: tuple[Any, ...]
 
@@ -153,13 +166,14 @@ class Fingerprint:
         return cls(
             attributes=tuple((name, tuple(sorted(vars(module)))) for name, module in model.named_modules()),
             hooks=tuple(
-                len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+                tuple(id(hook) for name in HOOKS for hook in vars(module)[name].values())
+                for module in model.modules()
             ),
-            # An in-place change raises the version, so that no copy of the weights is needed to notice one
-            weights=tuple((one.data_ptr(), one._version) for one in model.parameters()),
+            weights=tuple(map(_state, [*model.parameters(), *model.buffers()])),
             attention=tuple((name, id(table[name])) for table in tables for name in table),
             settings=(
                 config._attn_implementation,
+                *(getattr(module.config, "_attn_implementation", None) for module in _configured(model)),
                 str(model.generation_config.to_dict()),
                 deltas,
                 model.training,
@@ -178,6 +192,24 @@ class Fingerprint:
             if getattr(self, name) != getattr(other, name):
                 return f"{words} are not what they were"
         return None
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where a module keeps its hooks."""
+
+
+def _state(weight: Tensor) -> tuple[int, int, bool]:
+    """Where a weight lies, how often it was changed in place, and whether it is trained.
+
+    An in-place change raises the version, so that no copy of the weights is needed to notice one. Tensors made in inference
+    mode have none.
+    """
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version, weight.requires_grad
+
+
+def _configured(model: Any) -> Iterator[Any]:
+    """The modules that have a configuration of their own, such as the vision tower."""
+    return (module for module in model.modules() if hasattr(module, "config"))
 
 
 @contextmanager

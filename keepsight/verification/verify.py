@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 TOKENS = 4
 """How many tokens each run writes by default."""
+TELLING = 0.25
+"""Where rounding reaches farther than this share of what a method does at a large strength, a comparison proves nothing."""
 TIMES = 4
 """How many times the plain model's own difference counts as rounding."""
 Recipes = tuple[Method, ...]
 """Methods that act together."""
 Alternative = Method | str | Recipes
-EXACT, HALF = 0.01, 0.25
+EXACT, HALF = 0.01, 0.1
 """The largest rounding, in single and in half precision, at which a verification proves anything: as a share of what the
 best token's score is above the median one's."""
 SETTINGS_OF_PLACE = frozenset({"layers", "first_layer"})
@@ -271,6 +273,8 @@ class Checks:
         self.banned = special_ids(target)
         self.exact_dtype = self.model.dtype in (torch.float32, torch.float64)
         self._spreads: dict[Recipes, float] = {}
+        self._effects: dict[Recipes, float] = {}
+        """How far scores at a large strength are from the plain ones."""
         self.steps = self._run(())
         self.tokens = written(self.steps)
         self.before = Fingerprint.of(self.model)
@@ -376,9 +380,14 @@ class Checks:
     @cached_property
     def provable(self) -> bool:
         """Whether rounding is small beside what scores of different tokens differ by."""
+        return self.rounding <= self._bound
+
+    @cached_property
+    def _bound(self) -> float:
+        """The largest difference of the plain model from itself beside which anything can be proved."""
         first = self.steps[0].before
         there = first[~ruled_out(first)]
-        return self.rounding <= (EXACT if self.exact_dtype else HALF) * float(there.max() - there.median())
+        return (EXACT if self.exact_dtype else HALF) * float(there.max() - there.median())
 
     # ------------------------------------------------------------------------------------------------------ a method
 
@@ -461,6 +470,7 @@ class Checks:
     def _strong(self, name: str, strong: Recipes) -> Iterator[Finding]:
         steps = self._run(strong)
         moved = max(self._far(a.after, b.before, b.before) for a, b in zip(steps, self.steps, strict=True))
+        self._effects[strong] = moved
         if moved > TIMES * self.rounding:
             yield Finding(
                 method=name, compared="large strength differs", verdict=Verdict.EXACT, difference=moved
@@ -468,6 +478,13 @@ class Checks:
         else:
             yield self._unmoved(name, strong, moved)
         yield from self._from_scratch(name, "large strength, from scratch", strong, steps)
+        kinds = [type(part) for one in strong for part in one.parts(self.target)]
+        if Contrast in kinds and any(issubclass(kind, Edit) for kind in kinds):
+            # Amateurs' passes must leave the edits of the main passes as they were
+            alone = self._run([_EditsOf(strong)])
+            far = max(self._far(a.before, b.before, b.before) for a, b in zip(steps, alone, strict=True))
+            repeats = None if self._repeat == 0 else TIMES * self.rounding
+            yield self._finding(name, "edits beside amateurs", far, repeats)
 
     def _unmoved(self, name: str, strong: Recipes, moved: float) -> Finding:
         """What it means that a large strength changes nothing: a mistake, unless passes from scratch agree."""
@@ -529,19 +546,32 @@ class Checks:
                 wanted = make(None)
                 moved = make(_draw(number))
                 ties = torch.isfinite(moved) != torch.isfinite(wanted)
-                spread = max(spread, self._far(moved, wanted, given, ties))
+                far = self._far(moved, wanted, given, ties)
+                spread = max(spread, far) if math.isfinite(far) else spread
                 worst = max(worst, self._far(step.after[row : row + 1], wanted, given, ties))
         self._spreads[recipes] = spread
-        yield self._finding(name, compared, worst, max(self._allowed(spread, rounding), put_out(steps)))
+        allowed = max(self._allowed(spread, rounding), put_out(steps))
+        yield self._telling(recipes, self._finding(name, compared, worst, allowed))
+
+    def _telling(self, recipes: Recipes, finding: Finding) -> Finding:
+        """A finding, or that it proves nothing: where rounding reaches as far as the method itself, anything would fit."""
+        effect = self._effects.get(recipes, math.inf)
+        if finding.verdict is not Verdict.ROUNDING or finding.allowed is None:
+            return finding
+        if finding.allowed <= TELLING * effect:
+            return finding
+        reason = (
+            f"in this data type rounding reaches {finding.allowed:.1e}, and the method itself {effect:.1e}"
+        )
+        return replace(finding, verdict=Verdict.REFUSED, reason=reason)
 
     def _allowed(self, spread: float, rounding: float = 0.0) -> float:
         """What counts as rounding where scores move by ``spread`` when all layers are moved by one unit of rounding.
 
         That is four times the plain model's own difference, times how much farther these scores move than the plain ones.
         """
-        if math.isinf(spread):
-            spread = 0.0  # a decision that rounding turns explains no difference of other scores
-        gain = max(1.0, spread / self._plain_spread) if self._plain_spread > 0 else 1.0
+        beside = max(self._plain_spread, self.rounding, rounding)
+        gain = max(1.0, spread / beside) if beside > 0 else 1.0
         return TIMES * max(max(self.rounding, rounding) * gain, spread)
 
     def _layers(
@@ -628,7 +658,7 @@ class Checks:
         both, alone = self.batch
         what = "padded batch, rows alone"
         tokens, plain = self._plain_rows
-        if self.exact_dtype and plain > 1e-2:
+        if plain > self._bound:
             reason = f"rows of the plain model's own batch differ by {plain:.1e} from the rows alone"
             yield Finding(method=name, compared=what, verdict=Verdict.REFUSED, reason=reason)
             return
@@ -646,7 +676,12 @@ class Checks:
             self._spread(strong, restated, steps) for restated, steps in zip(self._alone, rows, strict=True)
         ]
         allowed = self._allowed(max(spreads))
-        yield self._finding(name, what, worst, max(2 * allowed, TIMES * plain, put_out(together)))
+        allowed = max(2 * allowed, TIMES * plain, put_out(together))
+        yield self._telling(strong, self._finding(name, what, worst, allowed))
+        if self._shared(strong):
+            together = self._run(strong, inputs=both, tokens=tokens, fused=True)
+            worst = self._rows_apart(together, rows, after=True)
+            yield self._telling(strong, self._finding(name, "padded batch, shared passes", worst, allowed))
 
     @cached_property
     def _alone(self) -> list[Restated]:
@@ -665,7 +700,8 @@ class Checks:
             wanted = restated.scores(parts, step.before, generated, expert=True)
             moved = restated.scores(parts, step.before, generated, expert=True, draw=_draw(number))
             ties = torch.isfinite(moved) != torch.isfinite(wanted)
-            found = max(found, self._far(moved, wanted, step.before, ties))
+            far = self._far(moved, wanted, step.before, ties)
+            found = max(found, far) if math.isfinite(far) else found
         return found
 
     def _allowed_under(self, recipes: Recipes) -> float:
@@ -678,8 +714,18 @@ class Checks:
             self._spreads[recipes] = self._spread(recipes, self.restated, self._run(recipes))
         return self._allowed(self._spreads[recipes])
 
-    def _run_beams(self, recipes: Recipes) -> list[Step]:
-        return self._run(recipes, tokens=None, num_beams=2, num_return_sequences=2, count=3)
+    def _run_beams(self, recipes: Recipes, *, fused: bool = False) -> list[Step]:
+        return self._run(recipes, tokens=None, num_beams=2, num_return_sequences=2, count=3, fused=fused)
+
+    def _shared(self, recipes: Recipes) -> bool:
+        """Whether amateurs of some methods can share the passes of the main generation on this model."""
+        if not any(isinstance(part, Contrast) for one in recipes for part in one.parts(self.target)):
+            return False
+        try:
+            self._run(recipes, fused=True, count=1)
+        except KeepsightError:
+            return False
+        return True
 
     @cached_property
     def _plain_beams(self) -> float | str:
@@ -697,6 +743,10 @@ class Checks:
                 worst = max(
                     worst, self._far(given, logits.masked_fill(given == -torch.inf, -torch.inf), given)
                 )
+        if worst > self._bound:
+            return (
+                f"the plain model's own scores with beams differ by {worst:.1e} from passes without a cache"
+            )
         return worst
 
     def _beams(self, name: str, strong: Recipes) -> Iterator[Finding]:
@@ -707,13 +757,21 @@ class Checks:
         yield from self._from_scratch(
             name, what, strong, self._run_beams(strong), rounding=plain, normalised=True
         )
+        if self._shared(strong):
+            steps = self._run_beams(strong, fused=True)
+            yield from self._from_scratch(
+                name, "beams, shared passes", strong, steps, rounding=plain, normalised=True
+            )
 
     # ------------------------------------------------------------------------------------------------------- findings
 
     def _left(self, name: str) -> Finding:
         """Whether the model is as it was, and still writes what it wrote."""
         changed = self.before.changed(Fingerprint.of(self.model))
-        again = self._run(())
+        try:
+            again = self._run(())
+        except Exception as error:  # what was left behind may raise
+            return self._crashed(name, "the model afterwards", error)
         same = all(torch.equal(a.before, b.before) for a, b in zip(again, self.steps, strict=True))
         far = max(self._far(a.before, b.before, b.before) for a, b in zip(again, self.steps, strict=True))
         if changed is None and not same and far > TIMES * self.rounding:

@@ -6,6 +6,7 @@ they are as the engine left them. In between nothing is shared but the edits the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from keepsight.verification.restated import (
 DRAWS = 6
 """How often a value that does not fit is computed from inputs that are moved by one unit of rounding: a decision near a tie,
 such as which heads are the larger half, may fall either way."""
+SMALLEST = 1e-6
+"""Rows whose entries are smaller than this share of the largest row's are measured by that."""
 OUTSIDE = ("attn_out", "mlp_out", "resid_post")
 
 
@@ -39,24 +42,34 @@ class Seen:
 
     difference: float = 0.0
     allowed: float = 0.0
-    excess: float = -1.0
-    """By how much a difference is larger than what is allowed there, at most."""
+    share: float = -1.0
+    """The largest share that a difference has of what is allowed there."""
     worst: str = ""
     layers: set[int] = field(default_factory=set)
 
     def add(self, layer: int, difference: float, allowed: float) -> None:
         self.layers.add(layer)
+        share = difference / allowed if allowed else math.inf * difference if difference else 0.0
         # not a number: something is wrong, and no comparison with it is true
-        excess = difference - allowed if difference == difference else float("inf")
-        if excess > self.excess:
-            self.excess, self.difference, self.allowed = excess, difference, allowed
+        share = share if share == share else math.inf
+        if share > self.share:
+            self.share, self.difference, self.allowed = share, difference, allowed
             self.worst = f"layer {layer}"
 
 
+def relative(a: Tensor, b: Tensor) -> Tensor:
+    """The differences between two tensors ``(rows, …)``, each in units of the largest entry of its row.
+
+    A token with massive activations, such as the first one of many models, must not hide what happens at the others.
+    """
+    a, b = a.float().flatten(1), b.float().flatten(1)
+    size = torch.maximum(a.abs(), b.abs()).amax(-1, keepdim=True)
+    return (a - b).abs() / size.clamp(min=max(SMALLEST * float(size.max()), 1e-30))
+
+
 def distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference between two tensors, in units of the larger one's largest entry."""
-    size = max(float(a.abs().max()), float(b.abs().max()), 1e-30)
-    return float((a.float() - b.float()).abs().max()) / size
+    """The largest of the relative differences between two tensors ``(rows, …)``."""
+    return float(relative(a, b).max())
 
 
 class Witness:
@@ -183,7 +196,7 @@ class Witness:
         edits = [e for e in self._edits if index in e.layers and any(map(e.overrides, INSIDE_ATTENTION))]
         if not edits:
             plain, _ = self._kernel(module, query, key, value, attention_mask, **kwargs)
-            self.untouched.add(index, distance(output[0], plain), 0.0)
+            self.untouched.add(index, distance(output[0].flatten(0, 1), plain.flatten(0, 1)), 0.0)
             return output
         here = self._context(index, query.device)
         windowed = getattr(self._kernel, "__name__", "") != "sdpa_attention_forward"
@@ -215,12 +228,11 @@ class Witness:
         difference = far(found, wanted)
         if difference > allowed:
             # Entry by entry the nearest of several computations: a decision near a tie falls either way
-            size = max(float(wanted[counts].abs().max()), 1e-30)
-            nearest = (found - wanted)[counts].float().abs()
+            nearest = relative(found[counts], wanted[counts])
             for draw in range(2, 2 + DRAWS):
                 other = make(apart(before), 10 * draw)
-                nearest = torch.minimum(nearest, (found - other)[counts].float().abs())
-            difference = float(nearest.max()) / size
+                nearest = torch.minimum(nearest, relative(found[counts], other[counts]))
+            difference = float(nearest.max())
         self.seen.setdefault(place, Seen()).add(index, difference, allowed)
 
     def _counting(self, device: torch.device) -> Tensor:
@@ -278,6 +290,6 @@ class Recorder:
         found: dict[str, float] = {}
         for mine, theirs in zip(self.passes, other.passes, strict=True):
             for key in mine.keys() & theirs.keys():
-                far = distance(mine[key].flatten(), theirs[key].flatten())
+                far = distance(mine[key].reshape(1, -1), theirs[key].reshape(1, -1))
                 found[key[0]] = max(found.get(key[0], 0.0), far)
         return found

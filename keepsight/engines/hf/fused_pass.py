@@ -24,7 +24,7 @@ from torch import Tensor
 
 from keepsight.engines.hf.edit_state import EditState, fused_pass_of
 from keepsight.engines.hf.packing import Call, PackedPass, Unpackable, pack_calls
-from keepsight.engines.hf.patching import sharing_passes
+from keepsight.engines.hf.patching import sharing_passes, why_not_wrapped
 from keepsight.engines.hf.vision_batching import batched
 from keepsight.errors import UnsupportedModel
 from keepsight.target import cache_name
@@ -59,6 +59,8 @@ def why_not_fused(target: Target) -> str | None:
         return f"{decoder} is not among the decoders it was verified on"
     if attention != "sdpa":
         return f"it needs attention 'sdpa', not {attention!r}"
+    if (reason := why_not_wrapped(attention)) is not None:
+        return reason
     if hasattr(target.model.forward, "_torchdynamo_orig_callable"):
         return "its forward is compiled, and a compiled pass knows of no other"
     if target.option("use_cache") is False:

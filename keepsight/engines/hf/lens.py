@@ -10,16 +10,13 @@ from transformers import LogitsProcessor
 
 from keepsight.decoding.contrast import ruled_out
 from keepsight.engines.hf.assisted_decoding import Drafts
+from keepsight.engines.hf.edit_state import STATES
 from keepsight.errors import UnsupportedModel
 from keepsight.parts import Edit, HookContext, Lens
 from keepsight.target import Target
 
 TOLERANCE = 0.03
 """By how much of the largest logit two computations of the same logits may differ: four units of rounding of bfloat16."""
-
-
-POSITIONS = 32
-"""How many positions of a pass are looked at: assisted decoding asks for those of its drafts as well, the last not first."""
 
 
 class RecordLayers(Edit):
@@ -82,19 +79,48 @@ class LensProcessor(LogitsProcessor):
         self._head, self._norm, self._prompt = target.head, target.final_norm, target.prompt
         self._softcap = getattr(target.text_config, "final_logit_softcapping", None)
         self._name, self._last = target.name, len(target.layers) - 1
-        self._passes: list[Tensor] | None = []
-        """The logits of the passes before the first step; None once they have been compared."""
+        self._state_of = STATES.get(target.model)
+        self._agrees = False
+        """Whether the lens has reproduced the model's own logits."""
 
+    @torch.no_grad()
     def saw(self, logits: Tensor) -> None:
-        """Note the logits of a pass, ``(rows, tokens, vocab)``, if they are of one of the passes before the first step."""
-        if self._passes is not None:
-            self._passes.append(logits[:, -POSITIONS:])
+        """Compare the logits of a pass, ``(rows, tokens, vocab)``, with what the lens makes of the last layer.
+
+        Amateurs' passes go by as well, and do not agree; the main one is among them before the first step.
+        """
+        if self._agrees or self._last not in self._final.states:
+            return
+        _, hidden = self._final.states[self._last]
+        if len(hidden) != len(logits):
+            return
+        states = self._norm(hidden[:, -1])[None]
+        mine = _Logits(states, self._head, self._softcap, logits.device).stacked()[0]
+        self._agrees = _close(logits[:, -1], mine)
+
+    def _check(self) -> None:
+        """Before the first step: what the lens makes of the last layer must have been the model's own logits.
+
+        Raises:
+            UnsupportedModel: they are not, so that what it makes of other layers would mean nothing: the model scales its
+                logits, or puts something else through its final norm.
+        """
+        if self._agrees:
+            return
+        edits = () if self._state_of is None else self._state_of.edits
+        # Where a block within this one edits the last layer afterwards, its states here are not the last ones
+        if edits and edits[-1] is not self._final:
+            return
+        raise UnsupportedModel(
+            f"{self._name}: its logits are not what its final norm and its output projection make of its last layer, so"
+            " that logits of earlier layers cannot be read with them"
+        )
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._drafts.under_way:
             return scores
-        self._check(input_ids.shape[1] - 1)
+        self._check()
         states = [self._state(layer, input_ids.shape[1] - 1) for layer in self._lens.layers]
         logits = _Logits(torch.stack(states), self._head, self._softcap, scores.device)
         step = input_ids.shape[1] - self._prompt
@@ -106,30 +132,12 @@ class LensProcessor(LogitsProcessor):
         normed: Tensor = self._norm(state) if self._lens.final_norm else state
         return normed
 
-    def _check(self, row: int) -> None:
-        """At the first step: what the lens makes of the last layer must be the model's own logits.
-
-        Raises:
-            UnsupportedModel: they are not, so that what it makes of other layers would mean nothing: the model scales its
-                logits, or puts something else through its final norm.
-        """
-        if self._passes is None:
-            return
-        passes, self._passes = self._passes, None
-        states = self._norm(self._final.at(self._last, row))[None]
-        mine = _Logits(states, self._head, self._softcap, states.device).stacked()[0]
-        # Amateurs' passes and those of a search around this one may have come in between
-        found = (one[:, i] for one in passes if len(one) == len(mine) for i in range(one.shape[1]))
-        if not any(_close(one.to(mine.device), mine) for one in found):
-            raise UnsupportedModel(
-                f"{self._name}: its logits are not what its final norm and its output projection make of its last layer, so"
-                " that logits of earlier layers cannot be read with them"
-            )
-
 
 def _close(logits: Tensor, mine: Tensor) -> bool:
     """Whether two computations of the same logits differ by rounding alone, of a model in half precision too."""
     there = ~ruled_out(logits)
     a, b = logits[there].float(), mine[there]
+    if bool(a.isnan().any()):
+        return True  # a model that overflows says nothing about the lens
     size = float(a.abs().max()) if a.numel() else 0.0
     return bool(((a - b).abs() <= TOLERANCE * size).all())

@@ -381,8 +381,8 @@ def _hook(place: str, index: int, layer: Any, state: EditState, *, needed: bool)
 
 
 _REGISTERING = Lock()
-_STANDING_IN: dict[str, tuple[Any, int]] = {}
-"""By the name of an attention function of transformers that ours stands in for: it, and how many blocks need ours."""
+_STANDING_IN: dict[str, tuple[Any, Any, int]] = {}
+"""By the name of an attention function of transformers: it, ours that stands in for it, and how many blocks need ours."""
 
 
 @contextmanager
@@ -397,18 +397,21 @@ def _attention_function(name: str) -> Iterator[None]:
     from keepsight.engines.hf.attention import attention
 
     with _REGISTERING:
-        base, users = _STANDING_IN.get(name) or (AttentionInterface()[name], 0)
-        _STANDING_IN[name] = (base, users + 1)
+        base = AttentionInterface()[name]
+        base, ours, users = _STANDING_IN.get(name) or (base, functools.partial(attention, base), 0)
+        _STANDING_IN[name] = (base, ours, users + 1)
         if users == 0:
-            AttentionInterface.register(name, functools.partial(attention, base))
+            AttentionInterface.register(name, ours)
     try:
         yield
     finally:
         with _REGISTERING:
-            base, users = _STANDING_IN.pop(name)
+            base, ours, users = _STANDING_IN.pop(name)
             if users > 1:
-                _STANDING_IN[name] = (base, users - 1)
-            else:
+                _STANDING_IN[name] = (base, ours, users - 1)
+            elif (
+                AttentionInterface().get(name) is ours
+            ):  # another library may have put its own there meanwhile
                 AttentionInterface.register(name, base)
 
 
@@ -429,8 +432,25 @@ def _attention_replaced(target: Target, state: EditState) -> Iterator[None]:
         raise UnsupportedModel(
             f"{target.name}: attention {name!r} is not one that can be wrapped; load it with 'sdpa'"
         )
+    if (reason := why_not_wrapped(name)) is not None:
+        raise UnsupportedModel(f"{target.name}: {reason}")
     with registered_layers(target, state), _attention_function(name):
         yield
+
+
+def why_not_wrapped(name: str) -> str | None:
+    """Why an attention function of transformers cannot be stood in for, in a clause; None where it can."""
+    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if name in ALL_ATTENTION_FUNCTIONS and ALL_ATTENTION_FUNCTIONS[name] is not AttentionInterface().get(
+        name
+    ):
+        return (
+            f"another library has put its own function for {name!r} into transformers' ALL_ATTENTION_FUNCTIONS, which goes"
+            " before ours: register it with AttentionInterface.register instead"
+        )
+    return None
 
 
 @contextmanager

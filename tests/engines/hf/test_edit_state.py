@@ -14,6 +14,7 @@ import torch
 from families import FAMILIES, SPECIAL
 from strong import STRONG
 from torch import Tensor
+from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from keepsight import (
@@ -32,7 +33,7 @@ from keepsight.decoding.views import MainPrompt, NoImage
 from keepsight.engines.hf.assisted_decoding import Drafts
 from keepsight.engines.hf.branch import Branch
 from keepsight.engines.hf.edit_state import LAYERS, STATES
-from keepsight.errors import CopiedInBlock
+from keepsight.errors import CopiedInBlock, UnsupportedModel
 from keepsight.parts import Edit, HookContext, Part, Passes, Prelude
 from keepsight.target import Target, cache_among, cache_name
 
@@ -340,6 +341,38 @@ def test_our_attention_function_stands_in_for_theirs_only_while_a_block_needs_it
     assert (dict(ALL_ATTENTION_FUNCTIONS), dict(ALL_MASK_ATTENTION_FUNCTIONS)) == before
     assert not LAYERS
     assert not STATES
+
+
+def test_what_another_library_registers_meanwhile_stays() -> None:
+    right, model, inputs = ALL_ATTENTION_FUNCTIONS["sdpa"], FAMILY.model(), FAMILY.inputs(PROMPTS)
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return right(*args, **kwargs)
+
+    try:
+        with attached(model, inputs, VHR()):
+            AttentionInterface.register("sdpa", theirs)
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is theirs
+        with attached(model, inputs, VHR()):
+            assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not theirs
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is theirs
+    finally:
+        AttentionInterface.register("sdpa", right)
+
+
+@pytest.mark.parametrize("recipe", [VHR(layers=(0, 1)), STRONG["m3id"]], ids=str)
+def test_a_function_that_goes_before_ours_is_refused_by_name(recipe: Method) -> None:
+    right = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = lambda *args, **kwargs: right(*args, **kwargs)
+    try:
+        with (
+            pytest.raises(UnsupportedModel, match="another library has put its own function"),
+            attached(FAMILY.model(), FAMILY.inputs(PROMPTS), recipe, fused=True),
+        ):
+            pass
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is right
 
 
 # Threads

@@ -11,7 +11,7 @@ import torch
 from families import FAMILIES, SPECIAL
 from torch import Tensor
 
-from keepsight import M3ID, mitigate
+from keepsight import M3ID, SLA, VSV, UnsupportedModel, attached, mitigate
 from keepsight.parts import LayerLogits, Lens
 from keepsight.target import Target
 
@@ -80,3 +80,37 @@ def test_scores_leave_as_log_probabilities_and_keep_what_was_ruled_out() -> None
     for scores in out.scores:
         torch.testing.assert_close(scores.exp().sum(-1), torch.ones(2))
         assert bool((scores[:, SPECIAL] == -torch.inf).all())
+
+
+def test_the_lens_has_to_reproduce_the_models_own_logits() -> None:
+    """A model that scales its logits, or that norms something else at its end, cannot be read layer by layer."""
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs(PROMPTS)
+    sla = SLA(gamma=0.5, window=1)
+
+    def scaled(_module: Any, _args: Any, output: Any) -> Any:
+        output.logits = output.logits * 0.2
+        return output
+
+    handle = model.register_forward_hook(scaled)
+    try:
+        with (
+            mitigate(model, sla),
+            pytest.raises(UnsupportedModel, match="its logits are not what its final norm"),
+        ):
+            model.generate(**inputs, max_new_tokens=2)
+    finally:
+        handle.remove()
+    with mitigate(model, sla):
+        model.generate(**inputs, max_new_tokens=2)
+
+
+def test_the_lens_is_not_refused_for_many_drafts_nor_for_an_inner_block() -> None:
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs([[1, *[10, 11, 12] * 20]])
+    sla, options = SLA(gamma=0.5, window=1), {"max_new_tokens": 4, "do_sample": False}
+    with mitigate(model, sla):
+        plain = model.generate(**inputs, **options)
+        assert torch.equal(model.generate(**inputs, **options, prompt_lookup_num_tokens=45), plain)
+    with attached(model, inputs, sla) as outer, attached(model, inputs, VSV(strength=2.0)) as inner:
+        model.generate(**inputs, **options, logits_processor=[*outer, *inner])
