@@ -156,6 +156,9 @@ def summary(report: Report) -> str:
         f"{whole} comparisons: {counts[Verdict.EXACT]} exact, {counts[Verdict.ROUNDING]} within rounding,"
         f" {counts[Verdict.REFUSED]} refused, {counts[Verdict.WRONG]} WRONG."
     )
+    proved = (Verdict.EXACT, Verdict.ROUNDING)
+    if not any(found.method != "plain" and found.verdict in proved for found in report.findings):
+        text += " Nothing was proved of any method."
     if report.wrong:
         text += " Please report this with the file of --json."
     return text
