@@ -38,7 +38,7 @@ def verify(
 ) -> None:
     """Prove on your own checkpoint and hardware that methods do what their formulas say.
 
-    Every method runs, and everything that it does is computed a second time by slow code that shares nothing with the first:
+    Every method runs, and what it does is computed a second time by slow code that shares nothing with the first:
     scores by passes from scratch, edited layers by full matrices, rows of a padded batch by the rows alone. The table
     says what was compared, and how large the largest difference was. The exit code is 1 if anything is wrong.
 
