@@ -146,7 +146,7 @@ def test_the_operator_serves_classes_and_requests_name_them_by_their_exact_text(
 
 
 def test_what_cannot_be_placed_is_not_served() -> None:
-    with pytest.raises(UnsupportedModel, match="^vhr cannot be used inside vLLM"):
+    with pytest.raises(UnsupportedModel, match=r"^vhr cannot be used inside vLLM"):
         serve(["m3id", "vhr"])
 
 
