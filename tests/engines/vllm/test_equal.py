@@ -43,8 +43,6 @@ def test_all_methods_and_none_in_one_batch(engine: Engine) -> None:
 
 
 def test_sampling_with_seeds_in_two_orders(engine: Engine) -> None:
-    if engine.tight:  # type: ignore[attr-defined]
-        pytest.skip("vLLM on a CPU cannot read a prompt in pieces where a request has a seed")
     options = [
         engine.params(list(SPECS.values())[1 + i % (len(SPECS) - 1)], temperature=1.0, top_p=0.95, seed=i)
         for i in range(COUNT)
