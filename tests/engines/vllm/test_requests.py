@@ -49,13 +49,17 @@ def fails(engine: Engine, request: Any, params: Any) -> None:
 def test_wrong_requests_are_refused_before_they_reach_the_engine(
     engine: Engine, options: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(ValueError, match=words):
-        engine.answer(engine.params("m3id", **options), pictures()[:1])
+    from vllm.exceptions import VLLMValidationError
+
+    params = engine.params(None, **{"extra_args": {"keepsight": "m3id"}, **options})
+    with pytest.raises(VLLMValidationError, match=words):
+        # A picture that vLLM's front end has seen, and its engine has not, would be missing in the next request
+        engine.llm.generate("USER: Hello. ASSISTANT:", params, use_tqdm=False)
     assert engine.answer(engine.params(SPECS["m3id"]), pictures()[:1]) == wanted(SPECS["m3id"])[:1]
 
 
 def test_penalties_without_a_method_are_vllms_own(engine: Engine) -> None:
-    answers = engine.answer(engine.params(None, repetition_penalty=1.3), pictures()[:4])
+    answers = engine.answer(engine.params(None, repetition_penalty=3.0), pictures()[:4])
     assert answers != wanted(None)[:4]
 
 
