@@ -30,8 +30,9 @@ PROCESSOR = "keepsight.engines.vllm:Contrast"
 def engine_args(methods: Sequence[str] | None = None, **vllm_args: Any) -> dict[str, Any]:
     """The arguments of ``vllm.LLM``, or of ``vllm.EngineArgs``, with methods in place.
 
-    Sets ``VLLM_USE_V2_MODEL_RUNNER=0`` in the environment, and notes there which specs are served, so that vLLM's own
-    processes find them. Requests may name any registered method with plain values, and beyond that what is served.
+    Pictures are normalised before they reach the engine (``mm_device_do_normalize=False``), so that VCD finds them as it does
+    on transformers. Sets ``VLLM_USE_V2_MODEL_RUNNER=0`` in the environment, and notes there which specs are served, so that
+    vLLM's own processes find them. Requests may name any registered method with plain values, and beyond that what is served.
 
     Args:
         methods: specs that must be usable, such as ``["m3id:decay=0.05"]``; they may name classes of your own,
@@ -39,7 +40,7 @@ def engine_args(methods: Sequence[str] | None = None, **vllm_args: Any) -> dict[
         vllm_args: vLLM's own arguments, passed through. Logits processors among them act before the contrast.
 
     Returns:
-        ``vllm_args`` with ``scheduler_cls`` and ``logits_processors``.
+        ``vllm_args`` with ``scheduler_cls``, ``logits_processors`` and ``mm_device_do_normalize``.
 
     Raises:
         UnsupportedModel: a method cannot be used inside vLLM; the message names it and says why.
@@ -53,6 +54,7 @@ def engine_args(methods: Sequence[str] | None = None, **vllm_args: Any) -> dict[
     keep_first_runner()
     check_installed()
     others = [one for one in vllm_args.get("logits_processors") or () if one != PROCESSOR]
+    vllm_args = {"mm_device_do_normalize": False, **vllm_args}
     return {**vllm_args, "scheduler_cls": SCHEDULER, "logits_processors": [*others, PROCESSOR]}
 
 

@@ -15,6 +15,7 @@ from keepsight.errors import UnsupportedEngine
 
 SUPPORTED = ("0.32.0",)
 """The releases of vLLM under which the tests of ``make vllm`` have passed."""
+_TRIED = f"vLLM {' or '.join(SUPPORTED)}, as docs/vllm.md says"
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 """The environment variable that chooses vLLM's model runner."""
 
@@ -71,7 +72,7 @@ def check_installed() -> None:
     try:
         vllm = import_module("vllm")
     except ImportError as error:
-        raise UnsupportedEngine(f"vLLM cannot be imported ({error}): install keepsight[vllm]") from error
+        raise UnsupportedEngine(f"vLLM cannot be imported ({error}): install {_TRIED}") from error
     check_version(str(getattr(vllm, "__version__", "unknown")))
     for place, parameters in SEAMS.items():
         check_seam(place, parameters)
@@ -85,7 +86,7 @@ def check_version(version: str) -> None:
     """
     if version.partition("+")[0] not in SUPPORTED:
         raise UnsupportedEngine(
-            f"vLLM {version} was never tried with this release of Keepsight: install vLLM {' or '.join(SUPPORTED)}"
+            f"vLLM {version} was never tried with this release of Keepsight: install {_TRIED}"
         )
 
 
@@ -112,7 +113,7 @@ def check_seam(place: str, parameters: tuple[str, ...]) -> None:
         )
 
 
-_INSTALL = f"install vLLM {' or '.join(SUPPORTED)} as it was released"
+_INSTALL = f"install {_TRIED} as it was released"
 
 
 def check_config(config: Any) -> None:

@@ -167,6 +167,11 @@ def _changed(feature: Any, change: Any, mark: str) -> Any:
             "the picture's pixels are not in vLLM's engine: start it with --mm-processor-cache-type lru, or without"
             " that cache (--mm-processor-cache-gb 0)"
         )
+    if any(isinstance(one.data, Tensor) and one.data.dtype == torch.uint8 for one in item.values()):
+        raise UnsupportedModel(
+            "vLLM normalises the pictures of this model inside it, where no view reaches them: start it with"
+            " --no-mm-device-do-normalize"
+        )
     batch = {RENAMED.get(key, key): elem.field.reduce_data([elem]) for key, elem in item.items()}
     changed = change(batch)
     if not changed:

@@ -26,7 +26,7 @@ def test_without_vllm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setenv(RUNNER, "0")
     monkeypatch.setenv("KEEPSIGHT_VLLM_METHODS", "[]")
-    with pytest.raises(UnsupportedEngine, match=r"cannot be imported.*keepsight\[vllm\]"):
+    with pytest.raises(UnsupportedEngine, match=rf"cannot be imported.*vLLM {SUPPORTED[0]}"):
         engine_args(model="m")
 
 
@@ -102,7 +102,8 @@ def test_arguments_are_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
     found = engine_args(["m3id"], model="m", logits_processors=["a:B"], seed=3)
     monkeypatch.setenv(RUNNER, "0")
     assert found == {
-        "model": "m", "seed": 3, "scheduler_cls": SCHEDULER, "logits_processors": ["a:B", PROCESSOR],
+        "model": "m", "seed": 3, "mm_device_do_normalize": False, "scheduler_cls": SCHEDULER,
+        "logits_processors": ["a:B", PROCESSOR],
     }  # fmt: skip
     assert engine_args(**found) == found
     with pytest.raises(InputError, match="leave it out"):
