@@ -30,9 +30,10 @@ PROCESSOR = "keepsight.engines.vllm:Contrast"
 def engine_args(methods: Sequence[str] | None = None, **vllm_args: Any) -> dict[str, Any]:
     """The arguments of ``vllm.LLM``, or of ``vllm.EngineArgs``, with methods in place.
 
-    Pictures are normalised before they reach the engine (``mm_device_do_normalize=False``), so that VCD finds them as it does
-    on transformers. Sets ``VLLM_USE_V2_MODEL_RUNNER=0`` in the environment, and notes there which specs are served, so that
-    vLLM's own processes find them. Requests may name any registered method with plain values, and beyond that what is served.
+    Pictures are normalised before they reach the engine (``mm_device_do_normalize=False``), so that VCD finds them as it
+    does on transformers. Sets ``VLLM_USE_V2_MODEL_RUNNER=0`` in the environment, and notes there which specs are served, so
+    that vLLM's own processes find them. Requests may name any registered method with plain values, and beyond that what is
+    served.
 
     Args:
         methods: specs that must be usable, such as ``["m3id:decay=0.05"]``; they may name classes of your own,
