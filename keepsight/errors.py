@@ -18,6 +18,10 @@ class UnsupportedModel(KeepsightError, TypeError):
     """The model does not offer what a method needs; the message names the missing part."""
 
 
+class UnsupportedEngine(KeepsightError, RuntimeError):
+    """The program that runs the model, such as vLLM, has a version or a setting under which methods could go wrong."""
+
+
 class NoImageTokens(InputError):
     """The prompt holds no image token, so that a method has no image to contrast with or to attend to."""
 

@@ -16,7 +16,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors",), ("files",), ("eval",), ("target",), ("source",), ("calibration",), ("parts",), ("method",), ("decoding",),
-    ("attention_mods",), ("steering",), ("engines",), ("registry",), ("api",), ("inference",), ("grounding",),
+    ("attention_mods",), ("steering",), ("registry",), ("engines",), ("api", "vllm"), ("inference",), ("grounding",),
     ("analysis", "experiments", "verification"), ("reports", "serve"), ("cli",),
 )  # fmt: skip
 """A folder or module imports only what stands before it; those that stand together do not import each other."""

@@ -63,5 +63,6 @@ def test_every_folder_and_every_file_of_the_engine_is_described() -> None:
     for name in chain.from_iterable((*ORDER, ("demo",))):
         entry = name if (ROOT / "keepsight" / name).is_dir() else f"{name}.py"
         assert re.search(rf"(^|\s){re.escape(entry)}", layout), entry
-    files = {path.name for path in (ROOT / "keepsight" / "engines" / "hf").glob("*.py")} - {"__init__.py"}
+    engines = [ROOT / "keepsight" / "engines" / name for name in ("hf", "vllm")]
+    files = {path.name for folder in engines for path in folder.glob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"^\| `(\w+\.py)` \|", text, flags=re.MULTILINE)) == files
