@@ -125,6 +125,8 @@ PANELS: dict[str, dict[str, Any]] = {
     "Compare methods": {"run": run_bench, "compare": compare, "tune": tune},
 }  # fmt: skip
 """The commands as ``--help`` groups them."""
+SETTINGS: dict[str, dict[str, Any]] = {"serve": {"allow_extra_args": True}}
+"""Commands that hand arguments on: what stands after ``--`` is for the program that they start."""
 
 
 def help_text(docstring: str | None) -> str:
@@ -146,7 +148,12 @@ for panel, commands in PANELS.items():
                 inner.help = help_text(inner.callback and inner.callback.__doc__)
             app.add_typer(command, name=name, rich_help_panel=panel)
         else:
-            app.command(name, help=help_text(command.__doc__), rich_help_panel=panel)(command)
+            app.command(
+                name,
+                help=help_text(command.__doc__),
+                rich_help_panel=panel,
+                context_settings=SETTINGS.get(name),
+            )(command)
 
 
 def run() -> None:

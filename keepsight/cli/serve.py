@@ -19,6 +19,7 @@ _MIB = 1 << 20
 
 
 def serve(
+    context: typer.Context,
     model: Model = "demo",
     method: Annotated[
         list[str] | None, method_option("every method that runs on the model, at its defaults")
@@ -103,6 +104,14 @@ def serve(
     ] = 30,
     device: Device = "cpu",
     dtype: Dtype = "auto",
+    engine_name: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            help="What runs the model: transformers, with every method; or vllm, with methods that change scores alone."
+            " Options after -- are then vLLM's own.",
+        ),
+    ] = "transformers",
 ) -> None:
     """Serve a model to chat apps that speak OpenAI's protocol, each method under a model name of its own.
 
@@ -111,6 +120,15 @@ def serve(
     Point an app's base URL at http://127.0.0.1:8000/v1 and choose demo, demo:m3id or demo:vhr+m3id:decay=0.05 as its
     model. Needs the extra [bold]serve[/bold]. Ctrl-C ends it, once the answers that are being written are done.
     """
+    if engine_name == "vllm":
+        _serve_with_vllm(context, model, method, name, host, port, dtype, api_key)
+        return
+    if engine_name != "transformers":
+        raise InvalidParameter(f"--engine {engine_name!r} must be transformers or vllm")
+    if context.args:
+        raise InvalidParameter(
+            f"{context.args[0]} is no option of keepsight serve: see keepsight serve --help"
+        )
     _check_extra()
     from keepsight.cli._methods import read_methods
     from keepsight.cli._model import open_model
@@ -188,6 +206,56 @@ def serve(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[bound])
+
+
+WITH_VLLM = frozenset({"model", "method", "name", "host", "port", "dtype", "api_key", "engine_name"})
+"""Options that count with ``--engine vllm``. The others belong to our own server; vLLM has its own limits and devices."""
+
+
+def _serve_with_vllm(
+    context: typer.Context,
+    model: str,
+    method: list[str] | None,
+    name: str | None,
+    host: str,
+    port: int,
+    dtype: str,
+    api_key: str | None,
+) -> None:
+    """Check what is asked for, and become vLLM's server. Raises ``InvalidParameter``."""
+    from keepsight.cli._methods import read_methods
+    from keepsight.inference.loading import DEMO
+    from keepsight.serve.vllm_server import command, replace_process
+    from keepsight.vllm import engine_args
+
+    for option in context.params:
+        given = context.get_parameter_source(option)
+        if option not in WITH_VLLM and given is not None and given.name != "DEFAULT":
+            flag = "--" + option.replace("_", "-")
+            raise InvalidParameter(
+                f"{flag} has no effect with --engine vllm: use vLLM's own options, after --"
+            )
+    if model == DEMO:
+        raise InvalidParameter(
+            "vLLM does not run the demo model, whose heads are too small: name a checkpoint"
+        )
+    if port == 0:
+        raise InvalidParameter("--port 0 has no meaning with --engine vllm: name a port")
+    specs = list(DEFAULT_WITH_VLLM) if method is None else method
+    for spec in specs:
+        if not read_methods(spec):
+            raise InvalidParameter("--method none: the plain model is always offered, leave it out")
+    engine_args(specs)
+    base = name or (Path(model).resolve().name if Path(model).is_dir() else model)
+    arguments, environment = command(
+        model, specs, context.args, name=base, host=host, port=port, dtype=dtype, api_key=api_key
+    )
+    print(f"models: {', '.join([base, *(f'{base}:{spec}' for spec in specs)])}", flush=True)
+    replace_process(arguments, environment)
+
+
+DEFAULT_WITH_VLLM = ("m3id", "vcd")
+"""What is offered where no method is given: those that run inside vLLM at their defaults."""
 
 
 def _check_extra() -> None:

@@ -237,11 +237,17 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
         return
     conv: Any = getattr(torch.backends.cudnn, "conv", None)
     # Since 2.9 torch has a setting for each operation; reading the older one then raises where the two were mixed
-    new = hasattr(conv, "fp32_precision")
-    holder, name = (conv, "fp32_precision") if new else (torch.backends.cudnn, "allow_tf32")
-    before = getattr(holder, name)
-    setattr(holder, name, "ieee" if new else False)
+    if hasattr(conv, "fp32_precision"):
+        before = conv.fp32_precision
+        conv.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            conv.fp32_precision = before
+        return
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        setattr(holder, name, before)
+        torch.backends.cudnn.allow_tf32 = allowed
