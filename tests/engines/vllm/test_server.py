@@ -20,7 +20,6 @@ import pytest
 from inside_vllm import SETTINGS, SPECS, TOKENS, pictures, wanted
 
 from keepsight.demo.model import EOS, PROMPT, checkpoint
-from keepsight.vllm import PROCESSOR, SCHEDULER
 
 pytestmark = pytest.mark.vllm
 REQUESTS, AT_ONCE = 48, 24
@@ -36,10 +35,9 @@ def address(demo64: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     del environment["VLLM_ENABLE_V1_MULTIPROCESSING"]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(demo64), "--host", "127.0.0.1",
-        "--port", str(port), "--served-model-name", "demo", "--dtype", "float32", "--enforce-eager",
-        "--max-num-seqs", "32", "--max-model-len", "512", "--scheduler-cls", SCHEDULER,
-        "--logits-processors", PROCESSOR,
+        sys.executable, "-m", "keepsight", "serve", str(demo64), "--engine", "vllm", "--host", "127.0.0.1",
+        "--port", str(port), "--name", "demo", "--dtype", "float32", "--method", SPECS["m3id"], "--method", SPECS["vcd"],
+        "--", "--enforce-eager", "--max-num-seqs", "32", "--max-model-len", "512",
     ]  # fmt: skip
     with log.open("w") as out:
         server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
@@ -95,6 +93,18 @@ def text(index: int, spec: str | None) -> str:
 
     tokens = [token for token in wanted(spec)[index] if token != EOS]
     return str(AutoTokenizer.from_pretrained(checkpoint()).decode(tokens)).strip()
+
+
+def test_methods_are_model_names(client: Any) -> None:
+    names = ["demo", *(f"demo:{SPECS[name]}" for name in ("m3id", "vcd"))]
+    assert [model.id for model in client.models.list().data] == names
+
+    def one(index: int) -> str:
+        found = create(client, pictures()[index], None, model=names[index % 3])
+        return str(found.choices[0].message.content).strip()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        assert list(pool.map(one, range(REQUESTS))) == [text(i, ASKED[i % 3]) for i in range(REQUESTS)]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
