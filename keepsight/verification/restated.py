@@ -284,6 +284,7 @@ class Restated:
         expert: bool,
         draw: int | None = None,
         normalised: bool = False,
+        shift: float = 0.0,
     ) -> Tensor:
         """The scores of the next token as the parts make them, both views recomputed from scratch.
 
@@ -294,6 +295,7 @@ class Restated:
             expert: whether the main view is recomputed as well; otherwise it is ``given``.
             draw: see ``logits``.
             normalised: whether methods are handed log-probabilities, as in a search with beams, and not the model's scores.
+            shift: what is added to the main view's scores of all tokens but the best.
         """
         edits = [part for part in parts if isinstance(part, Edit)]
         lenses = [layer for part in parts if isinstance(part, Lens) for layer in part.layers]
@@ -309,6 +311,8 @@ class Restated:
                 scores = logits.masked_fill(given == -torch.inf, -torch.inf)
             elif draw is not None:
                 scores = moved(scores, draw)
+        if shift:
+            scores = torch.where(scores == scores.amax(-1, keepdim=True), scores, scores + shift)
         for part in parts:
             if isinstance(part, Contrast):
                 amateurs = [self._amateur(view, edits, generated, draw) for view in part.views]

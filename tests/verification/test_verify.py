@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from keepsight.parts import HookContext
 from keepsight.verification import Report, Verdict, verify_inputs
 from keepsight.verification.explicit import visible_keys
 from keepsight.verification.record import Fingerprint
+from keepsight.verification.restated import Restated
 from keepsight.verification.verify import Checks, strengthened, weakened
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
@@ -422,3 +424,27 @@ def test_scores_much_smaller_than_log_probabilities_are_rounded_like_these(size:
     assert not found.wrong, found.wrong
     beams = [one for one in found.findings if one.compared == "beams, from scratch"]
     assert all(one.allowed is not None and one.allowed < 2e-4 for one in beams)
+
+
+def test_a_token_at_the_very_threshold_may_be_ruled_out_or_not() -> None:
+    """M3ID rules out what is less probable than the best token by a factor, here one that a token just has or has not."""
+    family = FAMILIES["llava"]
+    with torch.no_grad():
+        scores = family.model()(**family.inputs(PROMPTS[:1])).logits[0, -1].double()
+    best, *others = scores.sort(descending=True).values[:6].tolist()
+    specs = [f"m3id:decay=0.7,cutoff={math.exp(other - best)!r}" for other in others]
+    found = report("llava", *specs, rows=False)
+    assert not found.wrong, found.wrong
+    assert len(verdicts(found, "as given, from scratch")) == len(specs)
+
+
+def test_a_threshold_in_another_place_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(self: Any, parts: Any, given: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        wanted = scores(self, parts, given, *args, **kwargs)
+        kept = wanted.isfinite().sum(-1)
+        return wanted.masked_fill(wanted == wanted.topk(kept.item()).values[..., -1:], -torch.inf)
+
+    scores = Restated.scores
+    monkeypatch.setattr(Restated, "scores", elsewhere)
+    found = report("llava", "m3id:decay=0.7,cutoff=0.01", rows=False)
+    assert "as given, from scratch" in {one.compared for one in found.wrong}
