@@ -269,11 +269,11 @@ class Restated:
 
     # ------------------------------------------------------------------------------------------- scores of a recipe
 
-    def prepared(self, parts: Sequence[Part]) -> None:
-        """Run the preludes of some parts, by passes of this file."""
+    def prepared(self, parts: Sequence[Part], draw: int | None = None) -> None:
+        """Run the preludes of some parts, by passes of this file; ``draw`` as for ``logits``."""
         for part in parts:
             if isinstance(part, Prelude):
-                part.run(RestatedPasses(self))
+                part.run(RestatedPasses(self, draw))
 
     def scores(
         self,
@@ -369,12 +369,12 @@ class _Layers:
 class RestatedPasses:
     """What a prelude may do, by passes without a cache; see ``keepsight.parts.Passes``."""
 
-    def __init__(self, restated: Restated) -> None:
-        self._restated = restated
+    def __init__(self, restated: Restated, draw: int | None = None) -> None:
+        self._restated, self._draw = restated, draw
 
     def prefill(self, view: View, *observers: Edit) -> None:
         inputs = view.inputs(self._restated.target)
-        self._restated.logits(inputs, inputs["input_ids"][:, :0], observers)
+        self._restated.logits(inputs, inputs["input_ids"][:, :0], observers, draw=self._draw)
 
     def generate(self, view: View, *observers: Edit, **options: Any) -> Tensor:
         """Greedy generation token by token, each by a pass over the whole text.
@@ -391,7 +391,7 @@ class RestatedPasses:
         ends = self._restated.target.option("eos_token_id")
         written: Tensor = inputs["input_ids"][:, :0]
         for _ in range(options.get("max_new_tokens", 20)):
-            logits, _ = self._restated.logits(inputs, written, observers)
+            logits, _ = self._restated.logits(inputs, written, observers, draw=self._draw)
             token = logits.argmax(-1, keepdim=True)
             written = torch.cat([written, token], dim=1)
             if int(token) in (ends if isinstance(ends, (list, tuple)) else [ends]):

@@ -21,7 +21,7 @@ from keepsight.target import Target
 from keepsight.verification.findings import Finding, Report, Verdict
 from keepsight.verification.record import Fingerprint, Step, inference, run, special_ids, written
 from keepsight.verification.restated import Prompt, Restated
-from keepsight.verification.witness import Recorder, Seen, Witness
+from keepsight.verification.witness import DRAWS, Recorder, Seen, Witness
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -224,6 +224,10 @@ def _still_on(one: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _together(one: Alternative) -> Recipes:
     """One alternative as the recipes that act together in it."""
     return as_recipes(one if isinstance(one, tuple) else (one,))
+
+
+def _edits(parts: Sequence[Part]) -> list[Edit]:
+    return [part for part in parts if isinstance(part, Edit)]
 
 
 def _draw(step: int) -> int:
@@ -436,8 +440,10 @@ class Checks:
                 found.append(self._crashed(name, what, error))
         return [*found, self._left(name)]
 
-    def _parts(self, recipes: Recipes, restated: Restated | None = None) -> list[Part]:
-        """Parts of recipes for the restatement, prepared by its own passes.
+    def _parts(
+        self, recipes: Recipes, restated: Restated | None = None, draw: int | None = None
+    ) -> list[Part]:
+        """Parts of recipes for the restatement, prepared by its own passes; ``draw`` as for ``Restated.logits``.
 
         Raises:
             KeepsightError: the method refuses the model.
@@ -448,7 +454,7 @@ class Checks:
             if (reason := recipe.refusal(restated.target)) is not None:
                 raise UnsupportedModel(reason)
             parts += recipe.parts(restated.target)
-        restated.prepared(parts)
+        restated.prepared(parts, draw)
         return parts
 
     def _off(self, name: str, recipes: Recipes) -> Iterator[Finding]:
@@ -593,17 +599,22 @@ class Checks:
     ) -> Iterator[Finding]:
         """Every edited layer of a run with full matrices."""
         restated = restated or self.restated
-        edits = [part for part in self._parts(strong, restated) if isinstance(part, Edit)]
-        if not edits:
+        parts = self._parts(strong, restated)
+        if not _edits(parts):
             return
         inputs = self.inputs if inputs is None else inputs
-        witness = Witness(restated, Prompt.of(self.model, inputs), edits, self.places)
-        self._run(
-            [_EditsOf(strong)],
-            inputs=inputs,
-            watch=witness,
-            tokens=self.tokens if tokens is None else tokens,
-        )
+        tokens = self.tokens if tokens is None else tokens
+
+        def watched(parts: Sequence[Part], others: Sequence[Sequence[Edit]] = ()) -> Witness:
+            prompt = Prompt.of(self.model, inputs)
+            witness = Witness(restated, prompt, _edits(parts), self.places, others)
+            self._run([_EditsOf(strong)], inputs=inputs, watch=witness, tokens=tokens)
+            return witness
+
+        witness = watched(parts)
+        if witness.wrong and any(isinstance(part, Prelude) for part in parts):
+            others = [_edits(self._parts(strong, restated, _draw(draw))) for draw in range(DRAWS)]
+            witness = watched(self._parts(strong, restated), others)
         for place, seen in witness.seen.items():
             yield self._seen(name, f"{where}{place} in {len(seen.layers)} layers", seen)
         if missing := witness.missing():

@@ -80,12 +80,20 @@ class Witness:
         prompt: of the generation, with as many rows.
         edits: the witness's own, prepared.
         rounding: by place, what the plain model's cached and uncached passes differ by there.
+        others: the same edits several times, each prepared by passes that were moved by one unit of rounding: what a prelude
+            has measured may be near a tie as well.
     """
 
     def __init__(
-        self, restated: Restated, prompt: Prompt, edits: Sequence[Edit], rounding: dict[str, float]
+        self,
+        restated: Restated,
+        prompt: Prompt,
+        edits: Sequence[Edit],
+        rounding: dict[str, float],
+        others: Sequence[Sequence[Edit]] = (),
     ) -> None:
         self._restated, self._prompt, self._edits = restated, prompt, list(edits)
+        self._others = [list(one) for one in others]
         self._rounding = rounding
         self._active = False
         self._first = self._rows = self._batch = 0
@@ -125,8 +133,9 @@ class Witness:
             for index, layer in enumerate(restated.layers):
                 mine = [edit for edit in self._edits if index in edit.layers]
                 if any(edit.overrides("resid_pre") for edit in mine):
+                    reads = [*mine, *(edit for one in self._others_of(index) for edit in one)]
                     stack.callback(
-                        layer.register_forward_pre_hook(self._reader(index, mine), with_kwargs=True).remove
+                        layer.register_forward_pre_hook(self._reader(index, reads), with_kwargs=True).remove
                     )
                 for place in OUTSIDE:
                     if any(edit.overrides(place) for edit in mine):
@@ -220,6 +229,8 @@ class Witness:
             return distance(a[counts], b[counts])
 
         wanted = make(edits, None)
+        # Computed in any case, since their state goes from pass to pass
+        others = [make(one, None) for one in self._others_of(index)]
         spread = far(make(apart(before), 1), wanted)
         alone = far(make((), 1), make((), None)) if place == "attention" else torch.finfo(found.dtype).eps
         rounding = self._rounding.get(place, 0.0)
@@ -229,11 +240,19 @@ class Witness:
         if difference > allowed:
             # Entry by entry the nearest of several computations: a decision near a tie falls either way
             nearest = relative(found[counts], wanted[counts])
-            for draw in range(2, 2 + DRAWS):
-                other = make(apart(before), 10 * draw)
+            for other in (*others, *(make(apart(before), 10 * draw) for draw in range(2, 2 + DRAWS))):
                 nearest = torch.minimum(nearest, relative(found[counts], other[counts]))
             difference = float(nearest.max())
         self.seen.setdefault(place, Seen()).add(index, difference, allowed)
+
+    def _others_of(self, index: int) -> list[list[Edit]]:
+        """The other preparations of the edits of one layer."""
+        return [[edit for edit in one if index in edit.layers] for one in self._others]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a difference is larger than rounding explains."""
+        return any(seen.share > 1 for seen in self.seen.values())
 
     def _counting(self, device: torch.device) -> Tensor:
         """``(batch, rows)`` bool: rows of this pass that are no padding."""

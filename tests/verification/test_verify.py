@@ -16,13 +16,15 @@ from families import FAMILIES
 from torch import Tensor
 
 from keepsight import PAI, VCD, VHR, InputError, Method
+from keepsight.attention_mods import vhr
+from keepsight.attention_mods.vhr import Reinforce
 from keepsight.engines.hf import attention, branch, edit_state, engine, lens, packing
 from keepsight.parts import HookContext
 from keepsight.verification import Report, Verdict, verify_inputs
 from keepsight.verification.explicit import visible_keys
 from keepsight.verification.record import Fingerprint
 from keepsight.verification.restated import Restated
-from keepsight.verification.verify import Checks, strengthened, weakened
+from keepsight.verification.verify import Checks, _EditsOf, strengthened, weakened
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 EVERY = (
@@ -448,3 +450,43 @@ def test_a_threshold_in_another_place_is_found(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Restated, "scores", elsewhere)
     found = report("llava", "m3id:decay=0.7,cutoff=0.01", rows=False)
     assert "as given, from scratch" in {one.compared for one in found.wrong}
+
+
+@pytest.mark.slow
+def test_heads_that_a_prelude_ties_may_be_chosen_or_not() -> None:
+    """VHR compares heads with a pass without the picture, and in bfloat16 rounding adds up there from layer to layer."""
+    from gpu.measure import padded
+
+    from keepsight.experiments.latency.subjects import SHAPES, Source, build
+
+    subject = build(Source(shape=SHAPES["130m"], dtype="bfloat16", image_tokens=16))
+    both, alone = padded(subject.inputs(2))
+    found = verify_inputs(subject.model, alone[0], (both, alone), methods=["vhr"], tokens=2)
+    assert not found.wrong, found.wrong
+
+
+def test_heads_of_another_choice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often its own prelude is moved by rounding, the witness does not come to choose the other half."""
+
+    class Others(Reinforce):
+        def head_out(self, out: Tensor, context: HookContext) -> Tensor:
+            first = context.layer not in self.selected
+            whole = super().head_out(out, context)
+            if not first or self.text_only is not engine[0]:
+                return whole
+            self.selected[context.layer] = ~self.selected[context.layer]
+            return super().head_out(out, context)
+
+    engine: list[Any] = [None]
+    parts = _EditsOf.parts
+
+    def marked(self: Any, target: Any) -> Iterator[Any]:
+        for part in parts(self, target):
+            if isinstance(part, Reinforce):
+                engine[0] = part.text_only
+            yield part
+
+    monkeypatch.setattr(vhr, "Reinforce", Others)
+    monkeypatch.setattr(_EditsOf, "parts", marked)
+    found = report("llava", "vhr", rows=False)
+    assert any(one.compared.startswith("attention in") for one in found.wrong)
