@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from keepsight.engines.vllm.model_names import BASE, SERVED
+from keepsight.engines.vllm.model_names import BASE
+from keepsight.engines.vllm.placing import SERVED
+from keepsight.engines.vllm.seams import RUNNER
 from keepsight.errors import InputError
 from keepsight.vllm import PROCESSOR, SCHEDULER
 
@@ -59,7 +61,7 @@ def command(
             raise InputError(
                 f"{flag} is given to vLLM by keepsight serve itself: leave it out, see keepsight serve --help"
             )
-    environment = {**os.environ, "VLLM_USE_V2_MODEL_RUNNER": "0", SERVED: json.dumps(list(specs)), BASE: name}
+    environment = {**os.environ, RUNNER: "0", SERVED: json.dumps(list(specs)), BASE: name}
     if api_key is not None:
         environment["VLLM_API_KEY"] = api_key
     flags = {

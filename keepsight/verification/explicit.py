@@ -23,9 +23,14 @@ PASSED_THROUGH = frozenset(
 """Arguments that change no attention."""
 
 
+def is_sdpa(kernel: Any) -> bool:
+    """Whether a kernel is transformers' own for sdpa."""
+    return getattr(kernel, "__name__", "") == "sdpa_attention_forward"
+
+
 def can_follow(kernel: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether explicit matrices give what a kernel of transformers gives for these arguments."""
-    if getattr(kernel, "__name__", "") == "sdpa_attention_forward":
+    if is_sdpa(kernel):
         return True  # it ignores whatever it does not name, and all that it names is followed
     given = {name for name, value in kwargs.items() if value is not None}
     return given <= FOLLOWED | PASSED_THROUGH
@@ -108,6 +113,27 @@ def explicit_attention(
             pattern = torch.where(mine, edit.attn_pattern(pattern, image, context), pattern)
     out = torch.einsum("bhqk,bhkd->bqhd", pattern, every_value).to(value.dtype)
     return apply_edits(edits, "head_out", out, context)
+
+
+def edited_attention(
+    kernel: Any,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+    edits: Sequence[Edit],
+    context: HookContext,
+) -> Tensor:
+    """What attention puts out under edits: by full matrices, or, where these cannot follow the kernel, by the kernel itself,
+    whose outputs of heads are all that can be restated then. The arguments are those of ``explicit_attention``."""
+    if not can_follow(kernel, kwargs):
+        out, _ = kernel(module, query, key, value, mask, **kwargs)
+        return apply_edits(edits, "head_out", out, context)
+    # transformers' sdpa leaves windows to the mask
+    windowed = not is_sdpa(kernel)
+    return explicit_attention(module, query, key, value, mask, kwargs, edits, context, windowed=windowed)
 
 
 def apply_edits(edits: Sequence[Edit], place: str, value: Tensor, context: HookContext) -> Tensor:

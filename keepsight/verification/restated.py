@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from keepsight.errors import UnsupportedModel
 from keepsight.parts import Contrast, Edit, HookContext, Lens, Part, Prelude, View
 from keepsight.target import PIXEL_KEYS, TOKEN_KEYS, Target
-from keepsight.verification.explicit import apart, apply_edits, can_follow, explicit_attention, moved
+from keepsight.verification.explicit import apart, apply_edits, edited_attention, moved
 
 INSIDE_ATTENTION = ("attn_scores", "attn_pattern", "head_out")
 """Places inside the attention function."""
+OUTSIDE = ("attn_out", "mlp_out", "resid_post")
+"""Places whose values modules put out."""
 MODULES = {
     "attn_out": ("self_attn", "attention", "attn", "cross_attn", "self_attention", "linear_attn"),
     "mlp_out": ("mlp", "feed_forward", "ffn"),
@@ -90,6 +92,13 @@ def module_at(layer: nn.Module, place: str, index: int, name: str) -> nn.Module:
         if isinstance(found := getattr(layer, known, None), nn.Module):
             return found
     raise UnsupportedModel(f"{name}: decoder layer {index} has no module for {place} under a known name")
+
+
+def tokens_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, Tensor]:
+    """What a decoder is called with: embedded tokens or their ids ``(rows, tokens, …)``, and under which name."""
+    name = "inputs_embeds" if kwargs.get("inputs_embeds") is not None else "input_ids"
+    tokens: Tensor = kwargs.get(name, args[0] if args else None)
+    return name, tokens
 
 
 def rows_of(output: Any) -> Tensor:
@@ -184,8 +193,7 @@ class Restated:
         at: dict[str, int] = {"batch": 0, "rows": 0}
 
         def enter(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            name = "inputs_embeds" if kwargs.get("inputs_embeds") is not None else "input_ids"
-            tokens: Any = kwargs.get(name, args[0] if args else None)
+            name, tokens = tokens_of(args, kwargs)
             at["batch"], at["rows"] = tokens.shape[:2]
             if draw is None or not tokens.is_floating_point():
                 return None
@@ -204,14 +212,9 @@ class Restated:
             if draw is not None:
                 query, key, value = (moved(x, draw + n) for n, x in enumerate((query, key, value)))
             here = context(layer, query.device)
-            if not can_follow(kernel, kwargs):  # scores cannot be restated; outputs of heads can
-                out, _ = kernel(module, query, key, value, attention_mask, **kwargs)
-                return apply_edits(mine, "head_out", out, here), None
-            windowed = getattr(kernel, "__name__", "") != "sdpa_attention_forward"
-            out = explicit_attention(
-                module, query, key, value, attention_mask, kwargs, mine, here, windowed=windowed
-            )
-            return out, None
+            return edited_attention(
+                kernel, module, query, key, value, attention_mask, kwargs, mine, here
+            ), None
 
         with ExitStack() as stack:
             stack.callback(self.target.decoder.register_forward_pre_hook(enter, with_kwargs=True).remove)
@@ -251,7 +254,7 @@ class Restated:
                     edit.resid_pre(hidden, here)
 
             yield layer.register_forward_pre_hook(read, with_kwargs=True)
-        for place in ("attn_out", "mlp_out", "resid_post"):
+        for place in OUTSIDE:
             writes = [edit for edit in edits if edit.overrides(place)]
             if not writes:
                 continue

@@ -21,7 +21,7 @@ from keepsight.target import Target
 from keepsight.verification.findings import Finding, Report, Verdict
 from keepsight.verification.record import Fingerprint, Step, inference, run, special_ids, written
 from keepsight.verification.restated import Prompt, Restated
-from keepsight.verification.witness import DRAWS, Recorder, Seen, Witness
+from keepsight.verification.witness import DRAWS, TIMES, Recorder, Seen, Witness
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,8 +30,6 @@ TOKENS = 4
 """How many tokens each run writes by default."""
 TELLING = 0.25
 """Where rounding reaches farther than this share of what a method does at a large strength, a comparison proves nothing."""
-TIMES = 4
-"""How many times the plain model's own difference counts as rounding."""
 Recipes = tuple[Method, ...]
 """Methods that act together."""
 Alternative = Method | str | Recipes

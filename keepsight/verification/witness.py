@@ -17,15 +17,17 @@ from torch import Tensor
 
 from keepsight.errors import UnsupportedModel
 from keepsight.parts import Edit, HookContext
-from keepsight.verification.explicit import apart, apply_edits, can_follow, explicit_attention, moved
+from keepsight.verification.explicit import apart, apply_edits, edited_attention, moved
 from keepsight.verification.restated import (
     INSIDE_ATTENTION,
+    OUTSIDE,
     Prompt,
     Restated,
     attention_replaced,
     kernel_of,
     module_at,
     rows_of,
+    tokens_of,
 )
 
 DRAWS = 6
@@ -33,7 +35,8 @@ DRAWS = 6
 such as which heads are the larger half, may fall either way."""
 SMALLEST = 1e-6
 """Rows whose entries are smaller than this share of the largest row's are measured by that."""
-OUTSIDE = ("attn_out", "mlp_out", "resid_post")
+TIMES = 4
+"""How many times the plain model's own difference counts as rounding."""
 
 
 @dataclass
@@ -124,8 +127,7 @@ class Witness:
 
             def enter(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
                 if self._active:
-                    tokens: Any = kwargs.get("inputs_embeds")
-                    tokens = kwargs.get("input_ids", args[0] if args else None) if tokens is None else tokens
+                    _, tokens = tokens_of(args, kwargs)
                     self._first += self._rows
                     self._batch, self._rows = tokens.shape[:2]
 
@@ -208,15 +210,10 @@ class Witness:
             self.untouched.add(index, distance(output[0].flatten(0, 1), plain.flatten(0, 1)), 0.0)
             return output
         here = self._context(index, query.device)
-        windowed = getattr(self._kernel, "__name__", "") != "sdpa_attention_forward"
-        followed = can_follow(self._kernel, kwargs)
 
         def make(edits: Sequence[Edit], draw: int | None) -> Tensor:
             q, k, v = (x if draw is None else moved(x, draw + n) for n, x in enumerate((query, key, value)))
-            if not followed:
-                out, _ = self._kernel(module, q, k, v, attention_mask, **kwargs)
-                return apply_edits(edits, "head_out", out, here)
-            return explicit_attention(module, q, k, v, attention_mask, kwargs, edits, here, windowed=windowed)
+            return edited_attention(self._kernel, module, q, k, v, attention_mask, kwargs, edits, here)
 
         self._compare("attention", index, output[0], edits, make)
         return output
@@ -235,7 +232,7 @@ class Witness:
         alone = far(make((), 1), make((), None)) if place == "attention" else torch.finfo(found.dtype).eps
         rounding = self._rounding.get(place, 0.0)
         gain = max(1.0, spread / alone) if alone > 0 else 1.0
-        allowed = 4 * max(rounding * gain, spread, torch.finfo(found.dtype).eps)
+        allowed = TIMES * max(rounding * gain, spread, torch.finfo(found.dtype).eps)
         difference = far(found, wanted)
         if difference > allowed:
             # Entry by entry the nearest of several computations: a decision near a tie falls either way

@@ -9,7 +9,8 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from keepsight.engines.vllm.model_names import BASE, SERVED, ModelNames
+from keepsight.engines.vllm.model_names import BASE, ModelNames
+from keepsight.engines.vllm.placing import SERVED
 
 SPECS = ["m3id", "vcd:alpha=2.0"]
 

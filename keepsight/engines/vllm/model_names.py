@@ -11,18 +11,16 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from keepsight.engines.vllm.placing import SERVED, SPEC
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-SERVED = "KEEPSIGHT_VLLM_METHODS"
-"""The environment variable with the specs that are served as model names, a JSON list."""
 BASE = "KEEPSIGHT_VLLM_MODEL"
 """The environment variable with the name of the plain model."""
-ARGUMENT = "keepsight"
-"""The key of a request's extra arguments that names its methods."""
 ASKS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 """Paths whose bodies name a model and may have extra arguments."""
 MODELS = "/v1/models"
@@ -83,12 +81,12 @@ class ModelNames:
         arguments = asked.get("vllm_xargs") or {}
         if not isinstance(arguments, dict):
             return body
-        if arguments.get(ARGUMENT) not in (None, spec):
+        if arguments.get(SPEC) not in (None, spec):
             return (
                 f"the model {name!r} stands for the methods {spec!r}, and vllm_xargs names"
-                f" {str(arguments[ARGUMENT])[:200]!r}: give one of them"
+                f" {str(arguments[SPEC])[:200]!r}: give one of them"
             )
-        changed = {**asked, "model": self.base, "vllm_xargs": {**arguments, ARGUMENT: spec}}
+        changed = {**asked, "model": self.base, "vllm_xargs": {**arguments, SPEC: spec}}
         return json.dumps(changed).encode()
 
     async def _list(self, scope: Scope, receive: Receive, send: Send) -> None:
