@@ -101,6 +101,11 @@ def tokens_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, Tens
     return name, tokens
 
 
+def ruled_out_as(given: Tensor, logits: Tensor) -> Tensor:
+    """Logits without the tokens that other processors have ruled out in given scores, where these are −inf."""
+    return logits.masked_fill(given == -torch.inf, -torch.inf)
+
+
 def rows_of(output: Any) -> Tensor:
     """The tensor that a module puts out, which may come alone or first of several."""
     whole: Tensor = output[0] if isinstance(output, tuple) else output
@@ -311,7 +316,7 @@ class Restated:
             if expert:
                 # Log-probabilities may be much larger than the scores, and are rounded accordingly
                 logits = logits.log_softmax(-1) if normalised else logits
-                scores = logits.masked_fill(given == -torch.inf, -torch.inf)
+                scores = ruled_out_as(given, logits)
             elif draw is not None:
                 scores = moved(scores, draw)
         if shift:

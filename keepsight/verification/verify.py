@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,21 @@ from keepsight.decoding.contrast import ruled_out
 from keepsight.errors import InputError, KeepsightError, NeedsCalibration, UnsupportedModel, first_line
 from keepsight.method import Method
 from keepsight.parts import Contrast, Edit, Lens, Part, Prelude
-from keepsight.registry import as_recipes, methods
+from keepsight.registry import methods
 from keepsight.target import Target
 from keepsight.verification.findings import Finding, Report, Verdict
+from keepsight.verification.recipes import (
+    Alternative,
+    EditsOf,
+    Recipes,
+    edits_of,
+    spec_of,
+    strengthened,
+    together,
+    weakened,
+)
 from keepsight.verification.record import Fingerprint, Step, inference, run, special_ids, written
-from keepsight.verification.restated import Prompt, Restated
+from keepsight.verification.restated import Prompt, Restated, ruled_out_as
 from keepsight.verification.witness import DRAWS, TIMES, Recorder, Seen, Witness
 
 if TYPE_CHECKING:
@@ -30,14 +40,9 @@ TOKENS = 4
 """How many tokens each run writes by default."""
 TELLING = 0.25
 """Where rounding reaches farther than this share of what a method does at a large strength, a comparison proves nothing."""
-Recipes = tuple[Method, ...]
-"""Methods that act together."""
-Alternative = Method | str | Recipes
 EXACT, HALF = 0.01, 0.1
 """The largest rounding, in single and in half precision, at which a verification proves anything: as a share of what the
 best token's score is above the median one's."""
-SETTINGS_OF_PLACE = frozenset({"layers", "first_layer"})
-"""Settings that say where a method acts, and stay what the user has chosen while its strength is raised."""
 
 
 def verify(
@@ -114,7 +119,7 @@ def verify_inputs(
     target = Target(model, inputs)
     if target.batch != 1 or not bool(target.attention_mask.all()):
         raise InputError("verification takes one prompt without padding; others go into the batch")
-    alternatives = [_together(one) for one in methods] or [(cls(),) for cls in _registered()]
+    alternatives = [together(one) for one in methods] or [(cls(),) for cls in _registered()]
     for one in {one for recipes in alternatives for one in recipes}:
         if not (type(one).visible and type(one).negligible):
             raise InputError(
@@ -167,75 +172,9 @@ def _versions() -> dict[str, str]:
     }
 
 
-class _EditsOf(Method):
-    """The edits of some recipes and what prepares them, without contrasts: what a witness can follow pass by pass."""
-
-    def __init__(self, recipes: Recipes) -> None:
-        object.__setattr__(self, "_recipes", recipes)
-
-    def off(self) -> Any:
-        return self
-
-    def parts(self, target: Target) -> Iterator[Part]:
-        for recipe in self._recipes:  # type: ignore[attr-defined]
-            for part in recipe.parts(target):
-                if isinstance(part, (Edit, Prelude)):
-                    yield part
-
-
-def strengthened(recipes: Recipes) -> Recipes:
-    """Recipes at the strength that their classes name as visible, at the places that they have.
-
-    A part of a method that is switched off stays so: ``pai:alpha=0`` is guidance alone at any strength.
-    """
-    return tuple(_strong(one) for one in recipes)
-
-
-def weakened(recipes: Recipes) -> Recipes:
-    """Recipes at the strength that their classes name as negligible; what is switched off stays so."""
-    return tuple(replace(one, **_still_on(one, type(one).negligible)) for one in recipes)
-
-
-def _strong(one: Method) -> Method:
-    settings = {k: v for k, v in type(one).visible.items() if k not in SETTINGS_OF_PLACE}
-    strong = replace(one, **_still_on(one, settings))
-    # With everything off there would be nothing to check
-    return replace(one, **settings) if strong == strong.off() else strong
-
-
-def _still_on(one: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those by which the user has switched a part of a recipe off.
-
-    These have the value that ``off`` gives them, which is not their default.
-    """
-    defaults = {item.name: item.default for item in fields(one)}
-
-    def switched_off(name: str) -> bool:
-        if defaults[name] in (MISSING, getattr(one, name)):
-            return False
-        plain = replace(one, **{name: defaults[name]})
-        return bool(getattr(plain.off(), name) == getattr(one, name))
-
-    return {name: value for name, value in settings.items() if not switched_off(name)}
-
-
-def _together(one: Alternative) -> Recipes:
-    """One alternative as the recipes that act together in it."""
-    return as_recipes(one if isinstance(one, tuple) else (one,))
-
-
-def _edits(parts: Sequence[Part]) -> list[Edit]:
-    return [part for part in parts if isinstance(part, Edit)]
-
-
 def _draw(step: int) -> int:
     """The seed of the moves by one unit of rounding at a step: each step has its own."""
     return 1000 * (step + 1)
-
-
-def spec_of(recipes: Recipes) -> str:
-    """The spec of methods that act together."""
-    return "+".join(recipe.spec for recipe in recipes)
 
 
 def centred(scores: Tensor, best: Tensor) -> Tensor:
@@ -275,6 +214,9 @@ class Checks:
         self.banned = special_ids(target)
         self.exact_dtype = self.model.dtype in (torch.float32, torch.float64)
         self._spreads: dict[Recipes, float] = {}
+        self._runs: dict[Recipes, list[Step]] = {}
+        """Runs that several checks compare with, by their methods."""
+        self._sharing: dict[Recipes, bool] = {}
         self._effects: dict[Recipes, float] = {}
         """How far scores at a large strength are from the plain ones."""
         self.steps = self._run(())
@@ -292,13 +234,26 @@ class Checks:
         }
         return run(self.model, given.pop("inputs", self.inputs), recipes, **given)
 
+    def _run_of(self, recipes: Recipes) -> list[Step]:
+        """A run under some methods with amateurs in passes of their own, made once."""
+        if recipes not in self._runs:
+            self._runs[recipes] = self._run(recipes)
+        return self._runs[recipes]
+
+    def _from_plain(self, steps: Sequence[Step], *, after: bool = True) -> float:
+        """How far the scores of a run are from the plain model's, as its methods left them or as they were given them."""
+        return max(
+            self._far(a.after if after else a.before, b.before, b.before)
+            for a, b in zip(steps, self.steps, strict=True)
+        )
+
     # ---------------------------------------------------------------------------------------------- the plain model
 
     def _plain_restated(self, step: int, draw: int | None = None) -> Tensor:
         """The plain model's scores at a step by a pass without a cache."""
         given = self.steps[step].before
         logits, _ = self.restated.logits(self.target.model_inputs, self.tokens[:, :step], draw=draw)
-        return logits.masked_fill(given == -torch.inf, -torch.inf)
+        return ruled_out_as(given, logits)
 
     @cached_property
     def _uncached(self) -> list[Tensor]:
@@ -320,8 +275,7 @@ class Checks:
             restated, tokens = Restated(self.model, Target(self.model, row)), written(steps)
             for i, step in enumerate(steps):
                 logits, _ = restated.logits(restated.target.model_inputs, tokens[:, :i])
-                masked = logits.masked_fill(step.before == -torch.inf, -torch.inf)
-                yield self._far(step.before, masked, step.before)
+                yield self._far(step.before, ruled_out_as(step.before, logits), step.before)
 
     @cached_property
     def _plain_spread(self) -> float:
@@ -364,8 +318,7 @@ class Checks:
     @cached_property
     def _repeat(self) -> float:
         """How far a second run of the plain model is from the first: 0 unless a GPU adds in another order each time."""
-        again = self._run(())
-        return max(self._far(a.before, b.before, a.before) for a, b in zip(self.steps, again, strict=True))
+        return self._from_plain(self._run(()), after=False)
 
     def plain(self) -> Iterator[Finding]:
         """The plain model against itself, which says what rounding is here."""
@@ -396,6 +349,7 @@ class Checks:
     def of(self, recipes: Recipes) -> list[Finding]:
         """Every check of some methods that act together."""
         name = spec_of(recipes)
+        self._runs.clear()  # scores of a large vocabulary take room
         found: list[Finding] = []
         try:
             # Whatever stands in the way shows at the first token already, at the strength that the user asks for
@@ -461,19 +415,19 @@ class Checks:
             torch.equal(a.after, b.after) and torch.equal(a.before, b.before)
             for a, b in zip(steps, self.steps, strict=True)
         )
-        far = max(self._far(a.after, b.after, b.before) for a, b in zip(steps, self.steps, strict=True))
+        far = self._from_plain(steps)
         # Not one bit may differ, unless the plain model does not repeat its own
         allowed = TIMES * self.rounding if self._repeat > 0 else None
         yield self._finding(name, "off", 0.0 if same else max(far, 1e-30), allowed)
 
     def _negligible(self, name: str, recipes: Recipes) -> Iterator[Finding]:
         steps = self._run(weakened(recipes))
-        far = max(self._far(a.after, b.before, b.before) for a, b in zip(steps, self.steps, strict=True))
+        far = self._from_plain(steps)
         yield self._finding(name, "negligible strength", far, max(TIMES * self.rounding, put_out(steps)))
 
     def _strong(self, name: str, strong: Recipes) -> Iterator[Finding]:
-        steps = self._run(strong)
-        moved = max(self._far(a.after, b.before, b.before) for a, b in zip(steps, self.steps, strict=True))
+        steps = self._run_of(strong)
+        moved = self._from_plain(steps)
         self._effects[strong] = moved
         if moved > TIMES * self.rounding:
             yield Finding(
@@ -485,7 +439,7 @@ class Checks:
         kinds = [type(part) for one in strong for part in one.parts(self.target)]
         if Contrast in kinds and any(issubclass(kind, Edit) for kind in kinds):
             # Amateurs' passes must leave the edits of the main passes as they were
-            alone = self._run([_EditsOf(strong)])
+            alone = self._run([EditsOf(strong)])
             far = max(self._far(a.before, b.before, b.before) for a, b in zip(steps, alone, strict=True))
             repeats = None if self._repeat == 0 else TIMES * self.rounding
             yield self._finding(name, "edits beside amateurs", far, repeats)
@@ -511,7 +465,7 @@ class Checks:
 
     def _given(self, name: str, recipes: Recipes, strong: Recipes) -> Iterator[Finding]:
         if recipes != strong:
-            yield from self._from_scratch(name, "as given, from scratch", recipes, self._run(recipes))
+            yield from self._from_scratch(name, "as given, from scratch", recipes, self._run_of(recipes))
 
     def _from_scratch(
         self,
@@ -598,20 +552,20 @@ class Checks:
         """Every edited layer of a run with full matrices."""
         restated = restated or self.restated
         parts = self._parts(strong, restated)
-        if not _edits(parts):
+        if not edits_of(parts):
             return
         inputs = self.inputs if inputs is None else inputs
         tokens = self.tokens if tokens is None else tokens
 
         def watched(parts: Sequence[Part], others: Sequence[Sequence[Edit]] = ()) -> Witness:
             prompt = Prompt.of(self.model, inputs)
-            witness = Witness(restated, prompt, _edits(parts), self.places, others)
-            self._run([_EditsOf(strong)], inputs=inputs, watch=witness, tokens=tokens)
+            witness = Witness(restated, prompt, edits_of(parts), self.places, others)
+            self._run([EditsOf(strong)], inputs=inputs, watch=witness, tokens=tokens)
             return witness
 
         witness = watched(parts)
         if witness.wrong and any(isinstance(part, Prelude) for part in parts):
-            others = [_edits(self._parts(strong, restated, _draw(draw))) for draw in range(DRAWS)]
+            others = [edits_of(self._parts(strong, restated, _draw(draw))) for draw in range(DRAWS)]
             witness = watched(self._parts(strong, restated), others)
         for place, seen in witness.seen.items():
             yield self._seen(name, f"{where}{place} in {len(seen.layers)} layers", seen)
@@ -635,7 +589,7 @@ class Checks:
         return self._finding(name, compared, seen.difference, seen.allowed, wrong)
 
     def _fused(self, name: str, strong: Recipes) -> Iterator[Finding]:
-        if not any(isinstance(part, Contrast) for one in strong for part in one.parts(self.target)):
+        if not self._contrasts(strong):
             return
         what = "shared passes"
         try:
@@ -644,7 +598,7 @@ class Checks:
             yield self._refused(name, what, error)
             return
         yield from self._from_scratch(name, "shared passes, from scratch", strong, together)
-        apart = self._run(strong)
+        apart = self._run_of(strong)
         worst = max(self._far(a.before, b.before, b.before) for a, b in zip(together, apart, strict=True))
         yield self._finding(name, "shared passes, main scores", worst, 2 * self._allowed_under(strong))
 
@@ -728,7 +682,7 @@ class Checks:
         and are measured here.
         """
         if recipes not in self._spreads:
-            self._spreads[recipes] = self._spread(recipes, self.restated, self._run(recipes))
+            self._spreads[recipes] = self._spread(recipes, self.restated, self._run_of(recipes))
         return self._allowed(self._spreads[recipes])
 
     def _run_beams(self, recipes: Recipes, *, fused: bool = False) -> list[Step]:
@@ -736,13 +690,22 @@ class Checks:
 
     def _shared(self, recipes: Recipes) -> bool:
         """Whether amateurs of some methods can share the passes of the main generation on this model."""
-        if not any(isinstance(part, Contrast) for one in recipes for part in one.parts(self.target)):
+        if recipes not in self._sharing:
+            self._sharing[recipes] = self._shares(recipes)
+        return self._sharing[recipes]
+
+    def _shares(self, recipes: Recipes) -> bool:
+        if not self._contrasts(recipes):
             return False
         try:
             self._run(recipes, fused=True, count=1)
         except KeepsightError:
             return False
         return True
+
+    def _contrasts(self, recipes: Recipes) -> bool:
+        """Whether some methods have an amateur."""
+        return any(isinstance(part, Contrast) for one in recipes for part in one.parts(self.target))
 
     @cached_property
     def _plain_beams(self) -> float | str:
@@ -757,9 +720,7 @@ class Checks:
             for row in range(len(step.ids)):
                 given, generated = step.before[row : row + 1], step.ids[row : row + 1, self.target.prompt :]
                 logits, _ = self.restated.logits(self.target.model_inputs, generated)
-                worst = max(
-                    worst, self._far(given, logits.masked_fill(given == -torch.inf, -torch.inf), given)
-                )
+                worst = max(worst, self._far(given, ruled_out_as(given, logits), given))
         if worst > self._bound:
             return (
                 f"the plain model's own scores with beams differ by {worst:.1e} from passes without a cache"
@@ -790,7 +751,7 @@ class Checks:
         except Exception as error:  # what was left behind may raise
             return self._crashed(name, "the model afterwards", error)
         same = all(torch.equal(a.before, b.before) for a, b in zip(again, self.steps, strict=True))
-        far = max(self._far(a.before, b.before, b.before) for a, b in zip(again, self.steps, strict=True))
+        far = self._from_plain(again, after=False)
         if changed is None and not same and far > TIMES * self.rounding:
             changed = f"the plain model's scores differ by {far:.1e} from those before"
         verdict = Verdict.WRONG if changed else Verdict.EXACT if same else Verdict.ROUNDING

@@ -22,9 +22,10 @@ from keepsight.engines.hf import attention, branch, edit_state, engine, lens, pa
 from keepsight.parts import HookContext
 from keepsight.verification import Report, Verdict, verify_inputs
 from keepsight.verification.explicit import visible_keys
+from keepsight.verification.recipes import EditsOf, strengthened, weakened
 from keepsight.verification.record import Fingerprint
 from keepsight.verification.restated import Restated
-from keepsight.verification.verify import Checks, _EditsOf, strengthened, weakened
+from keepsight.verification.verify import Checks
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20, 21]]
 EVERY = (
@@ -478,7 +479,7 @@ def test_heads_of_another_choice_are_found(monkeypatch: pytest.MonkeyPatch) -> N
             return super().head_out(out, context)
 
     engine: list[Any] = [None]
-    parts = _EditsOf.parts
+    parts = EditsOf.parts
 
     def marked(self: Any, target: Any) -> Iterator[Any]:
         for part in parts(self, target):
@@ -487,6 +488,6 @@ def test_heads_of_another_choice_are_found(monkeypatch: pytest.MonkeyPatch) -> N
             yield part
 
     monkeypatch.setattr(vhr, "Reinforce", Others)
-    monkeypatch.setattr(_EditsOf, "parts", marked)
+    monkeypatch.setattr(EditsOf, "parts", marked)
     found = report("llava", "vhr", rows=False)
     assert any(one.compared.startswith("attention in") for one in found.wrong)
